@@ -1,0 +1,1 @@
+"""Each wraps one outside thing behind a port."""

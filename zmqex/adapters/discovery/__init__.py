@@ -1,0 +1,1 @@
+"""UDP shell of the DHT node."""

@@ -1,0 +1,1 @@
+"""The hold server: Redis behind the holds port."""

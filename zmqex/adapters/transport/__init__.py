@@ -1,0 +1,1 @@
+"""ZeroMQ sockets behind the transport port."""

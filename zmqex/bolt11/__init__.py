@@ -1,0 +1,1 @@
+"""A strict BOLT 11 invoice codec: pure."""

@@ -1,0 +1,83 @@
+"""The exception tree: faults only, and each says whose fault it is.
+
+An expected refusal ("not enough quantity", "unknown order") is never an exception: it is a
+value of `zmqex.market.reasons.RejectReason`.  Exceptions are for what should not have happened::
+
+    ZmqexError
+    +-- ConfigError              the operator must fix something          exit code 2
+    +-- LocalProtocolError       our own caller asked for something illegal
+    +-- RemoteProtocolError      a peer broke the rules; .penalty
+    +-- UnavailableError         an outside thing did not answer; .retry_after_ms
+    |   +-- NodeUnavailableError       no node answers the command line   exit code 3
+    |   +-- PeerUnavailableError
+    |   +-- HoldsUnavailableError
+    |   +-- LightningUnavailableError
+    |   +-- DiscoveryUnavailableError
+    +-- RejectedError            an outside thing said no; final
+    +-- IndeterminateError       an outside thing may have acted: look it up before acting again
+    +-- StorageError             the journal cannot be trusted: stop
+"""
+
+from __future__ import annotations
+
+
+class ZmqexError(Exception):
+    """Base of every fault that zmqex raises on purpose."""
+
+
+class ConfigError(ZmqexError):
+    """The operator must fix something; the message names the setting and what to do."""
+
+
+class LocalProtocolError(ZmqexError):
+    """Our own code asked for something that the protocol forbids."""
+
+
+class RemoteProtocolError(ZmqexError):
+    """A peer sent what no correct peer sends."""
+
+    def __init__(self, message: str, *, penalty: int = 1) -> None:
+        """Blame the peer by `penalty` points (1 slip .. 10 attack)."""
+        super().__init__(message)
+        self.penalty = penalty
+
+
+class UnavailableError(ZmqexError):
+    """An outside thing did not answer; asking again after `retry_after_ms` is safe."""
+
+    def __init__(self, message: str, *, retry_after_ms: int = 1_000) -> None:
+        """Say who was silent, and when asking again makes sense."""
+        super().__init__(message)
+        self.retry_after_ms = retry_after_ms
+
+
+class NodeUnavailableError(UnavailableError):
+    """No running node answers on the control socket."""
+
+
+class PeerUnavailableError(UnavailableError):
+    """A peer is not connected or did not answer in time."""
+
+
+class HoldsUnavailableError(UnavailableError):
+    """The hold server (Redis) did not answer in time."""
+
+
+class LightningUnavailableError(UnavailableError):
+    """The Lightning backend did not answer; nothing was started there."""
+
+
+class DiscoveryUnavailableError(UnavailableError):
+    """No discovery source answered."""
+
+
+class RejectedError(ZmqexError):
+    """An outside thing refused for good; asking the same again gives the same answer."""
+
+
+class IndeterminateError(ZmqexError):
+    """An outside thing may or may not have acted: look it up by its hash before acting again."""
+
+
+class StorageError(ZmqexError):
+    """The journal cannot be trusted or written; the node sends nothing more and stops."""

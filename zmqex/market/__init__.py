@@ -1,0 +1,1 @@
+"""Instruments, orders, the book and matching: pure, knows no peers."""

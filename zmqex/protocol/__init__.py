@@ -1,0 +1,1 @@
+"""Bytes in, messages out; identity and the signed order log: pure."""

@@ -1,0 +1,1 @@
+"""The trade state machine, holds and settlement: pure."""
