@@ -1,7 +1,7 @@
 """The exception tree: faults only, and each says whose fault it is.
 
 An expected refusal ("not enough quantity", "unknown order") is never an exception: it is a
-value of `zmqex.market.reasons.RejectReason`.  Exceptions are for what should not have happened::
+value of `zmqex.reasons.RejectReason`.  Exceptions are for what should not have happened::
 
     ZmqexError
     +-- ConfigError              the operator must fix something          exit code 2
