@@ -43,3 +43,14 @@ FRAME_BYTES_MAX: Final = 64 * 1024
 # --- BOLT11 ----------------------------------------------------------------------------------
 # Real invoices are 200-700 characters; LND itself stops at 7,089 (what a QR code holds).
 INVOICE_CHARS_MAX: Final = 7_089
+
+# --- order logs ------------------------------------------------------------------------------
+# 128 operations amortise one signature to half a microsecond an order and fit one frame.
+BATCH_OPERATIONS_MAX: Final = 128
+# Markets in one heartbeat.
+HEADS_MAX: Final = 64
+# Batches in one page of a log; the page is cut earlier by LOG_PAGE_BYTES_MAX.
+LOG_PAGE_BATCHES_MAX: Final = 128
+LOG_PAGE_BYTES_MAX: Final = 48 * 1024
+# Records or heartbeats in one answer: 32 of at most 900 bytes fit a frame with room.
+PEERS_PAGE_MAX: Final = 32

@@ -1,0 +1,115 @@
+"""Who a peer is: an Ed25519 key, its text form, and signatures bound to network and kind.
+
+A signature is over `b"zmqex/1/" + network + b"/" + kind + b"\\0" + body` (raw body bytes), so that a
+play-money batch never verifies elsewhere and a heartbeat never passes for a batch.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import Final, Protocol
+
+import nacl.bindings
+import nacl.exceptions
+import nacl.signing
+
+from zmqex.protocol.codec import encode
+from zmqex.protocol.messages import Envelope
+
+ZERO_DIGEST: Final = bytes(32)
+SHORT_CHARS: Final = 8
+
+
+class Signer(Protocol):
+    """Signs for one identity."""
+
+    @property
+    def public_key(self) -> bytes:
+        """The 32-byte identity."""
+
+    def sign(self, context: bytes, body: bytes) -> bytes:
+        """Return the 64-byte signature over context and body."""
+
+
+class IdentityKey:
+    """An identity's secret; its text form never shows the secret."""
+
+    def __init__(self, seed: bytes) -> None:
+        """Make the key of a 32-byte seed."""
+        self._key = nacl.signing.SigningKey(seed)
+        self._public_key = bytes(self._key.verify_key)
+
+    @property
+    def public_key(self) -> bytes:
+        """The 32-byte identity."""
+        return self._public_key
+
+    def sign(self, context: bytes, body: bytes) -> bytes:
+        """Return the Ed25519 signature (RFC 8032) over context and body."""
+        return self._key.sign(context + body).signature
+
+    def __repr__(self) -> str:
+        """Show the public half only."""
+        return f"IdentityKey({short(self._public_key)})"
+
+
+def signing_context(network: str, kind: str) -> bytes:
+    """The domain separation in front of every signed body."""
+    return f"zmqex/1/{network}/{kind}\0".encode()
+
+
+def seal(signer: Signer, network: str, kind: str, body: bytes) -> bytes:
+    """Sign a body and wrap it as envelope bytes."""
+    return encode(Envelope(body, signer.sign(signing_context(network, kind), body)))
+
+
+def verify(identity: bytes, network: str, kind: str, envelope: Envelope) -> bool:
+    """Whether the envelope was signed by `identity` as this kind on this network."""
+    signed = envelope.signature + signing_context(network, kind) + envelope.body
+    try:
+        nacl.bindings.crypto_sign_open(signed, identity)
+    except (nacl.exceptions.BadSignatureError, nacl.exceptions.ValueError):
+        return False
+    return True
+
+
+def digest(raw: bytes) -> bytes:
+    """The 32-byte BLAKE2b of raw bytes: names messages, chains logs and transcripts."""
+    return hashlib.blake2b(raw, digest_size=32).digest()
+
+
+def order_id(network: str, maker: bytes, order: bytes) -> bytes:
+    """The id of an order: bound to its network, its owner and every byte of its terms."""
+    return hashlib.blake2b(
+        network.encode() + b"\0" + maker + order, digest_size=32, person=b"zmqex order"
+    ).digest()
+
+
+def trade_id(network: str, maker: bytes, taker: bytes, take_id: bytes) -> bytes:
+    """The id of a trade: both sides know it from the take on, so either can always be asked."""
+    return hashlib.blake2b(
+        network.encode() + b"\0" + maker + taker + take_id, digest_size=32, person=b"zmqex trade"
+    ).digest()
+
+
+def to_text(identity: bytes) -> str:
+    """An identity as 52 characters of lower-case base32 without padding."""
+    return base64.b32encode(identity).decode().rstrip("=").lower()
+
+
+def from_text(text: str) -> bytes:
+    """Read an identity from its text form; ValueError where it is not one."""
+    try:
+        identity = base64.b32decode(text.upper() + "====")
+    except ValueError:
+        identity = b""
+    if len(identity) != len(ZERO_DIGEST) or to_text(identity) != text:
+        msg = f"{text[:60]!r} is not a peer id: 52 characters of a-z and 2-7"
+        raise ValueError(msg)
+    return identity
+
+
+def short(identity: bytes) -> str:
+    """The first 8 characters of the text form."""
+    return to_text(identity)[:SHORT_CHARS]

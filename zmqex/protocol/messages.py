@@ -1,0 +1,391 @@
+"""Every message that peers exchange, as frozen array-like structs.
+
+Unsigned requests and replies travel as `Frame`s over an authenticated connection.  What must hold
+beyond one connection (records, batches, heartbeats, trade messages) travels as an `Envelope`: raw
+body bytes and an Ed25519 signature over them.  Nothing is re-serialised before it is checked.
+Not for: sockets, sessions or decisions.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from zmqex.limits import BATCH_OPERATIONS_MAX, HEADS_MAX, LOG_PAGE_BATCHES_MAX, PEERS_PAGE_MAX
+from zmqex.protocol.fields import (
+    Blob,
+    Count,
+    Digest,
+    Host,
+    Milliseconds,
+    NetworkName,
+    NodeKey,
+    Nonce,
+    Port,
+    Positive,
+    PublicKey,
+    ShortText,
+    Signature,
+    SmallCount,
+    Symbol,
+    Word,
+)
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Base of all messages: immutable, positional, no unknown fields."""
+
+
+class Envelope(Message):
+    """`[body, signature]`: the signature is over the context and the raw body bytes."""
+
+    body: Blob
+    signature: Signature
+
+
+class Frame(Message):
+    """A request, or the reply to one: `[version, kind, request_id, body]`, the body by its kind."""
+
+    version: Annotated[int, Meta(ge=0, le=255)]
+    kind: Word
+    request_id: Count
+    body: msgspec.Raw
+
+
+class Reject(Message):
+    """The reply to a request that was refused; kind `reject`."""
+
+    reason: Word
+    retry_after_ms: Milliseconds
+    detail: ShortText
+
+
+# --- who a peer is -------------------------------------------------------------------------------
+
+
+class Endpoint(Message):
+    """Where a socket listens; an empty host means "the address you reached me at"."""
+
+    host: Host
+    port: Port
+
+
+class PeerRecord(Message):
+    """Signed by the identity (kind `record`): where it listens now, and with which CURVE key."""
+
+    network: NetworkName
+    identity: PublicKey
+    hello: Endpoint | None
+    rpc: Endpoint | None
+    orders: Endpoint | None
+    curve_key: PublicKey
+    lightning_node: NodeKey
+    capabilities: Annotated[list[Word], Meta(max_length=16)]
+    not_before_ms: Milliseconds
+    not_after_ms: Milliseconds
+    sequence: Count
+
+
+class Greet(Message):
+    """Both sides of a new connection: my record, and my clock."""
+
+    record: Blob
+    wall_ms: Milliseconds
+
+
+class Peers(Message):
+    """Signed records of peers that once verified."""
+
+    records: Annotated[list[Blob], Meta(max_length=PEERS_PAGE_MAX)]
+
+
+class Empty(Message):
+    """A body without fields."""
+
+
+class Limit(Message):
+    """One published limit."""
+
+    name: Word
+    value: Count
+
+
+class Limits(Message):
+    """The limits that a node enforces."""
+
+    limits: Annotated[list[Limit], Meta(max_length=64)]
+
+
+# --- order logs ----------------------------------------------------------------------------------
+
+
+class Order(Message):
+    """The terms of an order; they never change.  Quantities in lots, prices in ticks."""
+
+    market: Symbol
+    side: Annotated[str, Meta(pattern=r"^(buy|sell)\Z")]
+    price_ticks: Positive
+    quantity_lots: Positive
+    minimum_lots: Positive
+    time_in_force: Annotated[str, Meta(pattern=r"^(gtc|gtd)\Z")]
+    flags: SmallCount
+    expires_at_ms: Milliseconds
+    settlements: Annotated[list[Word], Meta(min_length=1, max_length=4)]
+    payment_methods: Annotated[list[ShortText], Meta(max_length=8)]
+    nonce: Nonce
+
+
+class Place(Message, tag="place"):
+    """A new order, as the raw bytes that its id is the hash of."""
+
+    order: Annotated[bytes, Meta(max_length=2_048)]
+
+
+class Update(Message, tag="update"):
+    """What is left of an order and how much of that is held (absolute numbers)."""
+
+    order_id: Digest
+    remaining_lots: Count
+    held_lots: Count
+
+
+class Close(Message, tag="close"):
+    """An order that is gone for good."""
+
+    order_id: Digest
+    reason: Word
+
+
+class Fill(Message, tag="fill"):
+    """A public print of a trade; only when both parties opted in."""
+
+    order_id: Digest
+    quantity_lots: Positive
+    price_ticks: Positive
+    at_ms: Milliseconds
+
+
+Operation = Place | Update | Close | Fill
+
+
+class Batch(Message):
+    """Signed by its maker (kind `batch`): the next piece of its log in one market."""
+
+    maker: PublicKey
+    market: Symbol
+    epoch: Count
+    sequence: Positive
+    previous_hash: Digest
+    sent_at_ms: Milliseconds
+    operations: Annotated[list[Operation], Meta(min_length=1, max_length=BATCH_OPERATIONS_MAX)]
+
+
+class Head(Message):
+    """Where a maker's log in one market stands."""
+
+    market: Symbol
+    epoch: Count
+    sequence: Count
+    head_hash: Digest
+    open_orders: Count
+    book_root: Digest
+
+
+class Heartbeat(Message):
+    """Signed by the maker (kind `heartbeat`): I am alive, and my logs stand here."""
+
+    maker: PublicKey
+    sent_at_ms: Milliseconds
+    heads: Annotated[list[Head], Meta(max_length=HEADS_MAX)]
+
+
+class Heads(Message):
+    """The newest heartbeat of every maker that a node knows, verbatim."""
+
+    heartbeats: Annotated[list[Blob], Meta(max_length=PEERS_PAGE_MAX)]
+
+
+class LogRequest(Message):
+    """Ask for batches of one log from a sequence number on."""
+
+    maker: PublicKey
+    market: Symbol
+    epoch: Count
+    from_sequence: Positive
+
+
+class LogPage(Message):
+    """Batches, verbatim and in order; empty when there are none that new."""
+
+    batches: Annotated[list[Blob], Meta(max_length=LOG_PAGE_BATCHES_MAX)]
+
+
+class MatchesRequest(Message):
+    """Which orders of your book would cross this one?"""
+
+    order: Order
+
+
+class Match(Message):
+    """One order that crosses, and how much of it would be filled."""
+
+    order_id: Digest
+    maker: PublicKey
+    quantity_lots: Positive
+    price_ticks: Positive
+
+
+class Matches(Message):
+    """Best first."""
+
+    matches: Annotated[list[Match], Meta(max_length=100)]
+
+
+class BookRequest(Message):
+    """Aggregated levels of a market."""
+
+    market: Symbol
+    depth: SmallCount
+
+
+class Level(Message):
+    """One price level."""
+
+    price_ticks: Positive
+    quantity_lots: Positive
+    orders: Positive
+
+
+class BookLevels(Message):
+    """Bids and asks, best first."""
+
+    bids: Annotated[list[Level], Meta(max_length=1_000)]
+    asks: Annotated[list[Level], Meta(max_length=1_000)]
+
+
+# --- trades: each signed (kind = its tag) and chained by `previous` --------------------------------
+
+
+class TradeMessage(Message):
+    """Base of what two parties say in a trade; `previous` is the digest of the message before."""
+
+    trade_id: Digest
+    previous: Digest
+    sent_at_ms: Milliseconds
+
+
+class Take(TradeMessage, tag="take"):
+    """Taker to maker: I take this much of your order; a buying taker names its payment hash."""
+
+    take_id: Digest
+    maker: PublicKey
+    taker: PublicKey
+    order_id: Digest
+    quantity_lots: Positive
+    price_ticks: Positive
+    settlement: Word
+    payment_hash: Digest | None
+
+
+class Accept(TradeMessage, tag="accept"):
+    """Maker to taker: held for you.  `quantity_lots` is what every amount derives from."""
+
+    take_digest: Digest
+    quantity_lots: Positive
+    base_msat: Positive
+    quote_units: Positive
+    invoice: Annotated[str, Meta(max_length=2_000)] | None
+    pay_instructions: ShortText
+    hold_ttl_ms: Milliseconds
+    hold_expires_at_ms: Milliseconds
+    fence: Positive
+    lightning_node: NodeKey
+
+
+class QuoteSent(TradeMessage, tag="quote_sent"):
+    """The base buyer says: the quote is on its way; `reference` is for the other's bank statement."""
+
+    reference: ShortText
+
+
+class QuoteConfirmed(TradeMessage, tag="quote_confirmed"):
+    """The base seller says: the quote has arrived."""
+
+
+class TradeInvoice(TradeMessage, tag="trade_invoice"):
+    """A buying taker's invoice for exactly the accepted base amount."""
+
+    invoice: Annotated[str, Meta(max_length=2_000)]
+    lightning_node: NodeKey
+
+
+class InvoiceFailed(TradeMessage, tag="invoice_failed"):
+    """The paying maker says: this invoice will never be paid by me; send a fresh one."""
+
+    payment_hash: Digest
+    reason: Word
+
+
+class TradeCancel(TradeMessage, tag="trade_cancel"):
+    """Either side asks to end the trade; for an unknown take it forbids a later one."""
+
+    take_id: Digest
+    taker: PublicKey
+    reason: Word
+
+
+class TradeCancelled(TradeMessage, tag="trade_cancelled"):
+    """The maker says: the hold has ended and nothing was or will be paid."""
+
+    reason: Word
+
+
+class TradeSettled(TradeMessage, tag="trade_settled"):
+    """The sender has everything that it was promised."""
+
+
+AnyTradeMessage = (
+    Take
+    | Accept
+    | QuoteSent
+    | QuoteConfirmed
+    | TradeInvoice
+    | InvoiceFailed
+    | TradeCancel
+    | TradeCancelled
+    | TradeSettled
+)
+
+
+class TradeStatusRequest(Message):
+    """How does this trade stand with you?"""
+
+    trade_id: Digest
+
+
+class TradeStatus(Message):
+    """The answerer's state and its last signed message of the trade, verbatim."""
+
+    state: Word
+    last_message: Blob | None
+
+
+# --- play money ----------------------------------------------------------------------------------
+
+
+class PlayPay(Message):
+    """Pay a play invoice: the payee credits itself, then reveals the preimage."""
+
+    payment_hash: Digest
+    amount_msat: Positive
+    payer_node: NodeKey
+
+
+class PlayPaid(Message):
+    """`settled` with the preimage, or `refused` (final) with a reason."""
+
+    state: Annotated[str, Meta(pattern=r"^(settled|refused)\Z")]
+    preimage: Digest | None
+    reason: Word
