@@ -1,0 +1,215 @@
+"""Everything that a kernel can ask of the outside: frozen values, carried out by the runtime.
+
+`REVEALING` effects tell others about our own state; they wait, first in first out, for the commit
+of their event and of all earlier ones.  The others need not wait.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from zmqex.kernel.events import Route
+from zmqex.kernel.records import Write
+
+
+class Effect(msgspec.Struct, frozen=True):
+    """Base of all effects."""
+
+
+class Persist(Effect):
+    """Commit these writes in one transaction together with all others of this event."""
+
+    writes: tuple[Write, ...]
+
+
+class Log(Effect):
+    """One log line: an event name and its facts.  Never a key, a preimage or raw peer text."""
+
+    level: str
+    event: str
+    facts: dict[str, Any]
+
+
+# --- peers -----------------------------------------------------------------------------------------
+
+
+class DialHello(Effect):
+    """Ask a candidate for its record; ends in HelloAnswered or HelloFailed within a second."""
+
+    host: str
+    port: int
+    source: str
+
+
+class ConnectPeer(Effect):
+    """Open DEALER and SUB to a verified peer (replacing older sockets to it)."""
+
+    peer: bytes
+    curve_key: bytes
+    rpc: tuple[str, int]
+    orders: tuple[str, int]
+    topics: tuple[bytes, ...]
+
+
+class DisconnectPeer(Effect):
+    """Close DEALER and SUB of a peer."""
+
+    peer: bytes
+
+
+class PublishRecord(Effect):
+    """This is our newest record: serve it on the hello socket."""
+
+    record: bytes
+
+
+class Verify(Effect):
+    """Check signatures; answered by one `Verified` with the same ticket.
+
+    Items are `(identity, kind, envelope bytes)`.
+    """
+
+    ticket: int
+    items: tuple[tuple[bytes, str, bytes], ...]
+
+
+class SendRequest(Effect):
+    """Send a frame to a peer's rpc ROUTER.  Revealing."""
+
+    peer: bytes
+    frame: bytes
+
+
+class SendReply(Effect):
+    """Send a frame back along a route.  Revealing."""
+
+    route: Route
+    frame: bytes
+
+
+class Publish(Effect):
+    """Send an envelope out on the orders PUB.  Revealing."""
+
+    topic: bytes
+    envelope: bytes
+
+
+# --- holds: keyed by (order, trade), owned by the fence ---------------------------------------------
+
+
+class ReserveHold(Effect):
+    """Ask the hold server for a hold; answered by HoldAnswered or HoldFailed."""
+
+    order_id: bytes
+    trade_id: bytes
+    quantity_lots: int
+    capacity_lots: int
+    fence: int
+    ttl_ms: int
+
+
+class ReleaseHold(Effect):
+    """Give a hold back.  Revealing.  Failure is harmless: the hold lapses by itself."""
+
+    order_id: bytes
+    trade_id: bytes
+    fence: int
+
+
+class ExtendHold(Effect):
+    """Renew a hold whose trade goes on.  Failure is harmless: the journal decides."""
+
+    order_id: bytes
+    trade_id: bytes
+    fence: int
+    ttl_ms: int
+
+
+class RebuildHolds(Effect):
+    """Make the hold server agree with the journal.
+
+    Rows are `(order_id, trade_id, quantity_lots, fence, ttl_ms)`.
+    """
+
+    epoch: bytes
+    rows: tuple[tuple[bytes, bytes, int, int, int], ...]
+
+
+# --- Lightning: all revealing, so the intent is on disk before the outside hears of it --------------
+
+
+class CreateInvoice(Effect):
+    """Make an invoice for our own preimage."""
+
+    trade_id: bytes
+    preimage: bytes
+    amount_msat: int
+    memo: str
+    expiry_s: int
+
+
+class LookupInvoice(Effect):
+    """Ask the state of one of our invoices; answered by InvoiceSeen or LightningFailed."""
+
+    trade_id: bytes
+    payment_hash: bytes
+
+
+class CancelInvoice(Effect):
+    """Cancel one of our invoices, then look it up; answered like LookupInvoice."""
+
+    trade_id: bytes
+    payment_hash: bytes
+
+
+class PayInvoice(Effect):
+    """Pay; ends in PaymentSeen or LightningFailed."""
+
+    trade_id: bytes
+    payment_hash: bytes
+    invoice: str
+    fee_limit_msat: int
+    cltv_limit: int
+
+
+class LookupPayment(Effect):
+    """Ask the state of one of our payments; answered by PaymentSeen or LightningFailed."""
+
+    trade_id: bytes
+    payment_hash: bytes
+
+
+# --- the operator ----------------------------------------------------------------------------------
+
+
+class AnswerCommand(Effect):
+    """Answer a command: `result` is plain JSON-able data.  Revealing."""
+
+    client: bytes
+    request_id: int
+    ok: bool
+    result: dict[str, Any]
+
+
+class Announce(Effect):
+    """Tell the control socket's subscribers what changed (for live views).  Revealing."""
+
+    topic: str
+    facts: dict[str, Any]
+
+
+REVEALING = (
+    SendRequest,
+    SendReply,
+    Publish,
+    ReleaseHold,
+    CreateInvoice,
+    LookupInvoice,
+    CancelInvoice,
+    PayInvoice,
+    LookupPayment,
+    AnswerCommand,
+    Announce,
+)

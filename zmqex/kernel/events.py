@@ -1,0 +1,180 @@
+"""Everything that can happen to a kernel: frozen values, made by the runtime from adapters' news.
+
+Time and randomness come beside the event, in `Now`; see `zmqex.kernel.kernel.Kernel.handle`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from zmqex.control import Command
+from zmqex.reasons import RejectReason
+
+
+class Now(msgspec.Struct, frozen=True):
+    """The moment of an event.
+
+    `wall_ms`: Unix time.  `monotonic_ms`: never steps back, stands for nothing across restarts.
+    `entropy`: 32 fresh random bytes, from which the kernel derives every id, nonce and preimage.
+    """
+
+    wall_ms: int
+    monotonic_ms: int
+    entropy: bytes
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Base of all events."""
+
+
+class Started(Event):
+    """State has been restored from the journal; recovery may begin."""
+
+
+class Stopping(Event):
+    """The operator asked the node to end."""
+
+
+class Tick(Event):
+    """The time given by `Kernel.next_deadline_ms` has come."""
+
+
+class Woke(Event):
+    """The machine slept for `slept_ms`: every peer must be heard anew."""
+
+    slept_ms: int
+
+
+# --- peers -----------------------------------------------------------------------------------------
+
+
+class CandidatesFound(Event):
+    """Discovery brought hints: `(host, hello port, source)`."""
+
+    candidates: tuple[tuple[str, int, str], ...]
+
+
+class HelloAnswered(Event):
+    """A candidate's hello socket answered with record bytes (an envelope, unchecked)."""
+
+    host: str
+    port: int
+    source: str
+    record: bytes
+
+
+class HelloFailed(Event):
+    """A candidate did not answer within a second, or with something else."""
+
+    host: str
+    port: int
+    source: str
+    why: str
+
+
+class Route(msgspec.Struct, frozen=True):
+    """Where a request came from: the CURVE key that ZAP authenticated, and the way back."""
+
+    curve_key: bytes
+    connection: bytes
+    address: str
+
+
+class RequestReceived(Event):
+    """A frame on the rpc ROUTER, unchecked but for its size."""
+
+    route: Route
+    frame: bytes
+
+
+class ReplyReceived(Event):
+    """A frame on the DEALER to a peer, unchecked but for its size."""
+
+    peer: bytes
+    frame: bytes
+
+
+class StreamReceived(Event):
+    """What one drain of the SUB sockets brought, in arrival order: `(topic, envelope bytes)`."""
+
+    messages: tuple[tuple[bytes, bytes], ...]
+
+
+class Verified(Event):
+    """The answer to a `Verify` effect: one bool per item, in order."""
+
+    ticket: int
+    valid: tuple[bool, ...]
+
+
+# --- holds -----------------------------------------------------------------------------------------
+
+
+class HoldAnswered(Event):
+    """The hold server answered a `ReserveHold`."""
+
+    trade_id: bytes
+    outcome: Literal["reserved", "already_yours", "full"]
+
+
+class HoldFailed(Event):
+    """The hold server did not answer a `ReserveHold`; nothing is known about the hold."""
+
+    trade_id: bytes
+    retry_after_ms: int
+
+
+# --- Lightning -------------------------------------------------------------------------------------
+
+InvoiceState = Literal["unknown", "open", "accepted", "settled", "canceled"]
+PaymentState = Literal["none", "in_flight", "succeeded", "failed"]
+
+
+class InvoiceCreated(Event):
+    """The backend made the invoice that `CreateInvoice` asked for."""
+
+    trade_id: bytes
+    payment_hash: bytes
+    invoice: str
+
+
+class InvoiceSeen(Event):
+    """The state of one of our invoices, looked up or watched."""
+
+    trade_id: bytes
+    payment_hash: bytes
+    state: InvoiceState
+
+
+class PaymentSeen(Event):
+    """The state of one of our payments, looked up or just ended."""
+
+    trade_id: bytes
+    payment_hash: bytes
+    state: PaymentState
+    preimage: bytes | None = None
+    reason: RejectReason | None = None
+
+
+class LightningFailed(Event):
+    """A call failed.  `indeterminate`: it may have happened, so look up before anything else."""
+
+    trade_id: bytes
+    payment_hash: bytes
+    call: Literal["create_invoice", "invoice", "cancel", "pay", "payment"]
+    indeterminate: bool
+    reason: RejectReason
+    why: str
+
+
+# --- the operator ----------------------------------------------------------------------------------
+
+
+class CommandReceived(Event):
+    """A command on the control socket; answered by exactly one `AnswerCommand`."""
+
+    client: bytes
+    request_id: int
+    command: Command

@@ -1,0 +1,195 @@
+"""What a node writes down: rows of the journal, and the writes that change them.
+
+A `Write` says what must be true before it (`revision`) as well as after it; the journal refuses
+the whole transaction where the two disagree.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from zmqex.trading.states import State, TradeRole
+
+
+class Record(msgspec.Struct, frozen=True):
+    """Base of all journal rows."""
+
+
+class Trade(Record):
+    """One trade as one party knows it.  Quantities in lots, `revision` grows by one per write."""
+
+    trade_id: bytes
+    role: TradeRole
+    take_id: bytes
+    order_id: bytes
+    own_order_id: bytes  # maker: the order; taker: the own order that took, or b"" for a bare take
+    market: str
+    maker: bytes
+    taker: bytes
+    quantity_lots: int
+    price_ticks: int
+    settlement: str
+    state: State
+    revision: int
+    created_ms: int
+    updated_ms: int
+    first_sent_ms: int = 0
+    base_msat: int = 0
+    quote_units: int = 0
+    fence: int = 0
+    hold_ttl_ms: int = 0
+    hold_expires_ms: int = 0
+    payment_hash: bytes = b""
+    preimage: bytes = b""
+    invoice: str = ""
+    counterparty_node: bytes = b""
+    pay_instructions: str = ""
+    reference: str = ""
+    pay_mode: str = "auto"
+    take_digest: bytes = b""
+    last_digest: bytes = bytes(32)  # of the last message of this trade that we know
+    reason: str = ""  # why it ended or waits, a RejectReason word
+
+
+class OwnOrder(Record):
+    """An order of our own.  `held` is not stored: it is the sum over the trades that hold it."""
+
+    order_id: bytes
+    market: str
+    order: bytes  # the raw terms as signed
+    state: str  # working | open | closed
+    revision: int
+    created_ms: int
+    filled_lots: int = 0
+    dropped_lots: int = 0  # taken or cancelled away without a fill
+    close_reason: str = ""
+    time_in_force: str = "gtd"
+    post_only: bool = False
+    renew: bool = False
+    pay_mode: str = "auto"
+    command_key: str = ""
+    published: bool = False
+
+
+class OwnBatch(Record):
+    """A batch of our own log, verbatim."""
+
+    market: str
+    epoch: int
+    sequence: int
+    digest: bytes
+    envelope: bytes
+
+
+class TradeLine(Record):
+    """A signed message of a trade, verbatim, in the order in which we learnt of it."""
+
+    trade_id: bytes
+    digest: bytes
+    sender: bytes
+    envelope: bytes
+
+
+class OutboxLine(Record):
+    """A message that the other party has not acknowledged yet."""
+
+    trade_id: bytes
+    digest: bytes
+    peer: bytes
+    kind: str  # the request kind that carries it
+    envelope: bytes
+
+
+class KnownPeer(Record):
+    """A peer that once verified, for the address book."""
+
+    identity: bytes
+    record: bytes
+    host: str
+    seen_ms: int
+    pinned: bool = False
+
+
+class Snapshot(Record):
+    """Everything that a kernel is restored from."""
+
+    orders: tuple[OwnOrder, ...] = ()
+    trades: tuple[Trade, ...] = ()
+    batches: tuple[OwnBatch, ...] = ()
+    lines: tuple[TradeLine, ...] = ()
+    outbox: tuple[OutboxLine, ...] = ()
+    peers: tuple[KnownPeer, ...] = ()
+    counters: tuple[tuple[str, int], ...] = ()
+    commands: tuple[tuple[str, bytes], ...] = ()  # (command key, own order id)
+
+
+class Write(msgspec.Struct, frozen=True):
+    """Base of all writes."""
+
+
+class PutTrade(Write):
+    """Insert (revision 1) or replace a trade whose stored revision is one less.
+
+    `capacity_lots`: for a maker's trade, the order's total; the journal checks inside the
+    transaction that all trades which hold or filled the order fit into it.
+    """
+
+    trade: Trade
+    capacity_lots: int
+
+
+class PutOrder(Write):
+    """Insert (revision 1) or replace an own order whose stored revision is one less."""
+
+    order: OwnOrder
+
+
+class PutBatch(Write):
+    """Append a batch to the own log; (market, epoch, sequence) is unique."""
+
+    batch: OwnBatch
+
+
+class PutLine(Write):
+    """Append a message to a trade's transcript; a digest that is there already is kept."""
+
+    line: TradeLine
+
+
+class PutOutbox(Write):
+    """Remember a message until it is acknowledged."""
+
+    line: OutboxLine
+
+
+class DropOutbox(Write):
+    """The message was acknowledged, or its trade no longer needs it."""
+
+    trade_id: bytes
+    digest: bytes
+
+
+class PutPeer(Write):
+    """Remember a peer."""
+
+    peer: KnownPeer
+
+
+class DropPeer(Write):
+    """Forget a peer."""
+
+    identity: bytes
+
+
+class PutCounter(Write):
+    """Set a counter, which never falls (fence, epoch, record sequence)."""
+
+    name: str
+    value: int
+
+
+class PutCommand(Write):
+    """Remember that a command with this key made this order, so that a repeat finds it."""
+
+    key: str
+    order_id: bytes
