@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from zmqex.control import Command
+from zmqex.kernel.commands import Command
 from zmqex.reasons import RejectReason
 
 

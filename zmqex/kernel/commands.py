@@ -1,0 +1,260 @@
+"""What an operator can say to a running node, and the shape of each answer.
+
+Commands cross the control socket as tagged MessagePack maps.  An answer is `{"ok": bool, "result":
+{...}}`; a refusal's result is `{"reason": RejectReason word, "message": one sentence}`.  Numbers in
+answers are integers (lots, ticks, quote units, msat, ms) and ids are lower-case hex; identities are
+base32 text.  The caller formats them.  An `..._id` argument may be a unique prefix of 8 or more
+characters.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+Text = Annotated[str, Meta(max_length=4_000)]
+Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+
+class CommandBase(msgspec.Struct, frozen=True, tag_field="command", forbid_unknown_fields=True):
+    """Base of all commands."""
+
+
+class PlaceOrder(CommandBase, tag="place_order"):
+    """Match against the book, take what crosses from its makers, rest what is left.
+
+    Answered when every take has ended one way or another:
+    `{"order": ORDER, "trades": [TRADE], "skipped": [{"maker", "order_id", "reason", "detail"}],
+    "repeated": bool}`.  With `dry_run`: `{"fills": [{"order_id", "maker", "quantity_lots",
+    "price_ticks"}], "filled_lots", "resting_lots", "cancelled_lots", "quote_units",
+    "average_price_ticks_numerator", "reason"}` (average = numerator / filled_lots).
+
+    ORDER: `{"order_id", "market", "side", "price_ticks", "quantity_lots", "minimum_lots",
+    "filled_lots", "held_lots", "remaining_lots", "dropped_lots", "state": "working|open|closed",
+    "close_reason", "created_ms", "expires_at_ms", "renew", "all_or_none", "time_in_force"}`.
+    `remaining_lots` counts what is held, as on the wire.
+    """
+
+    market: Text
+    side: Text
+    quantity_lots: Number
+    price_ticks: Number
+    minimum_lots: Number = 0
+    expires_in_ms: Number = 0  # 0: the default life
+    time_in_force: Text = "gtc"  # gtc | gtd | ioc | fok
+    post_only: bool = False
+    all_or_none: bool = False
+    renew: bool = False
+    dry_run: bool = False
+    pay_mode: Text = "auto"  # auto | manual
+    key: Text = ""  # a repeat with the same key returns the order made by the first
+
+
+class TakeOrder(CommandBase, tag="take_order"):
+    """Take a quantity of one order, at its price.
+
+    Answered like PlaceOrder, without "order"; a refusal names the maker's reason.
+    """
+
+    order_id: Text
+    quantity_lots: Number
+    pay_mode: Text = "auto"
+    key: Text = ""
+
+
+class ListOrders(CommandBase, tag="list_orders"):
+    """Own orders: `{"orders": [ORDER]}`, newest first; `closed` adds the closed ones."""
+
+    closed: bool = False
+
+
+class ShowOrder(CommandBase, tag="show_order"):
+    """`{"order": ORDER, "trades": [TRADE], "own": bool}`; another maker's order adds "maker"."""
+
+    order_id: Text
+
+
+class CancelOrder(CommandBase, tag="cancel_order"):
+    """`{"cancelled": [{"order_id", "removed_lots", "held_lots", "remaining_lots"}]}`.
+
+    `order_id` "" cancels all open ones.
+    """
+
+    order_id: Text
+
+
+class GetBook(CommandBase, tag="get_book"):
+    """The book of a market.
+
+    `{"market", "bids": [LEVEL], "asks": [LEVEL], "spread_ticks": int | None, "orders": [BOOK_ORDER],
+    "makers", "stale_makers"}`; LEVEL: `{"price_ticks", "quantity_lots", "cumulative_lots", "orders",
+    "own_lots", "stale_lots"}` (cumulative and quantity include stale lots); BOOK_ORDER (with
+    `orders`): `{"order_id", "maker", "side", "price_ticks", "remaining_lots", "held_lots",
+    "available_lots", "minimum_lots", "expires_at_ms", "own", "stale", "all_or_none"}`, best first.
+    """
+
+    market: Text
+    depth: Number = 10
+    orders: bool = False
+
+
+class GetPeerBook(CommandBase, tag="get_peer_book"):
+    """Fetch and verify every log that a peer has: GetBook's answer plus "peer", "batches"."""
+
+    peer: Text
+    market: Text
+    depth: Number = 10
+    orders: bool = True
+
+
+class MatchOrder(CommandBase, tag="match_order"):
+    """What crosses these terms: `{"matches": [{"order_id", "maker", "quantity_lots", "price_ticks",
+    "source": "book" | peer id}], "unanswered": [{"peer", "reason"}]}`.
+
+    `order_id` names an order of the book or an own one in place of terms.
+    """
+
+    order_id: Text = ""
+    market: Text = ""
+    side: Text = "buy"
+    quantity_lots: Number = 0
+    price_ticks: Number = 0
+    ask_peers: bool = True
+
+
+class ListTrades(CommandBase, tag="list_trades"):
+    """`{"trades": [TRADE]}`, newest first; `ended` adds the ended ones.
+
+    TRADE: `{"trade_id", "role": "maker|taker", "side": "buy|sell" (what we do with the base),
+    "market", "order_id", "own_order_id", "counterparty", "quantity_lots", "price_ticks",
+    "base_msat", "quote_units", "state", "reason", "turn": "you|them|lightning|nobody",
+    "next_command": "trade sent ID" or "", "next_text", "hold_expires_ms", "hold_left_ms",
+    "payment_hash", "invoice", "pay_mode", "pay_instructions", "reference", "created_ms",
+    "updated_ms"}`.
+    """
+
+    ended: bool = True
+
+
+class ShowTrade(CommandBase, tag="show_trade"):
+    """`{"trade": TRADE, "messages": [{"kind", "sender", "sent_at_ms", "digest"}]}`."""
+
+    trade_id: Text
+
+
+class PayTrade(CommandBase, tag="pay_trade"):
+    """Pay the invoice of a trade now: `{"trade": TRADE}` once Lightning has answered."""
+
+    trade_id: Text
+
+
+class SentTrade(CommandBase, tag="sent_trade"):
+    """The quote was sent by us: `{"trade": TRADE}`."""
+
+    trade_id: Text
+    reference: Annotated[str, Meta(max_length=200)] = ""
+
+
+class ReceivedTrade(CommandBase, tag="received_trade"):
+    """The quote has arrived with us: `{"trade": TRADE}`."""
+
+    trade_id: Text
+
+
+class CancelTrade(CommandBase, tag="cancel_trade"):
+    """Ask to end a trade in which nothing has moved: `{"trade": TRADE}`."""
+
+    trade_id: Text
+
+
+class ListHolds(CommandBase, tag="list_holds"):
+    """`{"holds": [{"order_id", "trade_id", "taker", "quantity_lots", "market", "fence", "state",
+    "left_ms": by the journal, "redis_left_ms": int | None}]}`.
+    """
+
+
+class PingPeer(CommandBase, tag="ping_peer"):
+    """`{"peer", "round_trip_ms", "wall_ms", "skew_ms"}`."""
+
+    peer: Text
+
+
+class ListPeers(CommandBase, tag="list_peers"):
+    """`{"peers": [{"peer", "state", "why", "source", "host", "hello_port", "rpc_port",
+    "orders_port", "pinned", "skew_ms", "heard_ms_ago", "open_orders", "logs": [{"market", "epoch",
+    "sequence", "lag", "state"}]}]}`.
+    """
+
+
+class LookupPeers(CommandBase, tag="lookup_peers"):
+    """Ask discovery now: `{"candidates": [{"host", "port", "source"}], "dht": {...}}`."""
+
+
+class AddPeer(CommandBase, tag="add_peer"):
+    """Connect to `host:port` (hello); `peer` "" takes whoever answers: `{"added": "host:port"}`."""
+
+    peer: Text
+    host: Text
+    port: Number
+
+
+class RemovePeer(CommandBase, tag="remove_peer"):
+    """Forget and disconnect: `{"removed": peer}`."""
+
+    peer: Text
+
+
+class GetStatus(CommandBase, tag="get_status"):
+    """`{"identity", "network", "version", "pid", "uptime_ms", "data_dir", "endpoints": {"hello",
+    "rpc", "orders", "dht": "host:port"}, "redis": {"server", "version", "pid", "embedded", "url",
+    "ok"}, "lightning": {"backend", "node", "balance_msat", "in_flight_msat", "play": true},
+    "journal": {"path", "commits", "sqlite"}, "peers": {"live", "known"}, "orders": {"open"},
+    "trades": {"running"}, "counters": {word: int}, "warnings": [text]}`.
+    """
+
+
+class StopNode(CommandBase, tag="stop_node"):
+    """End the node cleanly: `{"stopping": true}`."""
+
+
+Command = (
+    PlaceOrder
+    | TakeOrder
+    | ListOrders
+    | ShowOrder
+    | CancelOrder
+    | GetBook
+    | GetPeerBook
+    | MatchOrder
+    | ListTrades
+    | ShowTrade
+    | PayTrade
+    | SentTrade
+    | ReceivedTrade
+    | CancelTrade
+    | ListHolds
+    | PingPeer
+    | ListPeers
+    | LookupPeers
+    | AddPeer
+    | RemovePeer
+    | GetStatus
+    | StopNode
+)
+
+
+class ControlRequest(msgspec.Struct, frozen=True, array_like=True):
+    """`[request_id, command]` on the control ROUTER."""
+
+    request_id: Number
+    command: Command
+
+
+class ControlAnswer(msgspec.Struct, frozen=True, array_like=True):
+    """`[request_id, ok, result]`."""
+
+    request_id: Number
+    ok: bool
+    result: dict[str, object]
