@@ -48,6 +48,7 @@ class Trade(Record):
     pay_mode: str = "auto"
     take_digest: bytes = b""
     last_digest: bytes = bytes(32)  # of the last message of this trade that we know
+    late: bool = False  # disputed after its quantity had returned: claims nothing
     reason: str = ""  # why it ended or waits, a RejectReason word
 
 
@@ -60,8 +61,9 @@ class OwnOrder(Record):
     state: str  # working | open | closed
     revision: int
     created_ms: int
-    filled_lots: int = 0
-    dropped_lots: int = 0  # taken or cancelled away without a fill
+    filled_lots: int = 0  # by takers of it, base moved
+    taken_lots: int = 0  # by ourselves from other makers, accepted by them
+    dropped_lots: int = 0  # cancelled, expired or lost without a fill
     close_reason: str = ""
     time_in_force: str = "gtd"
     post_only: bool = False
@@ -130,11 +132,13 @@ class Write(msgspec.Struct, frozen=True):
 class PutTrade(Write):
     """Insert (revision 1) or replace a trade whose stored revision is one less.
 
-    `capacity_lots`: for a maker's trade, the order's total; the journal checks inside the
-    transaction that all trades which hold or filled the order fit into it.
+    `claimed_lots`: what a maker's trade holds or has filled of its order (0: nothing).
+    `capacity_lots`: what the order can give to takers in all; the journal checks inside the
+    transaction that the claims of all trades of that order fit into it.
     """
 
     trade: Trade
+    claimed_lots: int
     capacity_lots: int
 
 

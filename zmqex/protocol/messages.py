@@ -359,6 +359,12 @@ AnyTradeMessage = (
 )
 
 
+class TradeSaid(Message):
+    """A signed trade message, verbatim: what `take` and `trade` requests and their answers carry."""
+
+    envelope: Blob
+
+
 class TradeStatusRequest(Message):
     """How does this trade stand with you?"""
 
