@@ -36,6 +36,11 @@ HOLD_TTL_MS: Final = 15 * MINUTE_MS
 # payment has two minutes to land before the hold ends.
 PAY_START_MAX_MS: Final = 13 * MINUTE_MS
 
+# A take waits no longer than this for the hold server, and does not ask twice.
+HOLD_SERVER_TIMEOUT_S: Final = 1
+# Calls to the hold server under way at once; the rest queue for at most the same second.
+HOLD_CONNECTIONS_MAX: Final = 16
+
 # --- frames ----------------------------------------------------------------------------------
 # One batch of 128 orders is about 25 KB; one page of a log fits as well.
 FRAME_BYTES_MAX: Final = 64 * 1024
