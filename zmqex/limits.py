@@ -40,6 +40,11 @@ PAY_START_MAX_MS: Final = 13 * MINUTE_MS
 HOLD_SERVER_TIMEOUT_S: Final = 1
 # Calls to the hold server under way at once; the rest queue for at most the same second.
 HOLD_CONNECTIONS_MAX: Final = 16
+# The embedded hold server starts in tens of milliseconds; a busy disk may take seconds.
+HOLD_SERVER_START_S: Final = 5
+HOLD_SERVER_STOP_S: Final = 5
+# The shortest limit of the platforms (macOS: 104 with the final zero).
+SOCKET_PATH_BYTES_MAX: Final = 103
 
 # --- frames ----------------------------------------------------------------------------------
 # One batch of 128 orders is about 25 KB; one page of a log fits as well.
