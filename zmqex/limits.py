@@ -46,6 +46,40 @@ HOLD_SERVER_STOP_S: Final = 5
 # The shortest limit of the platforms (macOS: 104 with the final zero).
 SOCKET_PATH_BYTES_MAX: Final = 103
 
+# --- trades: times and caps ------------------------------------------------------------------
+# A payer wants this much of an invoice's life left, for clock skew and path finding.
+INVOICE_MARGIN_MS: Final = 5 * SECOND_MS
+# A payee that asks for more blocks could lock the payer's money for more than a day.
+MIN_FINAL_CLTV_BLOCKS_MAX: Final = 144
+# The whole route's lock: three days, as BOLT 11 wallets allow at most.
+CLTV_LIMIT_BLOCKS: Final = 432
+# A take older than this is a replay or a very slow wire.
+TAKE_AGE_MAX_MS: Final = 60 * SECOND_MS
+# The receiver's and the sender's clock may differ by this much.
+CLOCK_SKEW_MAX_MS: Final = 30 * SECOND_MS
+# One taker's holds that are not paid yet, over all our orders and on one order.
+HOLDS_PER_TAKER_MAX: Final = 4
+HOLDS_PER_ORDER_AND_TAKER_MAX: Final = 1
+# How long a taker waits for an answer to a take before it tries the next maker: three makers fit
+# into the five seconds that a user waits without doubt.
+TAKE_DEADLINE_MS: Final = 1_500
+# A maker that failed us is not asked again for this long.
+SKIP_MAKER_MS: Final = 30 * SECOND_MS
+# Takes of one incoming order that are on their way at the same time, and in all.
+TAKES_AT_ONCE_MAX: Final = 32
+TAKES_PER_ORDER_MAX: Final = 256
+# The quote leg has a day to be confirmed by hand; then the trade is disputed.
+CONFIRM_MAX_MS: Final = DAY_MS
+# Repeats of messages and look-ups: 1, 2, 4 ... 30 seconds apart.
+RETRY_FIRST_MS: Final = SECOND_MS
+RETRY_LAST_MS: Final = 30 * SECOND_MS
+# A taker that wants out waits this much longer than the hold for the maker's word.
+ABANDON_GRACE_MS: Final = MINUTE_MS
+# After a restart, working orders wait this long for their makers to be found again.
+RESUME_WAIT_MS: Final = 3 * SECOND_MS
+# Trades that have ended stay in memory up to this many; the journal keeps all.
+ENDED_TRADES_MAX: Final = 10_000
+
 # --- frames ----------------------------------------------------------------------------------
 # One batch of 128 orders is about 25 KB; one page of a log fits as well.
 FRAME_BYTES_MAX: Final = 64 * 1024

@@ -24,6 +24,7 @@ class Trade(Record):
     order_id: bytes
     own_order_id: bytes  # maker: the order; taker: the own order that took, or b"" for a bare take
     market: str
+    side: str  # of the maker's order: "buy" or "sell"
     maker: bytes
     taker: bytes
     quantity_lots: int

@@ -1,0 +1,295 @@
+"""The trades of a node: moved by the table only, written down with every word that was said.
+
+Shared by the maker's and the taker's side.  Each change raises the revision by one and is
+persisted in the same event as the messages that tell the other party of it (the outbox), so a
+crash at any point loses neither or both.  Not for deciding what to do next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from zmqex.errors import LocalProtocolError
+from zmqex.kernel.core import Core
+from zmqex.kernel.effects import Announce
+from zmqex.kernel.records import (
+    DropOutbox,
+    OutboxLine,
+    PutLine,
+    PutOutbox,
+    PutTrade,
+    Trade,
+    TradeLine,
+)
+from zmqex.kernel.sessions import Refusal, Sessions
+from zmqex.limits import RETRY_FIRST_MS, RETRY_LAST_MS
+from zmqex.protocol.codec import decode_envelope, encode
+from zmqex.protocol.identity import digest
+from zmqex.protocol.messages import TradeMessage, TradeSaid
+from zmqex.reasons import RejectReason
+from zmqex.trading.states import TERMINAL, Claim, Input, State, TradeRole, claim, step
+
+# Refusals after which the same message may be accepted later.
+_TRY_AGAIN = frozenset(
+    {
+        RejectReason.TIMED_OUT,
+        RejectReason.NOT_CONNECTED,
+        RejectReason.NOT_GREETED,
+        RejectReason.RATE_LIMITED,
+        RejectReason.STARTING,
+        RejectReason.UNAVAILABLE,
+    }
+)
+
+
+class Trades:
+    """All trades by id, their transcripts and the messages still to be delivered."""
+
+    def __init__(self, core: Core, sessions: Sessions) -> None:
+        """Start empty; `restore` brings back what the journal has."""
+        self._core = core
+        self._sessions = sessions
+        self.by_id: dict[bytes, Trade] = {}
+        self.lines: dict[bytes, dict[bytes, TradeLine]] = {}
+        self._by_order: dict[bytes, dict[bytes, None]] = {}
+        self._outbox: dict[bytes, dict[bytes, OutboxLine]] = {}
+        self._sending: dict[bytes, int] = {}  # trade id -> repeats of its first outbox message
+        self.capacity: Callable[[bytes], int] = lambda _order_id: 0
+        self.on_moved: list[Callable[[Trade, Trade], None]] = []
+        self.on_refused: dict[TradeRole, Callable[[Trade, OutboxLine, Refusal], None]] = {}
+        sessions.on_live.append(self._peer_is_live)
+
+    # --- looking ---------------------------------------------------------------------------------
+
+    def of_order(self, order_id: bytes) -> list[Trade]:
+        """The trades in which an order is taken or takes, oldest first."""
+        return [self.by_id[trade_id] for trade_id in self._by_order.get(order_id, ())]
+
+    def our_side(self, trade: Trade) -> str:
+        """What we do with the base currency in a trade: "buy" or "sell"."""
+        return trade.side if trade.role is TradeRole.MAKER else other_side(trade.side)
+
+    def counterparty(self, trade: Trade) -> bytes:
+        """The other party's identity."""
+        return trade.taker if trade.role is TradeRole.MAKER else trade.maker
+
+    def claim_of(self, trade: Trade) -> Claim:
+        """What a trade of ours as maker claims of its order."""
+        return claim(self.our_side(trade), trade.state, hold_ended=trade.late)
+
+    def held_lots(self, order_id: bytes) -> int:
+        """How much of an own order is held by running trades."""
+        return sum(
+            trade.quantity_lots
+            for trade in self.of_order(order_id)
+            if trade.role is TradeRole.MAKER and self.claim_of(trade) is Claim.HELD
+        )
+
+    def can(self, trade: Trade, happened: Input) -> bool:
+        """Whether the table has a row for this input."""
+        return step(trade.role, self.our_side(trade), trade.state, happened) is not None
+
+    def running(self) -> list[Trade]:
+        """All trades that have not ended, in the order of their creation."""
+        return [trade for trade in self.by_id.values() if trade.state not in TERMINAL]
+
+    # --- changing --------------------------------------------------------------------------------
+
+    def add(self, trade: Trade) -> Trade:
+        """A new trade, revision 1."""
+        self._index(trade)
+        self._write(trade)
+        self._log(trade, "trade_begun")
+        return trade
+
+    def move(self, trade: Trade, happened: Input, **changes: Any) -> Trade:  # noqa: ANN401
+        """Move a trade along the table and change fields with it; persists it.
+
+        Raises LocalProtocolError where the table has no such row: ask `can` first.
+        """
+        state = step(trade.role, self.our_side(trade), trade.state, happened)
+        if state is None:
+            msg = f"{happened} is illegal in {trade.role}/{trade.state}"
+            raise LocalProtocolError(msg)
+        after = self._replace(trade, state=state, **changes)
+        self._log(after, "trade_moved", was=trade.state.value, because=happened.value)
+        if state in TERMINAL:
+            self._core.cancel_timer(("trade", trade.trade_id))
+        for call in self.on_moved:
+            call(trade, after)
+        return self.by_id[trade.trade_id]
+
+    def amend(self, trade: Trade, **changes: Any) -> Trade:  # noqa: ANN401
+        """Change fields without a move; persists it.  No change, no write."""
+        if all(getattr(trade, name) == value for name, value in changes.items()):
+            return trade
+        return self._replace(trade, **changes)
+
+    def heard(self, trade: Trade, envelope: bytes) -> Trade:
+        """Write down a message of the other party; a repeat changes nothing."""
+        line = TradeLine(
+            trade.trade_id, digest(envelope), self.counterparty(trade), envelope
+        )
+        if line.digest in self.lines.get(trade.trade_id, {}):
+            return trade
+        self._keep(line)
+        return self.amend(trade, last_digest=line.digest)
+
+    def sign(self, trade: Trade, message: TradeMessage) -> tuple[Trade, bytes]:
+        """Sign a message of a trade and write it down; returns the trade and envelope bytes."""
+        kind = str(message.__struct_config__.tag)
+        envelope = self._core.seal(kind, encode(message))
+        line = TradeLine(trade.trade_id, digest(envelope), self._core.identity, envelope)
+        self._keep(line)
+        return self.amend(trade, last_digest=line.digest), envelope
+
+    def say(self, trade: Trade, kind: type[TradeMessage], **fields: Any) -> Trade:  # noqa: ANN401
+        """Sign a message and deliver it for sure: it stays in the outbox until acknowledged."""
+        message = kind(
+            trade_id=trade.trade_id,
+            previous=trade.last_digest,
+            sent_at_ms=self._core.now.wall_ms,
+            **fields,
+        )
+        trade, envelope = self.sign(trade, message)
+        line = OutboxLine(
+            trade.trade_id, digest(envelope), self.counterparty(trade), "trade", envelope
+        )
+        self._core.persist(PutOutbox(line))
+        waiting = self._outbox.setdefault(trade.trade_id, {})
+        waiting[line.digest] = line
+        if len(waiting) == 1:
+            self._deliver(trade.trade_id)
+        return trade
+
+    def last_own_message(self, trade: Trade) -> bytes | None:
+        """The last envelope that we signed in a trade."""
+        own = [
+            line.envelope
+            for line in self.lines.get(trade.trade_id, {}).values()
+            if line.sender == self._core.identity
+        ]
+        return own[-1] if own else None
+
+    # --- after a restart -------------------------------------------------------------------------
+
+    def restore(
+        self,
+        trades: tuple[Trade, ...],
+        lines: tuple[TradeLine, ...],
+        outbox: tuple[OutboxLine, ...],
+    ) -> None:
+        """Bring back what the journal has; nothing is sent yet."""
+        for trade in trades:
+            self._index(trade)
+        for line in lines:
+            self.lines.setdefault(line.trade_id, {})[line.digest] = line
+        for waiting in outbox:
+            self._outbox.setdefault(waiting.trade_id, {})[waiting.digest] = waiting
+
+    def resume(self) -> None:
+        """Go on delivering what was not acknowledged before the restart."""
+        for trade_id in list(self._outbox):
+            self._deliver(trade_id)
+
+    # --- delivering: first in first out per trade --------------------------------------------------
+
+    def forget_outbox(self, trade: Trade) -> None:
+        """Stop delivering: the trade has ended on both sides, or the other one is gone."""
+        for line in self._outbox.pop(trade.trade_id, {}).values():
+            self._core.persist(DropOutbox(line.trade_id, line.digest))
+        self._core.cancel_timer(("outbox", trade.trade_id))
+        self._sending.pop(trade.trade_id, None)
+
+    def _deliver(self, trade_id: bytes) -> None:
+        waiting = self._outbox.get(trade_id)
+        if not waiting:
+            self._outbox.pop(trade_id, None)
+            self._sending.pop(trade_id, None)
+            return
+        line = next(iter(waiting.values()))
+        # The timer also covers an answer that never comes.
+        tries = self._sending.get(trade_id, 0)
+        self._sending[trade_id] = tries + 1
+        delay_ms = min(RETRY_FIRST_MS << min(tries, 8), RETRY_LAST_MS)
+        self._core.call_after(("outbox", trade_id), delay_ms, lambda: self._deliver(trade_id))
+        self._sessions.request(
+            line.peer,
+            line.kind,
+            TradeSaid(line.envelope),
+            lambda answer: self._delivered(line, answer),
+        )
+
+    def _delivered(self, line: OutboxLine, answer: msgspec.Raw | Refusal) -> None:
+        if line.digest not in self._outbox.get(line.trade_id, {}):
+            return
+        if isinstance(answer, Refusal) and answer.reason in _TRY_AGAIN:
+            return  # the timer tries again
+        del self._outbox[line.trade_id][line.digest]
+        self._core.persist(DropOutbox(line.trade_id, line.digest))
+        self._core.cancel_timer(("outbox", line.trade_id))
+        self._sending.pop(line.trade_id, None)
+        trade = self.by_id.get(line.trade_id)
+        if isinstance(answer, Refusal) and trade is not None:
+            self._log(trade, "message_refused", reason=answer.reason.value)
+            self.on_refused[trade.role](trade, line, answer)
+        self._deliver(line.trade_id)
+
+    def _peer_is_live(self, peer: bytes) -> None:
+        for trade_id, waiting in list(self._outbox.items()):
+            if any(line.peer == peer for line in waiting.values()):
+                self._sending[trade_id] = 0
+                self._deliver(trade_id)
+
+    # --- writing down ------------------------------------------------------------------------------
+
+    def _replace(self, trade: Trade, **changes: Any) -> Trade:  # noqa: ANN401
+        after = msgspec.structs.replace(
+            trade, revision=trade.revision + 1, updated_ms=self._core.now.wall_ms, **changes
+        )
+        self.by_id[trade.trade_id] = after
+        self._write(after)
+        return after
+
+    def _write(self, trade: Trade) -> None:
+        claimed = capacity = 0
+        if trade.role is TradeRole.MAKER:
+            claimed = 0 if self.claim_of(trade) is Claim.FREE else trade.quantity_lots
+            capacity = self.capacity(trade.order_id)
+        self._core.persist(PutTrade(trade, claimed, capacity))
+        facts = {"trade_id": trade.trade_id.hex(), "state": trade.state.value}
+        self._core.emit(Announce("trade", facts))
+
+    def _index(self, trade: Trade) -> None:
+        self.by_id[trade.trade_id] = trade
+        order_id = trade.order_id if trade.role is TradeRole.MAKER else trade.own_order_id
+        self._by_order.setdefault(order_id, {})[trade.trade_id] = None
+
+    def _keep(self, line: TradeLine) -> None:
+        self.lines.setdefault(line.trade_id, {})[line.digest] = line
+        self._core.persist(PutLine(line))
+
+    def _log(self, trade: Trade, event: str, **facts: Any) -> None:  # noqa: ANN401
+        self._core.log(
+            "info",
+            event,
+            trade_id=trade.trade_id.hex(),
+            role=trade.role.value,
+            state=trade.state.value,
+            quantity_lots=trade.quantity_lots,
+            **facts,
+        )
+
+
+def other_side(side: str) -> str:
+    """The side that trades against this one."""
+    return "sell" if side == "buy" else "buy"
+
+
+def message_kind(envelope: bytes) -> str:
+    """The tag of a trade message in envelope bytes that we wrote down ourselves."""
+    tag = msgspec.msgpack.decode(decode_envelope(envelope).body)[0]
+    return str(tag)
