@@ -6,14 +6,11 @@ Not for fixtures of one room; those live beside their tests.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 # No deadline anywhere: two shared cores say nothing about one example's speed, and pytest's
 # own limit per test catches what hangs.
@@ -48,15 +45,22 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def data_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give one test an empty home, and answer its data directory."""
-    _point(monkeypatch, tmp_path / "home")
-    return tmp_path / "home" / "data"
+def data_home(
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """Give one test an empty home, and answer its data directory.
+
+    The path is short: a Unix socket's must stay under 108 characters, which `tmp_path` with the
+    test's name in it does not leave room for.
+    """
+    root = tmp_path_factory.mktemp("home")
+    _point(monkeypatch, root)
+    return root / "data"
 
 
 def _point(patch: pytest.MonkeyPatch, root: Path) -> None:
-    """Set HOME and the XDG directories to fresh 0700 directories under `root`."""
-    root.mkdir(mode=0o700, exist_ok=True)
+    """Set HOME and the XDG directories to fresh directories under `root`."""
     patch.setenv("HOME", str(root))
     for name in _XDG:
         path = root / name.split("_")[1].lower()
