@@ -17,6 +17,11 @@ DAY_MS: Final = 24 * HOUR_MS
 INTEGER_MAX: Final = 2**63 - 1
 # A user's number is refused beyond this many characters before it is looked at.
 NUMBER_TEXT_CHARS_MAX: Final = 40
+# Two such numbers, two currencies and the spaces that people put between them.
+ORDER_TEXT_CHARS_MAX: Final = 120
+# Amounts of the base currency in its smallest unit, so that their thousandths (Lightning's msat)
+# still fit INTEGER_MAX.  In BTC that is 92 million BTC: more than there will ever be.
+BASE_UNITS_MAX: Final = INTEGER_MAX // 1_000
 
 # --- orders ----------------------------------------------------------------------------------
 # A week: long enough for a desk, short enough that a lost maker's orders end by themselves.
@@ -161,3 +166,11 @@ DHT_RATE_BURST: Final = 100
 DHT_RATE_HOSTS_MAX: Final = 4_096
 # Beyond this many bytes waiting in the socket, answers are dropped: UDP may lose them anyway.
 DHT_SEND_BUFFER_BYTES_MAX: Final = 256 * 1024
+
+# --- storage ---------------------------------------------------------------------------------
+# Beyond this a group's first caller waits longer for the last one than for the disk.
+COMMIT_GROUP_MAX: Final = 1_000
+# The log is moved into the file at this size: a few milliseconds, about every 1,000 commits.
+WAL_BYTES_MAX: Final = 4 * 1024 * 1024
+# Keys and settings are far smaller; anything bigger is not ours.
+PRIVATE_FILE_BYTES_MAX: Final = 1024 * 1024
