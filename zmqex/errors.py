@@ -5,6 +5,7 @@ value of `zmqex.reasons.RejectReason`.  Exceptions are for what should not have 
 
     ZmqexError
     +-- ConfigError              the operator must fix something          exit code 2
+    +-- InputError               the user typed what cannot be read; .reason  exit code 2
     +-- LocalProtocolError       our own caller asked for something illegal
     +-- RemoteProtocolError      a peer broke the rules; .penalty
     +-- UnavailableError         an outside thing did not answer; .retry_after_ms
@@ -20,6 +21,8 @@ value of `zmqex.reasons.RejectReason`.  Exceptions are for what should not have 
 
 from __future__ import annotations
 
+from zmqex.reasons import RejectReason
+
 
 class ZmqexError(Exception):
     """Base of every fault that zmqex raises on purpose."""
@@ -27,6 +30,15 @@ class ZmqexError(Exception):
 
 class ConfigError(ZmqexError):
     """The operator must fix something; the message names the setting and what to do."""
+
+
+class InputError(ZmqexError):
+    """The user typed what cannot be read or used; the message is one sentence for the user."""
+
+    def __init__(self, reason: RejectReason, message: str) -> None:
+        """Give the word for programs and the sentence for people."""
+        super().__init__(message)
+        self.reason = reason
 
 
 class LocalProtocolError(ZmqexError):
