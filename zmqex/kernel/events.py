@@ -143,7 +143,6 @@ class InvoiceCreated(Event):
 class InvoiceSeen(Event):
     """The state of one of our invoices, looked up or watched."""
 
-    trade_id: bytes
     payment_hash: bytes
     state: InvoiceState
 

@@ -55,6 +55,7 @@ class Trades:
         self.by_id: dict[bytes, Trade] = {}
         self.lines: dict[bytes, dict[bytes, TradeLine]] = {}
         self._by_order: dict[bytes, dict[bytes, None]] = {}
+        self._by_hash: dict[bytes, bytes] = {}
         self._outbox: dict[bytes, dict[bytes, OutboxLine]] = {}
         self._sending: dict[bytes, int] = {}  # trade id -> repeats of its first outbox message
         self.capacity: Callable[[bytes], int] = lambda _order_id: 0
@@ -79,6 +80,11 @@ class Trades:
     def claim_of(self, trade: Trade) -> Claim:
         """What a trade of ours as maker claims of its order."""
         return claim(self.our_side(trade), trade.state, hold_ended=trade.late)
+
+    def by_hash(self, payment_hash: bytes) -> Trade | None:
+        """The trade that a payment hash belongs to, now or formerly."""
+        trade_id = self._by_hash.get(payment_hash)
+        return None if trade_id is None else self.by_id[trade_id]
 
     def held_lots(self, order_id: bytes) -> int:
         """How much of an own order is held by running trades."""
@@ -251,6 +257,7 @@ class Trades:
             trade, revision=trade.revision + 1, updated_ms=self._core.now.wall_ms, **changes
         )
         self.by_id[trade.trade_id] = after
+        self._know_hash(after)
         self._write(after)
         return after
 
@@ -267,6 +274,11 @@ class Trades:
         self.by_id[trade.trade_id] = trade
         order_id = trade.order_id if trade.role is TradeRole.MAKER else trade.own_order_id
         self._by_order.setdefault(order_id, {})[trade.trade_id] = None
+        self._know_hash(trade)
+
+    def _know_hash(self, trade: Trade) -> None:
+        if trade.payment_hash:
+            self._by_hash[trade.payment_hash] = trade.trade_id
 
     def _keep(self, line: TradeLine) -> None:
         self.lines.setdefault(line.trade_id, {})[line.digest] = line

@@ -1,0 +1,217 @@
+"""Our own orders: what was asked, what of it is filled, taken, held or dropped.
+
+The numbers of an order: `quantity = filled + taken + dropped + remaining`, and of the remaining a
+part is held by running trades.  Every change is persisted and published in the same event.
+Not for matching (see desk.py) or for what other makers publish (see replicas.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from zmqex.kernel.core import Core
+from zmqex.kernel.effects import Announce
+from zmqex.kernel.publisher import Publisher
+from zmqex.kernel.records import OwnOrder, PutOrder
+from zmqex.kernel.trades import Trades
+from zmqex.market.instruments import Instrument
+from zmqex.market.orders import OrderFlags
+from zmqex.protocol.codec import decode, encode
+from zmqex.protocol.identity import order_id as order_id_of
+from zmqex.protocol.messages import Close, Order, Place, Update
+from zmqex.reasons import RejectReason
+
+WORKING, OPEN, CLOSED = "working", "open", "closed"
+
+
+class OwnOrders:
+    """The rows of our own orders, kept in step with our published log."""
+
+    def __init__(self, core: Core, trades: Trades, publisher: Publisher) -> None:
+        """Start empty; `restore` brings back what the journal has."""
+        self._core = core
+        self._trades = trades
+        self._publisher = publisher
+        self.rows: dict[bytes, OwnOrder] = {}
+        self._terms: dict[bytes, Order] = {}
+        self.reserved_lots: Callable[[bytes], int] = lambda _order_id: 0
+        self.on_expired: Callable[[OwnOrder], None] = lambda _row: None
+        trades.capacity = self.capacity
+
+    # --- numbers -----------------------------------------------------------------------------------
+
+    def terms(self, order_id: bytes) -> Order:
+        """The terms of an own order."""
+        return self._terms[order_id]
+
+    def instrument(self, market: str) -> Instrument:
+        """The instrument of a market that we have orders in."""
+        return self._core.currencies.instrument(market)
+
+    def capacity(self, order_id: bytes) -> int:
+        """What takers can have of an order in all: its quantity without what we took or dropped."""
+        row = self.rows.get(order_id)
+        if row is None:
+            return 0
+        return self._terms[order_id].quantity_lots - row.taken_lots - row.dropped_lots
+
+    def filled_lots(self, order_id: bytes) -> int:
+        """What takers have had of an order for good."""
+        return self.rows[order_id].filled_lots
+
+    def remaining_lots(self, order_id: bytes) -> int:
+        """What is not filled, taken or dropped; a part of it may be held."""
+        return self.capacity(order_id) - self.rows[order_id].filled_lots
+
+    def available_lots(self, order_id: bytes) -> int:
+        """What can be taken now."""
+        held = self._trades.held_lots(order_id) + self.reserved_lots(order_id)
+        return self.remaining_lots(order_id) - held
+
+    def why_closed(self, order_id: bytes) -> RejectReason | None:
+        """Why an order cannot be taken at all, or None."""
+        row = self.rows.get(order_id)
+        if row is None:
+            return RejectReason.UNKNOWN_ORDER
+        if row.state != OPEN:
+            return RejectReason.ORDER_CLOSED
+        if self._terms[order_id].expires_at_ms <= self._core.now.wall_ms:
+            return RejectReason.EXPIRED
+        return None
+
+    def acceptable_lots(self, order_id: bytes, asked_lots: int) -> int | RejectReason:
+        """How much of a take can be held: what is asked or less, or why nothing can be."""
+        order, available = self._terms[order_id], self.available_lots(order_id)
+        if available <= 0:
+            return RejectReason.HELD
+        lots = min(asked_lots, available)
+        if order.flags & OrderFlags.ALL_OR_NONE and lots < order.quantity_lots:
+            return RejectReason.ALL_OR_NONE
+        if lots < min(order.minimum_lots, available):
+            return RejectReason.BELOW_MINIMUM
+        if 0 < available - lots < order.minimum_lots:
+            return RejectReason.LEAVES_DUST
+        return lots
+
+    # --- changes -----------------------------------------------------------------------------------
+
+    def add(self, order: Order, **fields: Any) -> OwnOrder:  # noqa: ANN401
+        """A new own order, being matched; it is not published yet."""
+        raw = encode(order)
+        network, now_ms = self._core.settings.network, self._core.now.wall_ms
+        row = OwnOrder(
+            order_id=order_id_of(network, self._core.identity, raw),
+            market=order.market,
+            order=raw,
+            state=WORKING,
+            revision=1,
+            created_ms=now_ms,
+            **fields,
+        )
+        self._terms[row.order_id] = order
+        self.rows[row.order_id] = row
+        self._core.persist(PutOrder(row))
+        self._core.log("info", "order_placed", order_id=row.order_id.hex(), side=order.side)
+        return row
+
+    def publish(self, order_id: bytes) -> None:
+        """Rest an order in the book and tell the peers, with what was taken already."""
+        row = self._change(order_id, state=OPEN, published=True)
+        self._publisher.append(row.market, Place(row.order))
+        if self.remaining_lots(order_id) != self._terms[order_id].quantity_lots:
+            self.publish_update(order_id)
+        self._arm(row)
+
+    def publish_update(self, order_id: bytes) -> None:
+        """Tell the peers what remains and what of it is held."""
+        row = self.rows[order_id]
+        if row.state == OPEN:
+            remaining = self.remaining_lots(order_id)
+            # A hold that waits for Redis is not in the journal, so it is nobody's business yet.
+            held = self._trades.held_lots(order_id)
+            self._publisher.append(row.market, Update(order_id, remaining, held))
+
+    def taken(self, order_id: bytes, lots: int) -> None:
+        """A maker holds this much for us: the order needs that much less."""
+        self._change(order_id, taken_lots=self.rows[order_id].taken_lots + lots)
+
+    def lost(self, order_id: bytes, lots: int) -> None:
+        """A trade that we had taken came to nothing: that part is dropped, not rested again."""
+        row = self.rows[order_id]
+        self._change(
+            order_id, taken_lots=row.taken_lots - lots, dropped_lots=row.dropped_lots + lots
+        )
+
+    def filled(self, order_id: bytes, lots: int) -> None:
+        """Base has moved to or from a taker."""
+        row = self._change(order_id, filled_lots=self.rows[order_id].filled_lots + lots)
+        if row.state == OPEN and self.remaining_lots(order_id) == 0:
+            self.close(order_id, RejectReason.FILLED)
+        else:
+            self.publish_update(order_id)
+
+    def returned(self, order_id: bytes, lots: int) -> None:
+        """A hold has ended without a fill: an open order gets it back, a closed one drops it."""
+        row = self.rows.get(order_id)
+        if row is None:
+            return
+        if row.state == OPEN:
+            self.publish_update(order_id)
+        else:
+            self._change(order_id, dropped_lots=row.dropped_lots + lots)
+
+    def close(self, order_id: bytes, reason: RejectReason) -> int:
+        """Close an order; running trades go on.  Returns the lots that were dropped."""
+        row, dropped = self.rows[order_id], self.available_lots(order_id)
+        dropped += self.reserved_lots(order_id)
+        self._change(
+            order_id,
+            state=CLOSED,
+            close_reason=reason.value,
+            dropped_lots=row.dropped_lots + dropped,
+        )
+        if row.published:
+            self._publisher.append(row.market, Close(order_id, reason.value))
+        self._core.cancel_timer(("order", order_id))
+        self._core.log(
+            "info", "order_closed", order_id=order_id.hex(), reason=reason.value, dropped=dropped
+        )
+        return dropped
+
+    def restore(self, rows: tuple[OwnOrder, ...]) -> None:
+        """Bring back what the journal has."""
+        for row in rows:
+            self.rows[row.order_id] = row
+            self._terms[row.order_id] = decode(row.order, Order)
+
+    def resume(self) -> None:
+        """Start the timers of the open orders."""
+        for row in list(self.rows.values()):
+            if row.state == OPEN:
+                self._arm(row)
+
+    # --- private -------------------------------------------------------------------------------------
+
+    def _arm(self, row: OwnOrder) -> None:
+        left_ms = self._terms[row.order_id].expires_at_ms - self._core.now.wall_ms
+        key = row.order_id
+        self._core.call_after(("order", key), max(left_ms, 0), lambda: self._expire(key))
+
+    def _expire(self, order_id: bytes) -> None:
+        row = self.rows[order_id]
+        if self._terms[order_id].expires_at_ms > self._core.now.wall_ms:
+            self._arm(row)  # the wall clock was set back meanwhile
+        elif row.state == OPEN:
+            self.on_expired(row)
+
+    def _change(self, order_id: bytes, **changes: Any) -> OwnOrder:  # noqa: ANN401
+        row = self.rows[order_id]
+        after = msgspec.structs.replace(row, revision=row.revision + 1, **changes)
+        self.rows[order_id] = after
+        self._core.persist(PutOrder(after))
+        facts = {"order_id": order_id.hex(), "state": after.state}
+        self._core.emit(Announce("order", facts))
+        return after
