@@ -136,9 +136,7 @@ class Trades:
 
     def heard(self, trade: Trade, envelope: bytes) -> Trade:
         """Write down a message of the other party; a repeat changes nothing."""
-        line = TradeLine(
-            trade.trade_id, digest(envelope), self.counterparty(trade), envelope
-        )
+        line = TradeLine(trade.trade_id, digest(envelope), self.counterparty(trade), envelope)
         if line.digest in self.lines.get(trade.trade_id, {}):
             return trade
         self._keep(line)

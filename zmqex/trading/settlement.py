@@ -78,8 +78,6 @@ def fee_limit_msat(amount_msat: int) -> int:
     return max(amount_msat // 200, 10 * MSAT_PER_SATOSHI)
 
 
-
-
 def proves_payment(preimage: bytes, payment_hash: bytes) -> bool:
     """Whether a preimage is the one that the hash was made of."""
     return hashlib.sha256(preimage).digest() == payment_hash

@@ -169,9 +169,7 @@ class Claim(enum.StrEnum):
 
 
 # Base that has moved is filled for good; whatever else is not over still holds its quantity.
-_FILLED_BUYS: Final = frozenset(
-    {State.BASE_DONE, State.QUOTE_SENT, State.SETTLED, State.DISPUTED}
-)
+_FILLED_BUYS: Final = frozenset({State.BASE_DONE, State.QUOTE_SENT, State.SETTLED, State.DISPUTED})
 
 
 def claim(our_side: str, state: State, *, hold_ended: bool = False) -> Claim:

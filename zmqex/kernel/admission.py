@@ -1,0 +1,310 @@
+"""Takes of our orders come in: checked, held, written down - or refused with one word.
+
+The order of work: everything that can be checked, then the reservation in memory, the hold in
+Redis, the journal.  Redis only turns the crowd away; the journal decides.  What happens to an
+admitted trade is the maker's part (maker.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import msgspec
+
+from zmqex.errors import RemoteProtocolError
+from zmqex.kernel.core import Core
+from zmqex.kernel.effects import RebuildHolds, ReleaseHold, ReserveHold
+from zmqex.kernel.events import HoldAnswered, HoldFailed
+from zmqex.kernel.orders import OwnOrders
+from zmqex.kernel.records import PutCounter, Trade
+from zmqex.kernel.sessions import Incoming, Sessions
+from zmqex.kernel.trades import Trades
+from zmqex.limits import (
+    CLOCK_SKEW_MAX_MS,
+    HOLDS_PER_ORDER_AND_TAKER_MAX,
+    HOLDS_PER_TAKER_MAX,
+    SECOND_MS,
+    TAKE_AGE_MAX_MS,
+)
+from zmqex.protocol.codec import decode, decode_envelope, decode_trade_message
+from zmqex.protocol.identity import digest, short, trade_id, verify
+from zmqex.protocol.messages import Accept, Take, TradeSaid
+from zmqex.reasons import RejectReason
+from zmqex.trading.settlement import PLAIN, amounts
+from zmqex.trading.states import Claim, State, TradeRole
+
+
+class Reservation(msgspec.Struct):
+    """A take that has passed every check and waits for the hold server; not yet in the journal."""
+
+    trade: Trade
+    envelope: bytes
+    answers: list[Incoming]
+    doomed: bool = False
+
+
+class Admission:
+    """Decides on takes of our orders; `on_admitted` carries the trade on."""
+
+    def __init__(self, core: Core, sessions: Sessions, trades: Trades, orders: OwnOrders) -> None:
+        """Serve `take` requests from now on."""
+        self._core = core
+        self._sessions = sessions
+        self._trades = trades
+        self._orders = orders
+        self._reserving: dict[bytes, Reservation] = {}
+        self._waiting: dict[bytes, list[Incoming]] = {}
+        self.recovering: set[bytes] = set()  # trades that must be looked up before any new take
+        self.on_admitted: Callable[[Trade], None] = lambda _trade: None
+        orders.reserved_lots = self._reserved_lots
+        sessions.serve("take", self._on_take)
+
+    # --- answers to waiting takers -------------------------------------------------------------------
+
+    def answer(self, trade: Trade, accept: bytes) -> None:
+        """Hand the signed accept to whoever asked for this take."""
+        for incoming in self._waiting.pop(trade.trade_id, []):
+            self._sessions.answer(incoming, TradeSaid(accept))
+
+    def refuse(self, trade: Trade, reason: RejectReason) -> None:
+        """Tell whoever still waits for this take that nothing comes of it."""
+        for incoming in self._waiting.pop(trade.trade_id, []):
+            self._sessions.refuse(incoming, reason)
+
+    def doom(self, trade_id: bytes) -> None:
+        """The taker has changed its mind before the hold server answered."""
+        reservation = self._reserving.get(trade_id)
+        if reservation is not None:
+            reservation.doomed = True
+
+    # --- a take ------------------------------------------------------------------------------------
+
+    def _on_take(self, incoming: Incoming) -> None:
+        said = decode(incoming.body, TradeSaid)
+        envelope = decode_envelope(said.envelope)
+        take = decode_trade_message(envelope.body)
+        if not isinstance(take, Take):
+            msg = "a take request carries a take"
+            raise RemoteProtocolError(msg)
+        network = self._core.settings.network
+        expected_id = trade_id(network, self._core.identity, incoming.peer, take.take_id)
+        parties = (take.taker, take.maker, take.trade_id)
+        if parties != (incoming.peer, self._core.identity, expected_id):
+            self._sessions.refuse(incoming, RejectReason.WRONG_PARTY)
+        elif not verify(incoming.peer, network, "take", envelope):
+            self._sessions.refuse(incoming, RejectReason.BAD_SIGNATURE)
+        elif self.recovering:
+            self._sessions.refuse(incoming, RejectReason.STARTING, retry_after_ms=SECOND_MS)
+        elif take.trade_id in self._reserving:
+            self._repeat_of_reserving(incoming, said.envelope)
+        elif take.trade_id in self._trades.by_id:
+            self._repeat_of_trade(incoming, said.envelope)
+        else:
+            self._new_take(incoming, said.envelope, take)
+
+    def _repeat_of_reserving(self, incoming: Incoming, envelope: bytes) -> None:
+        reservation = self._reserving[digest_id(envelope)]
+        if reservation.envelope != envelope:
+            self._sessions.refuse(incoming, RejectReason.TAKE_CONFLICT)
+            return
+        reservation.answers.append(incoming)
+
+    def _repeat_of_trade(self, incoming: Incoming, envelope: bytes) -> None:
+        """The same take again gets the same bytes; another one under its id is a conflict."""
+        trade = self._trades.by_id[digest_id(envelope)]
+        if trade.take_digest and trade.take_digest != digest(envelope):
+            self._sessions.refuse(incoming, RejectReason.TAKE_CONFLICT)
+        elif trade.state in {State.CANCELLED, State.CANCELLING} or not trade.take_digest:
+            reason = RejectReason(trade.reason) if trade.reason else RejectReason.CANCELLED
+            self._sessions.refuse(incoming, reason)
+        elif (accept := self._accept_of(trade)) is not None:
+            self._sessions.answer(incoming, TradeSaid(accept))
+        else:
+            self._waiting.setdefault(trade.trade_id, []).append(incoming)
+
+    def _accept_of(self, trade: Trade) -> bytes | None:
+        for line in self._trades.lines.get(trade.trade_id, {}).values():
+            if line.sender == self._core.identity:
+                message = decode_trade_message(decode_envelope(line.envelope).body)
+                if isinstance(message, Accept):
+                    return line.envelope
+        return None
+
+    def _new_take(self, incoming: Incoming, envelope: bytes, take: Take) -> None:
+        refusal = self._why_not(take)
+        if isinstance(refusal, RejectReason):
+            self._refuse_take(incoming, take, refusal)
+            return
+        order, now = self._orders.terms(take.order_id), self._core.now.wall_ms
+        # One counter for all orders, so a fence never comes twice, whatever Redis forgets.
+        self._core.counters["fence"] = self._core.counters.get("fence", 0) + 1
+        legs = amounts(self._orders.instrument(order.market), refusal, take.price_ticks)
+        preimage = self._core.random(32) if order.side == "buy" else b""
+        trade = Trade(
+            trade_id=take.trade_id,
+            role=TradeRole.MAKER,
+            take_id=take.take_id,
+            order_id=take.order_id,
+            own_order_id=take.order_id,
+            market=order.market,
+            side=order.side,
+            maker=take.maker,
+            taker=take.taker,
+            quantity_lots=refusal,
+            price_ticks=take.price_ticks,
+            settlement=take.settlement,
+            state=State.RESERVED,
+            revision=1,
+            created_ms=now,
+            updated_ms=now,
+            base_msat=legs.base_msat,
+            quote_units=legs.quote_units,
+            fence=self._core.counters["fence"],
+            hold_ttl_ms=self._core.settings.hold_ttl_ms,
+            hold_expires_ms=now + self._core.settings.hold_ttl_ms,
+            payment_hash=_payment_hash(take, preimage),
+            preimage=preimage,
+            pay_instructions=self._core.settings.pay_instructions,
+            take_digest=digest(envelope),
+        )
+        self._reserving[trade.trade_id] = Reservation(trade, envelope, [incoming])
+        self._core.emit(
+            ReserveHold(
+                trade.order_id,
+                trade.trade_id,
+                trade.quantity_lots,
+                self._orders.capacity(trade.order_id) - self._orders.filled_lots(trade.order_id),
+                trade.fence,
+                trade.hold_ttl_ms,
+            )
+        )
+
+    def _why_not(self, take: Take) -> RejectReason | int:  # noqa: PLR0911 - one row per rule
+        """The first reason to refuse a take, or the quantity in lots that will be held."""
+        now_ms = self._core.now.wall_ms
+        if take.sent_at_ms > now_ms + CLOCK_SKEW_MAX_MS:
+            return RejectReason.CLOCK_SKEW
+        if take.sent_at_ms < now_ms - TAKE_AGE_MAX_MS:
+            return RejectReason.TAKE_TOO_OLD
+        if take.settlement != PLAIN:
+            return RejectReason.UNSUPPORTED_SETTLEMENT
+        if self._core.identity == take.taker:
+            return RejectReason.OWN_ORDER
+        if (closed := self._orders.why_closed(take.order_id)) is not None:
+            return closed
+        order = self._orders.terms(take.order_id)
+        if take.price_ticks != order.price_ticks:
+            return RejectReason.PRICE_CHANGED
+        if order.side == "sell" and (
+            take.payment_hash is None or self._trades.by_hash(take.payment_hash) is not None
+        ):
+            return RejectReason.WRONG_PAYMENT_HASH
+        if self._too_many_holds(take):
+            return RejectReason.TOO_MANY_HOLDS
+        return self._orders.acceptable_lots(take.order_id, take.quantity_lots)
+
+    def _too_many_holds(self, take: Take) -> bool:
+        unpaid = [
+            trade
+            for trade in self._all_holding()
+            if trade.taker == take.taker and _is_unpaid(trade)
+        ]
+        same = sum(trade.order_id == take.order_id for trade in unpaid)
+        return len(unpaid) >= HOLDS_PER_TAKER_MAX or same >= HOLDS_PER_ORDER_AND_TAKER_MAX
+
+    def _all_holding(self) -> list[Trade]:
+        held = [trade for trade in self._trades.running() if trade.role is TradeRole.MAKER]
+        return held + [reservation.trade for reservation in self._reserving.values()]
+
+    def _reserved_lots(self, order_id: bytes) -> int:
+        return sum(
+            reservation.trade.quantity_lots
+            for reservation in self._reserving.values()
+            if reservation.trade.order_id == order_id
+        )
+
+    def _refuse_take(self, incoming: Incoming, take: Take, reason: RejectReason) -> None:
+        self._core.count(f"take_refused_{reason.value}")
+        self._core.log(
+            "info",
+            "take_refused",
+            trade_id=take.trade_id.hex(),
+            peer=short(incoming.peer),
+            reason=reason.value,
+        )
+        retry = SECOND_MS if reason in {RejectReason.HELD, RejectReason.HOLDS_UNAVAILABLE} else 0
+        self._sessions.refuse(incoming, reason, retry_after_ms=retry)
+
+    # --- the hold ------------------------------------------------------------------------------------
+
+    def on_hold_answered(self, event: HoldAnswered) -> None:
+        """The hold server has said yes or no to a reservation."""
+        reservation = self._reserving.pop(event.trade_id, None)
+        if reservation is None:
+            return
+        if event.outcome == "full":
+            # Redis only turns the crowd away; if it remembers more than the journal, tell it.
+            self.rebuild_holds()
+            self._refuse_reservation(reservation, RejectReason.HELD)
+        elif reservation.doomed or self._orders.why_closed(reservation.trade.order_id) is not None:
+            trade = reservation.trade
+            self._core.emit(ReleaseHold(trade.order_id, trade.trade_id, trade.fence))
+            self._refuse_reservation(reservation, RejectReason.ORDER_CLOSED)
+        else:
+            self._commit(reservation)
+
+    def on_hold_failed(self, event: HoldFailed) -> None:
+        """The hold server is silent: strict nodes refuse, the others let the journal decide."""
+        reservation = self._reserving.pop(event.trade_id, None)
+        if reservation is None:
+            return
+        self._core.count("hold_server_silent")
+        if self._core.settings.holds_strict or reservation.doomed:
+            self._refuse_reservation(reservation, RejectReason.HOLDS_UNAVAILABLE)
+        else:
+            self._commit(reservation)
+
+    def _refuse_reservation(self, reservation: Reservation, reason: RejectReason) -> None:
+        take = decode_trade_message(decode_envelope(reservation.envelope).body)
+        assert isinstance(take, Take)
+        for incoming in reservation.answers:
+            self._refuse_take(incoming, take, reason)
+
+    def _commit(self, reservation: Reservation) -> None:
+        self._core.persist(PutCounter("fence", reservation.trade.fence))
+        trade = self._trades.add(reservation.trade)
+        trade = self._trades.heard(trade, reservation.envelope)
+        self._waiting[trade.trade_id] = reservation.answers
+        self._orders.publish_update(trade.order_id)
+        self.on_admitted(trade)
+
+    def rebuild_holds(self) -> None:
+        """Make the hold server agree with the journal."""
+        now_ms = self._core.now.wall_ms
+        rows = tuple(
+            (
+                trade.order_id,
+                trade.trade_id,
+                trade.quantity_lots,
+                trade.fence,
+                max(trade.hold_expires_ms - now_ms, SECOND_MS),
+            )
+            for trade in self._trades.running()
+            if trade.role is TradeRole.MAKER and self._trades.claim_of(trade) is Claim.HELD
+        )
+        self._core.emit(RebuildHolds(self._core.identity[:16], rows))
+
+
+def digest_id(envelope: bytes) -> bytes:
+    """The trade id inside the bytes of a take that was decoded before."""
+    message = decode_trade_message(decode_envelope(envelope).body)
+    return message.trade_id
+
+
+def _payment_hash(take: Take, preimage: bytes) -> bytes:
+    return take.payment_hash or b"" if not preimage else hashlib.sha256(preimage).digest()
+
+
+def _is_unpaid(trade: Trade) -> bool:
+    return trade.state in {State.RESERVED, State.INVOICED, State.CANCELLING}
