@@ -23,7 +23,7 @@ find_python() {
         fi
     done
     if [ -n "$bare" ]; then
-        echo "Python $bare lacks the venv and ensurepip modules; install them with: $(fix "$bare")" >&2
+        echo "Python $bare lacks its venv and ensurepip modules; $(fix "$bare")" >&2
     elif [ -n "$old" ]; then
         echo "zmqex needs Python 3.11 or newer, and the newest here is $old." >&2
     else
@@ -32,18 +32,16 @@ find_python() {
     return 2
 }
 
-# The one command that brings venv and ensurepip to Python version $1 on this system.
+# Say how venv and ensurepip come to Python version $1 on this system.
 fix() {
     sudo='sudo '
     [ "$(id -u)" -ne 0 ] || sudo=''
     if command -v apt-get >/dev/null; then
-        echo "${sudo}apt-get install python$1-venv"
+        echo "install them with: ${sudo}apt-get install python$1-venv"
     elif command -v dnf >/dev/null; then
-        echo "${sudo}dnf install python$1"
-    elif command -v brew >/dev/null; then
-        echo "brew install python@$1"
+        echo "install them with: ${sudo}dnf install python$1"
     else
-        echo "${sudo}python$1 -m ensurepip (or a Python from python.org)"
+        echo "install them with your system's packages, or a whole Python from python.org."
     fi
 }
 
