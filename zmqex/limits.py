@@ -73,6 +73,8 @@ SKIP_MAKER_MS: Final = 30 * SECOND_MS
 # Takes of one incoming order that are on their way at the same time, and in all.
 TAKES_AT_ONCE_MAX: Final = 32
 TAKES_PER_ORDER_MAX: Final = 256
+# A buying taker's invoice: the maker pays at once, so an hour covers a restart or two.
+INVOICE_EXPIRY_S: Final = 3_600
 # The quote leg has a day to be confirmed by hand; then the trade is disputed.
 CONFIRM_MAX_MS: Final = DAY_MS
 # Repeats of messages and look-ups: 1, 2, 4 ... 30 seconds apart.
@@ -92,6 +94,12 @@ FRAME_BYTES_MAX: Final = 64 * 1024
 # --- BOLT11 ----------------------------------------------------------------------------------
 # Real invoices are 200-700 characters; LND itself stops at 7,089 (what a QR code holds).
 INVOICE_CHARS_MAX: Final = 7_089
+# All bitcoin that can ever exist: an invoice for more is nonsense.
+INVOICE_AMOUNT_MSAT_MAX: Final = 21_000_000 * 100_000_000 * 1_000
+# 136 years: "never expires" fits, and the deadline in milliseconds stays in 64 bits.
+INVOICE_EXPIRY_S_MAX: Final = 2**32 - 1
+# Bitcoin reads a lock time from here on as a date, no longer as a number of blocks.
+INVOICE_CLTV_BLOCKS_MAX: Final = 500_000_000 - 1
 
 # --- order logs ------------------------------------------------------------------------------
 # 128 operations amortise one signature to half a microsecond an order and fit one frame.

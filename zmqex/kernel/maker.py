@@ -230,7 +230,7 @@ class Maker:
 
     def _tombstone(self, incoming: Incoming, message: TradeCancel) -> Trade:
         now_ms = self._core.now.wall_ms
-        return self._trades.add(
+        trade = self._trades.add(
             Trade(
                 trade_id=message.trade_id,
                 role=TradeRole.MAKER,
@@ -251,25 +251,32 @@ class Maker:
                 reason=RejectReason.CANCELLED.value,
             )
         )
+        return self._trades.say(trade, TradeCancelled, reason=trade.reason)
 
-    def on_quote_sent(self, trade: Trade, message: QuoteSent) -> RejectReason | None:
+    def on_quote_sent(
+        self, trade: Trade, message: QuoteSent, envelope: bytes
+    ) -> RejectReason | None:
         """The buying taker says that the quote is on its way."""
-        if not self._trades.can(trade, Input.QUOTE_SAID):
-            return None if trade.reference == message.reference else RejectReason.WRONG_STATE
+        if trade.side != "sell" or not self._trades.can(trade, Input.QUOTE_SAID):
+            return RejectReason.WRONG_STATE
         late = trade.state is State.CANCELLED
+        trade = self._trades.heard(trade, envelope)
         trade = self._trades.move(trade, Input.QUOTE_SAID, reference=message.reference, late=late)
         self._extend(trade)
         self._arm(trade)
         return None
 
-    def on_quote_confirmed(self, trade: Trade) -> RejectReason | None:
+    def on_quote_confirmed(self, trade: Trade, envelope: bytes) -> RejectReason | None:
         """The selling taker says that our quote has arrived."""
-        if self._trades.can(trade, Input.QUOTE_CONFIRMED) and trade.side == "buy":
-            self._trades.move(trade, Input.QUOTE_CONFIRMED)
-            return None
-        return None if trade.state is State.SETTLED else RejectReason.WRONG_STATE
+        if trade.side != "buy" or not self._trades.can(trade, Input.QUOTE_CONFIRMED):
+            return RejectReason.WRONG_STATE
+        trade = self._trades.heard(trade, envelope)
+        self._trades.move(trade, Input.QUOTE_CONFIRMED)
+        return None
 
-    def on_trade_invoice(self, trade: Trade, message: TradeInvoice) -> RejectReason | None:
+    def on_trade_invoice(
+        self, trade: Trade, message: TradeInvoice, envelope: bytes
+    ) -> RejectReason | None:
         """The buying taker's invoice, after we have confirmed its quote: check, then pay."""
         if trade.invoice == message.invoice:
             return None
@@ -291,6 +298,7 @@ class Maker:
         reason = why_not_pay(message.invoice, expected, now_ms=self._core.now.wall_ms)
         if reason is not None:
             return reason
+        trade = self._trades.heard(trade, envelope)
         trade = self._trades.amend(
             trade,
             invoice=message.invoice,

@@ -1,0 +1,526 @@
+"""The taker's side of a trade: take, check the accept, go first, and never pay for what we left.
+
+A take that was not answered in time is abandoned, not forgotten: we ask the maker to cancel it
+until it has said so, and whatever it accepts afterwards is never paid.  "In flight" is not
+"failed": only Lightning's final word ends a payment.  Not for choosing makers (desk.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import msgspec
+
+from zmqex.bolt11 import InvalidInvoiceError
+from zmqex.bolt11 import decode as decode_invoice
+from zmqex.errors import RemoteProtocolError
+from zmqex.kernel.core import Core
+from zmqex.kernel.effects import CancelInvoice, CreateInvoice, LookupInvoice, LookupPayment
+from zmqex.kernel.events import InvoiceCreated, InvoiceSeen, LightningFailed, PaymentSeen
+from zmqex.kernel.maker import pay_invoice
+from zmqex.kernel.orders import OwnOrders
+from zmqex.kernel.records import Trade
+from zmqex.kernel.replicas import FoundOrder
+from zmqex.kernel.sessions import Refusal, Sessions
+from zmqex.kernel.trades import Trades
+from zmqex.limits import (
+    ABANDON_GRACE_MS,
+    CONFIRM_MAX_MS,
+    HOLD_TTL_MS,
+    INVOICE_EXPIRY_S,
+    PAY_START_MAX_MS,
+    RETRY_LAST_MS,
+    SECOND_MS,
+    SKIP_MAKER_MS,
+    TAKE_DEADLINE_MS,
+)
+from zmqex.protocol.codec import decode, decode_envelope, decode_trade_message
+from zmqex.protocol.identity import ZERO_DIGEST, digest, short, trade_id, verify
+from zmqex.protocol.messages import (
+    Accept,
+    InvoiceFailed,
+    QuoteConfirmed,
+    QuoteSent,
+    Take,
+    TradeCancel,
+    TradeCancelled,
+    TradeInvoice,
+    TradeSaid,
+)
+from zmqex.reasons import RejectReason
+from zmqex.trading.settlement import (
+    PLAIN,
+    Expected,
+    amounts,
+    proves_payment,
+    why_not_pay,
+)
+from zmqex.trading.states import Input, State, TradeRole
+
+# The take may have reached the maker: it must be told that we want out.
+_MAY_HAVE_ARRIVED = frozenset({RejectReason.TIMED_OUT, RejectReason.MALFORMED})
+# The maker is no use for now, whichever of its orders we ask for.
+_SET_ASIDE = _MAY_HAVE_ARRIVED | {
+    RejectReason.NOT_CONNECTED,
+    RejectReason.NOT_GREETED,
+    RejectReason.HOLDS_UNAVAILABLE,
+    RejectReason.LIGHTNING_UNAVAILABLE,
+    RejectReason.STARTING,
+    RejectReason.RATE_LIMITED,
+    RejectReason.DECLINED,
+}
+
+Done = Callable[[Trade], None]
+
+
+class Taker:
+    """Carries trades in which we took another maker's order to an end."""
+
+    def __init__(self, core: Core, sessions: Sessions, trades: Trades, orders: OwnOrders) -> None:
+        """Start without trades."""
+        self._core = core
+        self._sessions = sessions
+        self._trades = trades
+        self._orders = orders
+        self._done: dict[bytes, Done] = {}
+        self._deferred: set[bytes] = set()
+        self._retries: dict[bytes, int] = {}
+        self._abandoning: dict[bytes, RejectReason] = {}
+
+    # --- taking ------------------------------------------------------------------------------------
+
+    def take(
+        self,
+        order: FoundOrder,
+        quantity_lots: int,
+        *,
+        own_order_id: bytes,
+        pay_mode: str,
+        defer: bool,
+        done: Done,
+    ) -> Trade:
+        """Take a quantity of an order; `done` is called once, when the maker's answer is known.
+
+        With `defer` nothing is paid before `release`.
+        """
+        core, now_ms = self._core, self._core.now.wall_ms
+        take_id = core.random(32)
+        buying = order.order.side == "sell"
+        preimage = core.random(32) if buying else b""
+        payment_hash = hashlib.sha256(preimage).digest() if buying else b""
+        message = Take(
+            trade_id=trade_id(core.settings.network, order.maker, core.identity, take_id),
+            previous=ZERO_DIGEST,
+            sent_at_ms=now_ms,
+            take_id=take_id,
+            maker=order.maker,
+            taker=core.identity,
+            order_id=order.order_id,
+            quantity_lots=quantity_lots,
+            price_ticks=order.order.price_ticks,
+            settlement=PLAIN,
+            payment_hash=payment_hash or None,
+        )
+        trade = self._trades.add(
+            Trade(
+                trade_id=message.trade_id,
+                role=TradeRole.TAKER,
+                take_id=take_id,
+                order_id=order.order_id,
+                own_order_id=own_order_id,
+                market=order.order.market,
+                side=order.order.side,
+                maker=order.maker,
+                taker=core.identity,
+                quantity_lots=quantity_lots,
+                price_ticks=order.order.price_ticks,
+                settlement=PLAIN,
+                state=State.TAKING,
+                revision=1,
+                created_ms=now_ms,
+                updated_ms=now_ms,
+                first_sent_ms=now_ms,
+                payment_hash=payment_hash,
+                preimage=preimage,
+                pay_mode=pay_mode,
+            )
+        )
+        trade, envelope = self._trades.sign(trade, message)
+        trade = self._trades.amend(trade, take_digest=digest(envelope))
+        self._done[trade.trade_id] = done
+        if defer:
+            self._deferred.add(trade.trade_id)
+        self._ask(trade, envelope)
+        return trade
+
+    def _ask(self, trade: Trade, envelope: bytes) -> None:
+        key = trade.trade_id
+        self._sessions.request(
+            trade.maker,
+            "take",
+            TradeSaid(envelope),
+            lambda answer: self._answered(key, answer),
+            TAKE_DEADLINE_MS,
+        )
+
+    def _answered(self, key: bytes, answer: msgspec.Raw | Refusal) -> None:
+        trade = self._trades.by_id[key]
+        if trade.state is not State.TAKING:
+            return
+        refused = answer if isinstance(answer, Refusal) else self._on_accept(trade, answer)
+        if refused is None:
+            return
+        reason = refused.reason
+        if reason in _SET_ASIDE:
+            until_ms = max(refused.retry_after_ms, SKIP_MAKER_MS)
+            self._sessions.set_aside(trade.maker, until_ms, reason)
+        self._core.log(
+            "warning",
+            "maker_skipped",
+            trade_id=key.hex(),
+            maker=short(trade.maker),
+            reason=reason.value,
+        )
+        if reason in _MAY_HAVE_ARRIVED:
+            self.abandon(trade, reason)
+        else:
+            self._trades.move(trade, Input.REFUSE, reason=reason.value)
+        self._finish(key)
+
+    def _finish(self, key: bytes) -> None:
+        done = self._done.pop(key, None)
+        if done is not None:
+            done(self._trades.by_id[key])
+
+    def _on_accept(self, trade: Trade, answer: msgspec.Raw) -> Refusal | None:
+        """Check an accept; what does not hold is abandoned with the reason."""
+        try:
+            said = decode(answer, TradeSaid)
+            envelope = decode_envelope(said.envelope)
+            accept = decode_trade_message(envelope.body)
+        except RemoteProtocolError as error:
+            return Refusal(RejectReason.MALFORMED, 0, str(error)[:200])
+        network = self._core.settings.network
+        if not isinstance(accept, Accept) or not verify(trade.maker, network, "accept", envelope):
+            return Refusal(RejectReason.MALFORMED, 0, "not a signed accept")
+        reason = self._why_not(trade, accept)
+        trade = self._trades.heard(trade, said.envelope)
+        if reason is RejectReason.MALFORMED:
+            return Refusal(reason, 0, "the accept does not match the take")
+        own_clock_end = trade.first_sent_ms + min(accept.hold_ttl_ms, HOLD_TTL_MS)
+        trade = self._trades.move(
+            trade,
+            Input.ACCEPT,
+            quantity_lots=accept.quantity_lots,
+            base_msat=accept.base_msat,
+            quote_units=accept.quote_units,
+            invoice=accept.invoice or "",
+            payment_hash=self._hash_of(trade, accept),
+            pay_instructions=accept.pay_instructions,
+            hold_ttl_ms=accept.hold_ttl_ms,
+            # By our own clock, from our own first send: a re-read accept never extends it.
+            hold_expires_ms=own_clock_end,
+            fence=accept.fence,
+            counterparty_node=accept.lightning_node,
+        )
+        if trade.own_order_id:
+            self._orders.taken(trade.own_order_id, trade.quantity_lots)
+        if reason is None and self._our_side(trade) == "sell":
+            reason = self._why_not_pay(trade)
+        self._arm(trade)
+        if reason is not None:
+            self.abandon(trade, reason)
+        self._finish(trade.trade_id)
+        if reason is None and trade.trade_id not in self._deferred:
+            self._pay_if_auto(self._trades.by_id[trade.trade_id])
+        return None
+
+    def _hash_of(self, trade: Trade, accept: Accept) -> bytes:
+        from_invoice = invoice_hash(accept.invoice) if accept.invoice else b""
+        return trade.payment_hash or from_invoice
+
+    def _why_not(self, trade: Trade, accept: Accept) -> RejectReason | None:
+        instrument = self._core.currencies.instrument(trade.market)
+        legs = amounts(instrument, accept.quantity_lots, trade.price_ticks)
+        sound = (
+            accept.trade_id == trade.trade_id
+            and accept.take_digest == trade.take_digest
+            and 0 < accept.quantity_lots <= trade.quantity_lots
+            and (accept.base_msat, accept.quote_units) == (legs.base_msat, legs.quote_units)
+            and (accept.invoice is None) == (trade.side == "sell")
+        )
+        return None if sound else RejectReason.MALFORMED
+
+    def _our_side(self, trade: Trade) -> str:
+        return self._trades.our_side(trade)
+
+    # --- paying: a selling taker ---------------------------------------------------------------------
+
+    def release(self, key: bytes) -> None:
+        """Pay a deferred trade now (if it pays by itself)."""
+        self._deferred.discard(key)
+        self._pay_if_auto(self._trades.by_id[key])
+
+    def _pay_if_auto(self, trade: Trade) -> None:
+        if (
+            trade.pay_mode == "auto"
+            and trade.state is State.ACCEPTED
+            and self._our_side(trade) == "sell"
+        ):
+            self.pay(trade)
+
+    def pay(self, trade: Trade) -> RejectReason | None:
+        """Pay the maker's invoice, or say why not; the intent is on disk before the call."""
+        if not self._trades.can(trade, Input.PAY_STARTED):
+            paid = trade.state in {State.PAYING, State.BASE_DONE, State.QUOTE_SENT, State.SETTLED}
+            return RejectReason.ALREADY_PAID if paid else RejectReason.WRONG_STATE
+        if self._core.now.wall_ms >= self._pay_deadline_ms(trade):
+            return RejectReason.TOO_LATE_TO_PAY
+        reason = self._why_not_pay(trade)
+        if reason is not None:
+            return reason
+        trade = self._trades.move(trade, Input.PAY_STARTED, reason="")
+        self._core.emit(pay_invoice(trade))
+        self._retry(trade)
+        return None
+
+    def _pay_deadline_ms(self, trade: Trade) -> int:
+        """Two of fifteen minutes stay for the payment to land, whatever the hold's length."""
+        ttl_ms = min(trade.hold_ttl_ms, HOLD_TTL_MS)
+        return trade.first_sent_ms + ttl_ms * PAY_START_MAX_MS // HOLD_TTL_MS
+
+    def _why_not_pay(self, trade: Trade) -> RejectReason | None:
+        other = self._trades.by_hash(trade.payment_hash)
+        if other is not None and other.trade_id != trade.trade_id:
+            return RejectReason.WRONG_PAYMENT_HASH
+        expected = Expected(
+            self._core.settings.invoice_prefix,
+            trade.base_msat,
+            trade.payment_hash,
+            trade.counterparty_node,
+        )
+        return why_not_pay(trade.invoice, expected, now_ms=self._core.now.wall_ms)
+
+    def on_payment_seen(self, trade: Trade, event: PaymentSeen) -> None:
+        """Lightning has said how our payment stands."""
+        if trade.state is not State.PAYING or event.payment_hash != trade.payment_hash:
+            return
+        preimage = event.preimage or b""
+        if event.state == "succeeded" and proves_payment(preimage, trade.payment_hash):
+            trade = self._trades.move(trade, Input.PAY_SUCCEEDED, preimage=preimage, reason="")
+            self._arm(trade)
+        elif event.state == "failed":
+            self._payment_failed(trade, event.reason or RejectReason.PAYMENT_FAILED)
+        elif event.state == "none":
+            # The intent is on disk, but the call never reached Lightning.
+            late = self._core.now.wall_ms >= self._pay_deadline_ms(trade)
+            reason = RejectReason.TOO_LATE_TO_PAY if late else self._why_not_pay(trade)
+            if reason is None:
+                self._core.emit(pay_invoice(trade))
+            else:
+                self._payment_failed(trade, reason)
+
+    def _payment_failed(self, trade: Trade, reason: RejectReason) -> None:
+        trade = self._trades.move(trade, Input.PAY_FAILED, reason=reason.value)
+        self._arm(trade)
+
+    # --- the quote leg and the end -------------------------------------------------------------------
+
+    def say_sent(self, trade: Trade, reference: str) -> Trade:
+        """We have sent the quote (a buying taker, inside the hold)."""
+        trade = self._trades.move(trade, Input.QUOTE_SAID, reference=reference)
+        self._arm(trade)
+        return self._trades.say(trade, QuoteSent, reference=reference)
+
+    def say_received(self, trade: Trade) -> Trade:
+        """The maker's quote has arrived with us (a selling taker): the trade is settled."""
+        trade = self._trades.move(trade, Input.QUOTE_CONFIRMED)
+        return self._trades.say(trade, QuoteConfirmed)
+
+    def on_quote_sent(
+        self, trade: Trade, message: QuoteSent, envelope: bytes
+    ) -> RejectReason | None:
+        """The maker says that its quote is on its way."""
+        if self._our_side(trade) != "sell" or not self._trades.can(trade, Input.QUOTE_SAID):
+            return RejectReason.WRONG_STATE
+        trade = self._trades.heard(trade, envelope)
+        self._arm(self._trades.move(trade, Input.QUOTE_SAID, reference=message.reference))
+        return None
+
+    def on_quote_confirmed(self, trade: Trade, envelope: bytes) -> RejectReason | None:
+        """The maker has our quote: now it wants our invoice."""
+        if self._our_side(trade) != "buy" or not self._trades.can(trade, Input.QUOTE_CONFIRMED):
+            return RejectReason.WRONG_STATE
+        trade = self._trades.heard(trade, envelope)
+        self._create_invoice(self._trades.move(trade, Input.QUOTE_CONFIRMED))
+        return None
+
+    def on_cancelled(
+        self, trade: Trade, message: TradeCancelled, envelope: bytes
+    ) -> RejectReason | None:
+        """The maker's hold has ended and nothing was paid."""
+        if not self._trades.can(trade, Input.GONE):
+            return None if trade.state is State.CANCELLED else RejectReason.WRONG_STATE
+        trade = self._trades.heard(trade, envelope)
+        self._gone(trade, message.reason)
+        return None
+
+    def _gone(self, trade: Trade, reason: str) -> None:
+        was_accepted = trade.fence > 0 and trade.state is not State.DISPUTED
+        trade = self._trades.move(trade, Input.GONE, reason=trade.reason or reason)
+        self._trades.forget_outbox(trade)
+        if was_accepted and trade.own_order_id and trade.state is State.CANCELLED:
+            self._orders.lost(trade.own_order_id, trade.quantity_lots)
+        self._finish(trade.trade_id)
+
+    def abandon(self, trade: Trade, reason: RejectReason) -> Trade:
+        """Get out of a trade in which we have not moved; we will never pay for it."""
+        trade = self._trades.move(trade, Input.ABANDON, reason=reason.value)
+        self._deferred.discard(trade.trade_id)
+        trade = self._trades.say(
+            trade,
+            TradeCancel,
+            take_id=trade.take_id,
+            taker=trade.taker,
+            reason=RejectReason.CANCELLED.value,
+        )
+        self._arm(trade)
+        return trade
+
+    # --- invoices: a buying taker ----------------------------------------------------------------------
+
+    def _create_invoice(self, trade: Trade) -> None:
+        memo = f"zmqex trade {trade.trade_id.hex()[:16]}"
+        if self._core.settings.network == "play":
+            memo = f"PLAY MONEY: {memo}"
+        self._core.emit(
+            CreateInvoice(trade.trade_id, trade.preimage, trade.base_msat, memo, INVOICE_EXPIRY_S)
+        )
+        self._retry(trade)
+
+    def on_invoice_created(self, trade: Trade, event: InvoiceCreated) -> None:
+        """Our invoice exists: send it to the maker."""
+        if not self._trades.can(trade, Input.INVOICE_MADE):
+            return
+        trade = self._trades.move(trade, Input.INVOICE_MADE, invoice=event.invoice)
+        self._trades.say(
+            trade,
+            TradeInvoice,
+            invoice=event.invoice,
+            lightning_node=self._core.settings.lightning_node,
+        )
+        self._arm(trade)
+
+    def on_invoice_seen(self, trade: Trade, event: InvoiceSeen) -> None:
+        """Lightning has said how our invoice stands."""
+        if event.payment_hash != trade.payment_hash:
+            return
+        if event.state == "settled" and self._trades.can(trade, Input.BASE_SETTLED):
+            self._trades.move(trade, Input.BASE_SETTLED, reason="")
+        elif trade.state is State.CONFIRMED and event.state in {"unknown", "open"}:
+            self._create_invoice(trade)
+        elif event.state == "canceled" and trade.trade_id in self._abandoning:
+            # The maker gave this invoice up, and our node will take no payment for it any more.
+            reason = self._abandoning.pop(trade.trade_id)
+            preimage = self._core.random(32)
+            trade = self._trades.move(
+                trade,
+                Input.INVOICE_DEAD,
+                preimage=preimage,
+                payment_hash=hashlib.sha256(preimage).digest(),
+                reason=reason.value,
+            )
+            self._create_invoice(trade)
+
+    def on_invoice_failed(
+        self, trade: Trade, message: InvoiceFailed, envelope: bytes
+    ) -> RejectReason | None:
+        """The maker will never pay this invoice: cancel it, and only then make a fresh one."""
+        if trade.state is not State.INVOICED or message.payment_hash != trade.payment_hash:
+            return RejectReason.WRONG_STATE
+        trade = self._trades.heard(trade, envelope)
+        self._abandoning[trade.trade_id] = RejectReason.PAYMENT_FAILED
+        self._core.emit(CancelInvoice(trade.trade_id, trade.payment_hash))
+        return None
+
+    def on_lightning_failed(self, trade: Trade, event: LightningFailed) -> None:
+        """A call failed: give up what surely has not happened, look up the rest."""
+        if event.call == "pay" and not event.indeterminate and trade.state is State.PAYING:
+            self._payment_failed(trade, event.reason)
+        # Everything else is looked up by the retry timer.
+
+    # --- timers ----------------------------------------------------------------------------------------
+
+    def _arm(self, trade: Trade) -> None:
+        now_ms, key = self._core.now.wall_ms, trade.trade_id
+        pays = self._our_side(trade) == "sell"
+        hold_end = trade.hold_expires_ms or trade.first_sent_ms + HOLD_TTL_MS
+        at_ms = {
+            State.ACCEPTED: self._pay_deadline_ms(trade) if pays else hold_end,
+            State.ABANDONING: hold_end + ABANDON_GRACE_MS,
+            State.BASE_DONE: now_ms + CONFIRM_MAX_MS,
+            State.QUOTE_SENT: now_ms + CONFIRM_MAX_MS,
+            State.INVOICED: now_ms + CONFIRM_MAX_MS,
+        }.get(trade.state)
+        if at_ms is not None:
+            delay_ms = max(at_ms - now_ms, 0)
+            self._core.call_after(("trade", key), delay_ms, lambda: self._time_up(key))
+
+    def _time_up(self, key: bytes) -> None:
+        trade = self._trades.by_id[key]
+        if trade.state is State.ACCEPTED:
+            pays = self._our_side(trade) == "sell"
+            late = RejectReason.TOO_LATE_TO_PAY if pays else RejectReason.HOLD_ENDED
+            self.abandon(trade, late)
+        elif trade.state is State.ABANDONING:
+            # The hold is over by any clock, and we have never paid and never will.
+            self._gone(trade, RejectReason.HOLD_ENDED.value)
+        else:
+            invoiced = trade.state is State.INVOICED
+            late_input = Input.INVOICE_TIME if invoiced else Input.CONFIRM_TIME
+            if self._trades.can(trade, late_input):
+                self._trades.move(trade, late_input, reason=RejectReason.TIMED_OUT.value)
+
+    def _retry(self, trade: Trade) -> None:
+        """Look again, 1, 2, 4 ... 30 seconds from now, until Lightning has given its final word."""
+        tries = self._retries.get(trade.trade_id, 0)
+        self._retries[trade.trade_id] = tries + 1
+        delay_ms = min(SECOND_MS << min(tries, 8), RETRY_LAST_MS)
+        key = trade.trade_id
+        self._core.call_after(("trade", key), delay_ms, lambda: self._look_again(key))
+
+    def _look_again(self, key: bytes) -> None:
+        trade = self._trades.by_id[key]
+        look = LookupPayment if trade.state is State.PAYING else LookupInvoice
+        self._core.emit(look(key, trade.payment_hash))
+        self._retry(trade)
+
+    # --- after a restart -------------------------------------------------------------------------------
+
+    def resume(self, trade: Trade) -> None:
+        """Take a running trade up again: a look-up before every decision about money."""
+        key = trade.trade_id
+        if trade.state is State.TAKING:
+            # Nobody waits for the answer any more, and the maker may hold it: get out.
+            self.abandon(trade, RejectReason.TIMED_OUT)
+        elif trade.state is State.PAYING:
+            self._core.emit(LookupPayment(key, trade.payment_hash))
+            self._retry(trade)
+        elif trade.state in {State.CONFIRMED, State.INVOICED}:
+            self._core.emit(LookupInvoice(key, trade.payment_hash))
+            if trade.state is State.CONFIRMED:
+                self._retry(trade)
+            else:
+                self._arm(trade)
+        else:
+            self._arm(trade)
+            self._pay_if_auto(trade)
+
+
+def invoice_hash(text: str) -> bytes:
+    """The payment hash that an invoice names, or b"" where it is no invoice."""
+    try:
+        return decode_invoice(text).payment_hash
+    except InvalidInvoiceError:
+        return b""
