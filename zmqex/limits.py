@@ -84,6 +84,10 @@ RETRY_LAST_MS: Final = 30 * SECOND_MS
 ABANDON_GRACE_MS: Final = MINUTE_MS
 # After a restart, working orders wait this long for their makers to be found again.
 RESUME_WAIT_MS: Final = 3 * SECOND_MS
+# A command's answer waits this long for a payment that is just leaving.
+ANSWER_WAIT_MS: Final = 3 * SECOND_MS
+# Ids may be given by their first characters: 8 hex digits are one in four billion.
+ID_PREFIX_CHARS_MIN: Final = 8
 # Trades that have ended stay in memory up to this many; the journal keeps all.
 ENDED_TRADES_MAX: Final = 10_000
 

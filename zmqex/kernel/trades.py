@@ -276,7 +276,7 @@ class Trades:
 
     def _know_hash(self, trade: Trade) -> None:
         if trade.payment_hash:
-            self._by_hash[trade.payment_hash] = trade.trade_id
+            self._by_hash.setdefault(trade.payment_hash, trade.trade_id)
 
     def _keep(self, line: TradeLine) -> None:
         self.lines.setdefault(line.trade_id, {})[line.digest] = line

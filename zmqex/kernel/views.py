@@ -1,0 +1,137 @@
+"""What the operator sees of orders and trades: plain dictionaries of integers, hex and words.
+
+The shapes are those promised in commands.py.  Also: whose turn it is in a trade, as a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from zmqex.kernel.orders import OwnOrders
+from zmqex.kernel.records import Trade
+from zmqex.kernel.trades import Trades
+from zmqex.limits import ID_PREFIX_CHARS_MIN
+from zmqex.market.orders import OrderFlags
+from zmqex.protocol.identity import to_text
+from zmqex.reasons import RejectReason
+from zmqex.trading.states import State, TradeRole
+
+_S = State
+_MAKER, _TAKER = TradeRole.MAKER, TradeRole.TAKER
+
+# (role, our side of the base, state) -> (turn, command, what happens next).
+_NEXT: Final[Mapping[tuple[TradeRole, str, State], tuple[str, str, str]]] = {
+    (_MAKER, "buy", _S.RESERVED): ("lightning", "", "the invoice is being made"),
+    (_MAKER, "buy", _S.INVOICED): ("them", "", "the taker pays our invoice"),
+    (_MAKER, "buy", _S.CANCELLING): ("lightning", "", "Lightning confirms that nothing was paid"),
+    (_MAKER, "buy", _S.BASE_DONE): ("you", "trade sent", "send the quote, then say so"),
+    (_MAKER, "buy", _S.QUOTE_SENT): ("them", "", "the taker confirms that the quote arrived"),
+    (_MAKER, "sell", _S.RESERVED): ("them", "", "the taker sends the quote"),
+    (_MAKER, "sell", _S.QUOTE_SENT): ("you", "trade received", "check that the quote arrived"),
+    (_MAKER, "sell", _S.PAY_INTENT): ("them", "", "the taker sends its invoice"),
+    (_MAKER, "sell", _S.PAYING): ("lightning", "", "our payment is on its way"),
+    (_TAKER, "sell", _S.TAKING): ("them", "", "the maker answers the take"),
+    (_TAKER, "sell", _S.ACCEPTED): ("you", "trade pay", "pay the maker's invoice"),
+    (_TAKER, "sell", _S.PAYING): ("lightning", "", "our payment is on its way"),
+    (_TAKER, "sell", _S.BASE_DONE): ("them", "", "the maker sends the quote"),
+    (_TAKER, "sell", _S.QUOTE_SENT): ("you", "trade received", "check that the quote arrived"),
+    (_TAKER, "sell", _S.ABANDONING): ("them", "", "the maker confirms that the take is off"),
+    (_TAKER, "buy", _S.TAKING): ("them", "", "the maker answers the take"),
+    (_TAKER, "buy", _S.ACCEPTED): ("you", "trade sent", "send the quote, then say so"),
+    (_TAKER, "buy", _S.QUOTE_SENT): ("them", "", "the maker confirms that the quote arrived"),
+    (_TAKER, "buy", _S.CONFIRMED): ("lightning", "", "our invoice is being made"),
+    (_TAKER, "buy", _S.INVOICED): ("them", "", "the maker pays our invoice"),
+    (_TAKER, "buy", _S.ABANDONING): ("them", "", "the maker confirms that the take is off"),
+}
+_ENDED: Final = {
+    _S.SETTLED: "settled: both sides have what they were promised",
+    _S.CANCELLED: "cancelled: nothing moved",
+    _S.REFUSED: "refused by the maker",
+    _S.DISPUTED: "disputed: the quantity stays committed until you decide",
+}
+
+
+def order_view(orders: OwnOrders, trades: Trades, order_id: bytes) -> dict[str, Any]:
+    """ORDER of commands.py for an own order."""
+    row, order = orders.rows[order_id], orders.terms(order_id)
+    taken_base = row.filled_lots + row.taken_lots
+    return {
+        "order_id": order_id.hex(),
+        "market": row.market,
+        "side": order.side,
+        "price_ticks": order.price_ticks,
+        "quantity_lots": order.quantity_lots,
+        "minimum_lots": order.minimum_lots,
+        "filled_lots": taken_base,
+        "held_lots": trades.held_lots(order_id),
+        "remaining_lots": orders.remaining_lots(order_id),
+        "dropped_lots": row.dropped_lots,
+        "state": row.state,
+        "close_reason": row.close_reason,
+        "created_ms": row.created_ms,
+        "expires_at_ms": order.expires_at_ms,
+        "renew": row.renew,
+        "all_or_none": bool(order.flags & OrderFlags.ALL_OR_NONE),
+        "time_in_force": row.time_in_force,
+    }
+
+
+def trade_view(trades: Trades, trade: Trade, now_ms: int) -> dict[str, Any]:
+    """TRADE of commands.py."""
+    side = trades.our_side(trade)
+    turn, command, text = _NEXT.get((trade.role, side, trade.state), ("nobody", "", ""))
+    if trade.state is _S.PAY_INTENT and trade.invoice:
+        turn, command, text = "you", "trade pay", "the payment failed; pay again"
+    holds = trade.state not in _ENDED and trade.hold_expires_ms > 0
+    return {
+        "trade_id": trade.trade_id.hex(),
+        "role": trade.role.value,
+        "side": side,
+        "market": trade.market,
+        "order_id": trade.order_id.hex(),
+        "own_order_id": trade.own_order_id.hex(),
+        "counterparty": to_text(trades.counterparty(trade)),
+        "quantity_lots": trade.quantity_lots,
+        "price_ticks": trade.price_ticks,
+        "base_msat": trade.base_msat,
+        "quote_units": trade.quote_units,
+        "state": trade.state.value,
+        "reason": trade.reason,
+        "turn": turn,
+        "next_command": f"{command} {trade.trade_id.hex()[:12]}" if command else "",
+        "next_text": text or _ENDED.get(trade.state, ""),
+        "hold_expires_ms": trade.hold_expires_ms,
+        "hold_left_ms": max(trade.hold_expires_ms - now_ms, 0) if holds else 0,
+        "payment_hash": trade.payment_hash.hex(),
+        "invoice": trade.invoice,
+        "pay_mode": trade.pay_mode,
+        "pay_instructions": trade.pay_instructions,
+        "reference": trade.reference,
+        "created_ms": trade.created_ms,
+        "updated_ms": trade.updated_ms,
+    }
+
+
+def find_by_prefix(text: str, ids: Iterable[bytes]) -> bytes | RejectReason | None:
+    """The one id that starts with this hex text; AMBIGUOUS_ID for several, None for none.
+
+    A prefix below 8 characters is MALFORMED.
+    """
+    wanted = text.lower().strip()
+    if len(wanted) < ID_PREFIX_CHARS_MIN:
+        return RejectReason.MALFORMED
+    found = [one for one in ids if one.hex().startswith(wanted)]
+    if len(found) > 1:
+        return RejectReason.AMBIGUOUS_ID
+    return found[0] if found else None
+
+
+def id_problem(text: str, found: RejectReason | None, kind: str) -> tuple[RejectReason, str]:
+    """The reason and sentence for an id that `find_by_prefix` could not resolve."""
+    if found is RejectReason.MALFORMED:
+        return found, f"{text!r} is too short for an id: give 8 or more of its first characters"
+    if found is RejectReason.AMBIGUOUS_ID:
+        return found, f"more than one {kind} starts with {text!r}: give more characters"
+    unknown = RejectReason.UNKNOWN_TRADE if kind == "trade" else RejectReason.UNKNOWN_ORDER
+    return unknown, f"no {kind} starts with {text!r}"
