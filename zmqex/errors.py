@@ -8,6 +8,7 @@ value of `zmqex.reasons.RejectReason`.  Exceptions are for what should not have 
     +-- InputError               the user typed what cannot be read; .reason  exit code 2
     +-- LocalProtocolError       our own caller asked for something illegal
     +-- RemoteProtocolError      a peer broke the rules; .penalty
+    |   +-- InvalidInvoiceError        a text is not a BOLT 11 invoice that we may pay
     +-- UnavailableError         an outside thing did not answer; .retry_after_ms
     |   +-- NodeUnavailableError       no node answers the command line   exit code 3
     |   +-- PeerUnavailableError
@@ -52,6 +53,10 @@ class RemoteProtocolError(ZmqexError):
         """Blame the peer by `penalty` points (1 slip .. 10 attack)."""
         super().__init__(message)
         self.penalty = penalty
+
+
+class InvalidInvoiceError(RemoteProtocolError):
+    """A text is no BOLT 11 invoice, or one that must not be paid; the message says why."""
 
 
 class UnavailableError(ZmqexError):
