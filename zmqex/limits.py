@@ -86,6 +86,12 @@ ABANDON_GRACE_MS: Final = MINUTE_MS
 RESUME_WAIT_MS: Final = 3 * SECOND_MS
 # A command's answer waits this long for a payment that is just leaving.
 ANSWER_WAIT_MS: Final = 3 * SECOND_MS
+# `trade pay` waits this long for Lightning's word before it shows the trade as it stands.
+PAY_WAIT_MS: Final = 10 * SECOND_MS
+# What crosses an order: at most this many rows, asked from this many peers, a second each.
+MATCHES_MAX: Final = 100
+MATCH_PEERS_MAX: Final = 16
+MATCH_DEADLINE_MS: Final = SECOND_MS
 # Ids may be given by their first characters: 8 hex digits are one in four billion.
 ID_PREFIX_CHARS_MIN: Final = 8
 # Trades that have ended stay in memory up to this many; the journal keeps all.

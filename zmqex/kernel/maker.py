@@ -334,6 +334,16 @@ class Maker:
         self._retry(trade)
         return trade
 
+    def pay_again(self, trade: Trade) -> RejectReason | None:
+        """Pay an invoice whose first payment failed for good, or say why not."""
+        if not self._trades.can(trade, Input.PAY_STARTED):
+            paid = trade.state in {State.PAYING, State.SETTLED}
+            return RejectReason.ALREADY_PAID if paid else RejectReason.WRONG_STATE
+        reason = why_not_pay(trade.invoice, self._expected(trade), now_ms=self._core.now.wall_ms)
+        if reason is None:
+            self.pay(trade)
+        return reason
+
     def on_payment_seen(self, trade: Trade, event: PaymentSeen) -> None:
         """Lightning has said how our payment stands."""
         self._admission.recovering.discard(trade.trade_id)

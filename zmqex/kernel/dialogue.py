@@ -1,0 +1,139 @@
+"""What the other party of a trade says: checked, given to the right side, acknowledged.
+
+A message counts once: its digest is in the transcript.  A repeat is acknowledged again and changes
+nothing; the acknowledgement is our state and our last signed message of the trade.
+"""
+
+from __future__ import annotations
+
+from zmqex.kernel.core import Core
+from zmqex.kernel.maker import Maker
+from zmqex.kernel.records import Trade
+from zmqex.kernel.sessions import Incoming, Sessions
+from zmqex.kernel.taker import Taker
+from zmqex.kernel.trades import Trades
+from zmqex.protocol.codec import decode, decode_envelope, decode_trade_message
+from zmqex.protocol.identity import digest, short, trade_id, verify
+from zmqex.protocol.messages import (
+    AnyTradeMessage,
+    InvoiceFailed,
+    QuoteConfirmed,
+    QuoteSent,
+    TradeCancel,
+    TradeCancelled,
+    TradeInvoice,
+    TradeSaid,
+    TradeStatus,
+    TradeStatusRequest,
+)
+from zmqex.reasons import RejectReason
+from zmqex.trading.states import TradeRole
+
+
+class Dialogue:
+    """Serves `trade` and `trade_status`."""
+
+    def __init__(
+        self, core: Core, sessions: Sessions, trades: Trades, maker: Maker, taker: Taker
+    ) -> None:
+        """Serve from now on."""
+        self._core = core
+        self._sessions = sessions
+        self._trades = trades
+        self._maker = maker
+        self._taker = taker
+        sessions.serve("trade", self._on_trade)
+        sessions.serve("trade_status", self._on_status)
+
+    def _on_trade(self, incoming: Incoming) -> None:
+        raw = decode(incoming.body, TradeSaid).envelope
+        envelope = decode_envelope(raw)
+        message = decode_trade_message(envelope.body)
+        trade = self._trades.by_id.get(message.trade_id)
+        kind = str(message.__struct_config__.tag)
+        if trade is not None and self._trades.counterparty(trade) != incoming.peer:
+            self._refuse(incoming, message, RejectReason.WRONG_PARTY)
+        elif not verify(incoming.peer, self._core.settings.network, kind, envelope):
+            self._refuse(incoming, message, RejectReason.BAD_SIGNATURE)
+        elif trade is None:
+            self._of_unknown_trade(incoming, message, raw)
+        elif digest(raw) in self._trades.lines.get(trade.trade_id, {}):
+            self._acknowledge(incoming, trade)
+        else:
+            reason = self._dispatch(incoming, trade, message, raw)
+            if reason is not None:
+                self._refuse(incoming, message, reason)
+            else:
+                self._acknowledge(incoming, self._trades.by_id[trade.trade_id])
+
+    def _dispatch(
+        self, incoming: Incoming, trade: Trade, message: AnyTradeMessage, raw: bytes
+    ) -> RejectReason | None:
+        if trade.role is TradeRole.MAKER:
+            return self._to_maker(incoming, trade, message, raw)
+        return self._to_taker(trade, message, raw)
+
+    def _to_maker(
+        self, incoming: Incoming, trade: Trade, message: AnyTradeMessage, raw: bytes
+    ) -> RejectReason | None:
+        match message:
+            case TradeCancel():
+                self._maker.on_cancel_asked(incoming, message, raw)
+                return None
+            case QuoteSent():
+                return self._maker.on_quote_sent(trade, message, raw)
+            case QuoteConfirmed():
+                return self._maker.on_quote_confirmed(trade, raw)
+            case TradeInvoice():
+                return self._maker.on_trade_invoice(trade, message, raw)
+            case _:
+                return RejectReason.WRONG_PARTY
+
+    def _to_taker(self, trade: Trade, message: AnyTradeMessage, raw: bytes) -> RejectReason | None:
+        match message:
+            case QuoteSent():
+                return self._taker.on_quote_sent(trade, message, raw)
+            case QuoteConfirmed():
+                return self._taker.on_quote_confirmed(trade, raw)
+            case TradeCancelled():
+                return self._taker.on_cancelled(trade, message, raw)
+            case InvoiceFailed():
+                return self._taker.on_invoice_failed(trade, message, raw)
+            case _:
+                return RejectReason.WRONG_PARTY
+
+    def _of_unknown_trade(self, incoming: Incoming, message: AnyTradeMessage, raw: bytes) -> None:
+        """Only one thing can be said of a trade that we do not know: that it must never begin."""
+        if not isinstance(message, TradeCancel):
+            self._refuse(incoming, message, RejectReason.UNKNOWN_TRADE)
+            return
+        network, us = self._core.settings.network, self._core.identity
+        if message.trade_id != trade_id(network, us, incoming.peer, message.take_id):
+            self._refuse(incoming, message, RejectReason.WRONG_PARTY)
+            return
+        self._acknowledge(incoming, self._maker.on_cancel_asked(incoming, message, raw))
+
+    def _on_status(self, incoming: Incoming) -> None:
+        request = decode(incoming.body, TradeStatusRequest)
+        trade = self._trades.by_id.get(request.trade_id)
+        if trade is None:
+            self._sessions.refuse(incoming, RejectReason.UNKNOWN_TRADE)
+        elif self._trades.counterparty(trade) != incoming.peer:
+            self._sessions.refuse(incoming, RejectReason.WRONG_PARTY)
+        else:
+            self._acknowledge(incoming, trade)
+
+    def _acknowledge(self, incoming: Incoming, trade: Trade) -> None:
+        last = self._trades.last_own_message(trade)
+        self._sessions.answer(incoming, TradeStatus(trade.state.value, last))
+
+    def _refuse(self, incoming: Incoming, message: AnyTradeMessage, reason: RejectReason) -> None:
+        self._core.log(
+            "warning",
+            "trade_message_refused",
+            trade_id=message.trade_id.hex(),
+            peer=short(incoming.peer),
+            kind=str(message.__struct_config__.tag),
+            reason=reason.value,
+        )
+        self._sessions.refuse(incoming, reason)

@@ -1,0 +1,209 @@
+"""The kernel: one event in, effects out.  Same events and moments, same effects, same state hash.
+
+It puts the parts together and sends each event to the one that decides.  It has no I/O, no clock,
+no randomness of its own, no logging and no threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from zmqex.kernel.admission import Admission
+from zmqex.kernel.commands import CancelOrder, Command, MatchOrder, PlaceOrder, TakeOrder
+from zmqex.kernel.core import Core, Settings
+from zmqex.kernel.desk import Desk
+from zmqex.kernel.dialogue import Dialogue
+from zmqex.kernel.effects import Effect
+from zmqex.kernel.events import (
+    CandidatesFound,
+    CommandReceived,
+    Event,
+    HelloAnswered,
+    HelloFailed,
+    HoldAnswered,
+    HoldFailed,
+    InvoiceCreated,
+    InvoiceSeen,
+    LightningFailed,
+    Now,
+    PaymentSeen,
+    ReplyReceived,
+    RequestReceived,
+    Started,
+    Stopping,
+    StreamReceived,
+    Tick,
+    Verified,
+    Woke,
+)
+from zmqex.kernel.maker import Maker
+from zmqex.kernel.matches import Matching
+from zmqex.kernel.operator import Operator
+from zmqex.kernel.orders import OwnOrders
+from zmqex.kernel.publisher import Publisher
+from zmqex.kernel.records import Snapshot, Trade
+from zmqex.kernel.replicas import Replicas
+from zmqex.kernel.sessions import Sessions
+from zmqex.kernel.taker import Taker
+from zmqex.kernel.trades import Trades
+from zmqex.market.instruments import Currencies
+from zmqex.protocol.identity import Signer
+from zmqex.reasons import RejectReason
+from zmqex.trading.states import State, TradeRole
+
+# Recovery takes the trades with money in flight first.
+_FIRST = {State.PAYING: 0, State.CANCELLING: 1}
+
+
+class Kernel:
+    """All of a node that decides."""
+
+    def __init__(
+        self, settings: Settings, signer: Signer, currencies: Currencies, restored: Snapshot
+    ) -> None:
+        """Put the parts together around what the journal has; nothing happens before Started."""
+        self.core = Core(settings, signer, currencies)
+        self.core.counters.update(restored.counters)
+        self.sessions = Sessions(self.core)
+        self.replicas = Replicas(self.core, self.sessions)
+        self.publisher = Publisher(self.core, self.replicas, self.sessions)
+        self.trades = Trades(self.core, self.sessions)
+        self.orders = OwnOrders(self.core, self.trades, self.publisher)
+        self.admission = Admission(self.core, self.sessions, self.trades, self.orders)
+        self.maker = Maker(self.core, self.trades, self.orders, self.admission)
+        self.taker = Taker(self.core, self.sessions, self.trades, self.orders)
+        self.desk = Desk(
+            self.core, self.sessions, self.replicas, self.trades, self.orders, self.taker
+        )
+        self.dialogue = Dialogue(self.core, self.sessions, self.trades, self.maker, self.taker)
+        self.matching = Matching(self.core, self.sessions, self.replicas)
+        self.operator = Operator(
+            self.core, self.replicas, self.trades, self.orders, self.maker, self.taker
+        )
+        self._restored = restored
+        self.trades.restore(restored.trades, restored.lines, restored.outbox)
+        self.orders.restore(restored.orders)
+        self.desk.keys.update(restored.commands)
+        self._calls: dict[type[Event], Callable[[Any], None]] = {
+            Started: self._on_started,
+            Stopping: self._on_stopping,
+            Tick: lambda _event: None,
+            Woke: self._on_woke,
+            CandidatesFound: self.sessions.on_candidates,
+            HelloAnswered: self.sessions.on_hello_answered,
+            HelloFailed: self.sessions.on_hello_failed,
+            RequestReceived: self.sessions.on_request,
+            ReplyReceived: self.sessions.on_reply,
+            StreamReceived: self.replicas.on_stream,
+            Verified: self.replicas.on_verified,
+            HoldAnswered: self.admission.on_hold_answered,
+            HoldFailed: self.admission.on_hold_failed,
+            InvoiceCreated: self._on_lightning,
+            InvoiceSeen: self._on_lightning,
+            PaymentSeen: self._on_lightning,
+            LightningFailed: self._on_lightning,
+            CommandReceived: self._on_command,
+        }
+
+    def handle(self, event: Event, now: Now) -> list[Effect]:
+        """Everything that follows from an event at a moment, timers that were due included.
+
+        The caller carries the effects out in order: `Persist` is first, and the REVEALING ones
+        wait for its commit.  Then ask `next_deadline_ms` when to send a Tick.
+        """
+        self.core.begin(now)
+        self.core.run_timers()
+        self._calls[type(event)](event)
+        self.publisher.flush()
+        return self.core.finish()
+
+    def next_deadline_ms(self) -> int | None:
+        """The monotonic time at which a Tick is wanted, or None."""
+        return self.core.next_deadline_ms()
+
+    def state_hash(self) -> bytes:
+        """A digest of everything durable: equal for equal histories."""
+        hasher = hashlib.blake2b(digest_size=32)
+        encoder = msgspec.msgpack.Encoder()
+        for _key, row in sorted(self.orders.rows.items()):
+            hasher.update(encoder.encode(row))
+        for _key, trade in sorted(self.trades.by_id.items()):
+            hasher.update(encoder.encode(trade))
+        for market in self.replicas.markets():
+            hasher.update(self.replicas.book(market).state_hash())
+        hasher.update(encoder.encode(sorted(self.core.counters.items())))
+        return hasher.digest()
+
+    # --- the life of a node --------------------------------------------------------------------------
+
+    def _on_started(self, _event: Started) -> None:
+        restored, self._restored = self._restored, Snapshot()
+        self.publisher.restore(restored.batches)
+        self.admission.rebuild_holds()
+        running = sorted(self.trades.running(), key=lambda one: _FIRST.get(one.state, 2))
+        for trade in running:
+            side = self.maker if trade.role is TradeRole.MAKER else self.taker
+            side.resume(trade)
+        self.orders.resume()
+        self.desk.resume()
+        self.sessions.start(restored.peers)
+        self.trades.resume()
+        self.core.log(
+            "info", "kernel_started", orders=len(self.orders.rows), running_trades=len(running)
+        )
+
+    def _on_stopping(self, _event: Stopping) -> None:
+        self.sessions.stop()
+
+    def _on_woke(self, event: Woke) -> None:
+        self.sessions.on_woke(event)
+
+    # --- Lightning -------------------------------------------------------------------------------------
+
+    def _on_lightning(
+        self, event: InvoiceCreated | InvoiceSeen | PaymentSeen | LightningFailed
+    ) -> None:
+        trade = self.trades.by_hash(event.payment_hash)
+        if trade is None:
+            self.core.count("lightning_event_without_trade")
+            return
+        side: Maker | Taker = self._side_of(trade)
+        match event:
+            case InvoiceCreated():
+                side.on_invoice_created(trade, event)
+            case InvoiceSeen():
+                side.on_invoice_seen(trade, event)
+            case PaymentSeen():
+                side.on_payment_seen(trade, event)
+            case LightningFailed():
+                side.on_lightning_failed(trade, event)
+
+    def _side_of(self, trade: Trade) -> Maker | Taker:
+        return self.maker if trade.role is TradeRole.MAKER else self.taker
+
+    # --- the operator ------------------------------------------------------------------------------------
+
+    def _on_command(self, event: CommandReceived) -> None:
+        client, request_id, command = event.client, event.request_id, event.command
+        match command:
+            case PlaceOrder():
+                self.desk.place(client, request_id, command)
+            case TakeOrder():
+                self.desk.take(client, request_id, command)
+            case CancelOrder():
+                self.desk.cancel(client, request_id, command)
+            case MatchOrder():
+                self.matching.on_command(client, request_id, command)
+            case _:
+                self._offer(client, request_id, command)
+
+    def _offer(self, client: bytes, request_id: int, command: Command) -> None:
+        """Ask the parts one after the other whose command it is."""
+        parts = (self.operator, self.sessions, self.replicas)
+        if not any(part.on_command(client, request_id, command) for part in parts):
+            message = "this node does not know that command; its version may be older"
+            self.core.refuse(client, request_id, RejectReason.UNKNOWN_KIND, message)

@@ -1,0 +1,290 @@
+"""What the operator says of trades and orders, and what it is shown: no decisions of its own.
+
+Each command is checked against the state table first, so that a command that comes too late, twice
+or from the wrong party changes nothing and is answered in one clear sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from zmqex.kernel.commands import (
+    CancelTrade,
+    Command,
+    ListHolds,
+    ListOrders,
+    ListTrades,
+    PayTrade,
+    ReceivedTrade,
+    SentTrade,
+    ShowOrder,
+    ShowTrade,
+)
+from zmqex.kernel.core import Core
+from zmqex.kernel.maker import Maker
+from zmqex.kernel.orders import CLOSED, OwnOrders
+from zmqex.kernel.records import Trade
+from zmqex.kernel.replicas import FoundOrder, Replicas
+from zmqex.kernel.taker import Taker
+from zmqex.kernel.trades import Trades
+from zmqex.kernel.views import find_by_prefix, id_problem, order_view, trade_view
+from zmqex.limits import PAY_WAIT_MS
+from zmqex.protocol.codec import decode_envelope, decode_trade_message
+from zmqex.protocol.identity import to_text
+from zmqex.reasons import RejectReason
+from zmqex.trading.states import TERMINAL, Claim, Input, State, TradeRole
+
+
+_REFUSALS: Final[Mapping[RejectReason, str]] = {
+    RejectReason.ALREADY_PAID: "it has been paid already",
+    RejectReason.TOO_LATE_TO_PAY: "it is too late to pay: the payment might land after the hold",
+    RejectReason.INSUFFICIENT_BALANCE: "the Lightning balance does not cover it",
+    RejectReason.HOLD_ENDED: "the hold has ended",
+}
+
+
+class Operator:
+    """Answers the commands about trades and the lists of orders."""
+
+    def __init__(
+        self,
+        core: Core,
+        replicas: Replicas,
+        trades: Trades,
+        orders: OwnOrders,
+        maker: Maker,
+        taker: Taker,
+    ) -> None:
+        """Answer from now on."""
+        self._core = core
+        self._replicas = replicas
+        self._trades = trades
+        self._orders = orders
+        self._maker = maker
+        self._taker = taker
+        self._paying: dict[bytes, tuple[bytes, int]] = {}  # trade id -> who waits for the payment
+        self._calls: dict[type, Callable[[bytes, int, Any], None]] = {
+            ListOrders: self._list_orders,
+            ShowOrder: self._show_order,
+            ListTrades: self._list_trades,
+            ShowTrade: self._show_trade,
+            ListHolds: self._list_holds,
+            PayTrade: self._pay,
+            SentTrade: self._sent,
+            ReceivedTrade: self._received,
+            CancelTrade: self._cancel,
+        }
+        trades.on_moved.append(self._moved)
+
+    def on_command(self, client: bytes, request_id: int, command: Command) -> bool:
+        """Answer a command if it is one of ours."""
+        call = self._calls.get(type(command))
+        if call is None:
+            return False
+        call(client, request_id, command)
+        return True
+
+    # --- lists -------------------------------------------------------------------------------------
+
+    def _list_orders(self, client: bytes, request_id: int, command: ListOrders) -> None:
+        rows = [row for row in self._orders.rows.values() if command.closed or row.state != CLOSED]
+        rows.sort(key=lambda row: row.created_ms, reverse=True)
+        views = [order_view(self._orders, self._trades, row.order_id) for row in rows]
+        self._core.answer(client, request_id, {"orders": views})
+
+    def _show_order(self, client: bytes, request_id: int, command: ShowOrder) -> None:
+        own = find_by_prefix(command.order_id, self._orders.rows)
+        if isinstance(own, bytes):
+            trades = self._trades.of_order(own)
+            view = order_view(self._orders, self._trades, own)
+        else:
+            found = self._replicas.find(command.order_id) if own is None else own
+            if not isinstance(found, FoundOrder):
+                self._core.refuse(client, request_id, *id_problem(command.order_id, found, "order"))
+                return
+            taken = self._trades.by_id.values()
+            trades = [one for one in taken if one.order_id == found.order_id]
+            view = _foreign_view(found)
+        views = [self._view(trade) for trade in trades]
+        result = {"order": view, "trades": views, "own": isinstance(own, bytes)}
+        self._core.answer(client, request_id, result)
+
+    def _list_trades(self, client: bytes, request_id: int, command: ListTrades) -> None:
+        wanted = [
+            trade
+            for trade in self._trades.by_id.values()
+            if trade.quantity_lots and (command.ended or trade.state not in TERMINAL)
+        ]
+        wanted.sort(key=lambda trade: trade.created_ms, reverse=True)
+        self._core.answer(client, request_id, {"trades": [self._view(one) for one in wanted]})
+
+    def _show_trade(self, client: bytes, request_id: int, command: ShowTrade) -> None:
+        trade = self._find(client, request_id, command.trade_id)
+        if trade is None:
+            return
+        messages = []
+        for line in self._trades.lines.get(trade.trade_id, {}).values():
+            said = decode_trade_message(decode_envelope(line.envelope).body)
+            messages.append(
+                {
+                    "kind": str(said.__struct_config__.tag),
+                    "sender": to_text(line.sender),
+                    "sent_at_ms": said.sent_at_ms,
+                    "digest": line.digest.hex(),
+                }
+            )
+        self._core.answer(client, request_id, {"trade": self._view(trade), "messages": messages})
+
+    def _list_holds(self, client: bytes, request_id: int, _command: ListHolds) -> None:
+        now_ms = self._core.now.wall_ms
+        holds = [
+            {
+                "order_id": trade.order_id.hex(),
+                "trade_id": trade.trade_id.hex(),
+                "taker": to_text(trade.taker),
+                "quantity_lots": trade.quantity_lots,
+                "market": trade.market,
+                "fence": trade.fence,
+                "state": trade.state.value,
+                "left_ms": max(trade.hold_expires_ms - now_ms, 0),
+                "redis_left_ms": None,
+            }
+            for trade in self._trades.running()
+            if trade.role is TradeRole.MAKER and self._trades.claim_of(trade) is Claim.HELD
+        ]
+        self._core.answer(client, request_id, {"holds": holds})
+
+    # --- moves -------------------------------------------------------------------------------------
+
+    def _pay(self, client: bytes, request_id: int, command: PayTrade) -> None:
+        trade = self._find(client, request_id, command.trade_id)
+        if trade is None:
+            return
+        reason = self._try_to_pay(trade)
+        if reason is not None:
+            self._refuse(client, request_id, trade, reason)
+            return
+        self._paying[trade.trade_id] = (client, request_id)
+        key = trade.trade_id
+        self._core.call_after(("pay", key), PAY_WAIT_MS, lambda: self._answer_pay(key))
+
+    def _try_to_pay(self, trade: Trade) -> RejectReason | None:
+        if self._trades.our_side(trade) != "sell":
+            return RejectReason.WRONG_PARTY
+        if trade.role is TradeRole.TAKER:
+            return self._taker.pay(trade)
+        return self._maker.pay_again(trade)
+
+    def _moved(self, before: Trade, after: Trade) -> None:
+        if before.state is State.PAYING and after.trade_id in self._paying:
+            self._answer_pay(after.trade_id)
+
+    def _answer_pay(self, key: bytes) -> None:
+        self._core.cancel_timer(("pay", key))
+        client, request_id = self._paying.pop(key)
+        trade = self._trades.by_id[key]
+        if trade.state in {State.ACCEPTED, State.PAY_INTENT}:
+            reason = RejectReason(trade.reason or RejectReason.PAYMENT_FAILED)
+            self._refuse(client, request_id, trade, reason)
+        else:
+            self._core.answer(client, request_id, {"trade": self._view(trade)})
+
+    def _sent(self, client: bytes, request_id: int, command: SentTrade) -> None:
+        trade = self._find(client, request_id, command.trade_id)
+        if trade is None:
+            return
+        if self._trades.our_side(trade) != "buy":
+            self._refuse(client, request_id, trade, RejectReason.WRONG_PARTY)
+        elif not self._trades.can(trade, Input.QUOTE_SAID) or trade.state is State.CANCELLED:
+            self._refuse(client, request_id, trade, RejectReason.WRONG_STATE)
+        elif self._is_past_hold(trade):
+            self._refuse(client, request_id, trade, RejectReason.HOLD_ENDED)
+        else:
+            side = self._maker if trade.role is TradeRole.MAKER else self._taker
+            trade = side.say_sent(trade, command.reference)
+            self._core.answer(client, request_id, {"trade": self._view(trade)})
+
+    def _is_past_hold(self, trade: Trade) -> bool:
+        """A buying taker may only go first inside the hold."""
+        return trade.state is State.ACCEPTED and self._core.now.wall_ms >= trade.hold_expires_ms
+
+    def _received(self, client: bytes, request_id: int, command: ReceivedTrade) -> None:
+        trade = self._find(client, request_id, command.trade_id)
+        if trade is None:
+            return
+        if self._trades.our_side(trade) != "sell":
+            self._refuse(client, request_id, trade, RejectReason.WRONG_PARTY)
+        elif not self._trades.can(trade, Input.QUOTE_CONFIRMED):
+            self._refuse(client, request_id, trade, RejectReason.WRONG_STATE)
+        else:
+            side = self._maker if trade.role is TradeRole.MAKER else self._taker
+            trade = side.say_received(trade)
+            self._core.answer(client, request_id, {"trade": self._view(trade)})
+
+    def _cancel(self, client: bytes, request_id: int, command: CancelTrade) -> None:
+        trade = self._find(client, request_id, command.trade_id)
+        if trade is None:
+            return
+        if trade.role is TradeRole.TAKER and self._trades.can(trade, Input.ABANDON):
+            trade = self._taker.abandon(trade, RejectReason.CANCELLED)
+        elif trade.role is TradeRole.MAKER and self._trades.can(trade, Input.END_ASKED):
+            self._maker.say_cancel(trade)
+            trade = self._trades.by_id[trade.trade_id]
+        else:
+            self._refuse(client, request_id, trade, RejectReason.WRONG_STATE)
+            return
+        self._core.answer(client, request_id, {"trade": self._view(trade)})
+
+    # --- private -----------------------------------------------------------------------------------
+
+    def _find(self, client: bytes, request_id: int, text: str) -> Trade | None:
+        found = find_by_prefix(text, self._trades.by_id)
+        if isinstance(found, bytes):
+            return self._trades.by_id[found]
+        self._core.refuse(client, request_id, *id_problem(text, found, "trade"))
+        return None
+
+    def _view(self, trade: Trade) -> dict[str, Any]:
+        return trade_view(self._trades, trade, self._core.now.wall_ms)
+
+    def _refuse(self, client: bytes, request_id: int, trade: Trade, reason: RejectReason) -> None:
+        view = self._view(trade)
+        side = "buys" if view["side"] == "buy" else "sells"
+        default = (
+            f"that is for the other party to say: this node {side} the base"
+            if reason is RejectReason.WRONG_PARTY
+            else f"its state is {trade.state.value}"
+        )
+        why = _REFUSALS.get(reason, default)
+        if reason not in _REFUSALS and reason not in {
+            RejectReason.WRONG_STATE,
+            RejectReason.WRONG_PARTY,
+        }:
+            why = reason.value
+        message = f"trade {trade.trade_id.hex()[:12]}: {why}"
+        self._core.refuse(client, request_id, reason, message)
+
+
+def _foreign_view(found: FoundOrder) -> dict[str, Any]:
+    order = found.order
+    return {
+        "order_id": found.order_id.hex(),
+        "maker": to_text(found.maker),
+        "market": order.market,
+        "side": order.side,
+        "price_ticks": order.price_ticks,
+        "quantity_lots": order.quantity_lots,
+        "minimum_lots": order.minimum_lots,
+        "filled_lots": order.quantity_lots - found.remaining_lots,
+        "held_lots": found.held_lots,
+        "remaining_lots": found.remaining_lots,
+        "dropped_lots": 0,
+        "state": "open",
+        "close_reason": "",
+        "created_ms": 0,
+        "expires_at_ms": order.expires_at_ms,
+        "renew": False,
+        "all_or_none": bool(order.flags & 1),
+        "time_in_force": order.time_in_force,
+    }
