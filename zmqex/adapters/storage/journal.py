@@ -1,0 +1,307 @@
+"""The journal: the truth about orders, trades and money, as SQL tables that verify what is written.
+
+The kernel decides, the journal records, SQL verifies: a row is replaced only if its stored revision
+is the one before, ids and payment hashes are unique, and what all trades of an order claim must fit
+into it.  A disagreement is a StorageError: nothing of that transaction is kept and the node stops.
+Each row keeps its facts as columns for the checks and the whole record as MessagePack.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from zmqex.adapters.storage.database import CommitHook, Database
+from zmqex.errors import StorageError
+from zmqex.kernel.records import (
+    DropOutbox,
+    DropPeer,
+    KnownPeer,
+    OutboxLine,
+    OwnBatch,
+    OwnOrder,
+    PutBatch,
+    PutCommand,
+    PutCounter,
+    PutLine,
+    PutOrder,
+    PutOutbox,
+    PutPeer,
+    PutTrade,
+    Record,
+    Snapshot,
+    Trade,
+    TradeLine,
+    Write,
+)
+
+R = TypeVar("R", bound=Record)
+
+MIGRATIONS: Final = (
+    """
+    CREATE TABLE own_order (
+        order_id BLOB PRIMARY KEY, state TEXT NOT NULL, revision INTEGER NOT NULL,
+        created_ms INTEGER NOT NULL, record BLOB NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE trade (
+        trade_id BLOB PRIMARY KEY, role TEXT NOT NULL, taker BLOB NOT NULL, take_id BLOB NOT NULL,
+        order_id BLOB NOT NULL, state TEXT NOT NULL, revision INTEGER NOT NULL,
+        quantity_lots INTEGER NOT NULL CHECK (quantity_lots >= 0),
+        claimed_lots INTEGER NOT NULL CHECK (claimed_lots BETWEEN 0 AND quantity_lots),
+        fence INTEGER NOT NULL, created_ms INTEGER NOT NULL, record BLOB NOT NULL,
+        UNIQUE (taker, take_id)
+    ) WITHOUT ROWID;
+    CREATE INDEX trade_by_order ON trade (order_id) WHERE role = 'maker';
+    -- A hash belongs to one trade for ever, also after a fresh invoice has replaced it.
+    CREATE TABLE payment_hash (
+        payment_hash BLOB PRIMARY KEY, trade_id BLOB NOT NULL REFERENCES trade
+    ) WITHOUT ROWID;
+    CREATE TABLE own_batch (
+        market TEXT NOT NULL, epoch INTEGER NOT NULL, sequence INTEGER NOT NULL,
+        record BLOB NOT NULL, PRIMARY KEY (market, epoch, sequence)
+    ) WITHOUT ROWID;
+    CREATE TABLE trade_line (
+        position INTEGER PRIMARY KEY AUTOINCREMENT, trade_id BLOB NOT NULL REFERENCES trade,
+        digest BLOB NOT NULL UNIQUE, record BLOB NOT NULL
+    );
+    CREATE INDEX trade_line_by_trade ON trade_line (trade_id);
+    CREATE TABLE outbox (
+        position INTEGER PRIMARY KEY AUTOINCREMENT, trade_id BLOB NOT NULL REFERENCES trade,
+        digest BLOB NOT NULL UNIQUE, record BLOB NOT NULL
+    );
+    CREATE TABLE peer (identity BLOB PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE command (key TEXT PRIMARY KEY, made BLOB NOT NULL) WITHOUT ROWID;
+    """,
+)
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Journal:
+    """One node's journal file."""
+
+    def __init__(self, path: Path, *, on_commit: CommitHook | None = None) -> None:
+        """Open or create it; raises ConfigError or StorageError as `Database` does."""
+        self.path = path
+        self._database = Database(path, MIGRATIONS, on_commit=on_commit)
+
+    @property
+    def commits(self) -> int:
+        """How many transactions were committed since it was opened."""
+        return self._database.commits
+
+    def commit(
+        self, writes: tuple[Write, ...], done: Callable[[StorageError | None], None]
+    ) -> None:
+        """Commit all writes or none; `done` is called in the writer thread once they are on disk."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            for write in writes:
+                _WRITERS[type(write)](connection, write)
+
+        self._database.submit(work, done)
+
+    def load(self) -> Snapshot:
+        """Everything that a kernel is restored from; blocks."""
+        return self._database.read(_load).result()
+
+    def read(self, work: Callable[[sqlite3.Connection], Any]) -> Future[Any]:
+        """Run a query on what is committed."""
+        return self._database.read(work)
+
+    def close(self) -> None:
+        """Commit what is queued and close."""
+        self._database.close()
+
+
+def _load(connection: sqlite3.Connection) -> Snapshot:
+    def rows(query: str, kind: type[R]) -> tuple[R, ...]:
+        decoder = msgspec.msgpack.Decoder(kind)
+        return tuple(decoder.decode(raw) for (raw,) in connection.execute(query))
+
+    return Snapshot(
+        orders=rows("SELECT record FROM own_order ORDER BY created_ms, order_id", OwnOrder),
+        trades=rows("SELECT record FROM trade ORDER BY created_ms, trade_id", Trade),
+        batches=rows("SELECT record FROM own_batch ORDER BY market, epoch, sequence", OwnBatch),
+        lines=rows("SELECT record FROM trade_line ORDER BY position", TradeLine),
+        outbox=rows("SELECT record FROM outbox ORDER BY position", OutboxLine),
+        peers=rows("SELECT record FROM peer", KnownPeer),
+        counters=tuple(connection.execute("SELECT name, value FROM counter ORDER BY name")),
+        commands=tuple(connection.execute("SELECT key, made FROM command ORDER BY key")),
+    )
+
+
+# --- one writer per kind of write ------------------------------------------------------------------
+
+
+def _put_order(connection: sqlite3.Connection, write: PutOrder) -> None:
+    order = write.order
+    values = (order.state, order.revision, _encode(order), order.order_id)
+    if order.revision == 1:
+        _insert(
+            connection,
+            "INSERT INTO own_order (state, revision, record, order_id, created_ms) "
+            "VALUES (?, ?, ?, ?, ?)",
+            (*values, order.created_ms),
+        )
+        return
+    changed = connection.execute(
+        "UPDATE own_order SET state = ?, revision = ?, record = ? "
+        "WHERE order_id = ? AND revision = ?",
+        (*values, order.revision - 1),
+    )
+    _one_row(changed, f"order {order.order_id.hex()} revision {order.revision}")
+
+
+def _put_trade(connection: sqlite3.Connection, write: PutTrade) -> None:
+    trade = write.trade
+    values = (
+        trade.state.value,
+        trade.revision,
+        trade.quantity_lots,
+        write.claimed_lots,
+        trade.fence,
+        _encode(trade),
+        trade.trade_id,
+    )
+    if trade.revision == 1:
+        _insert(
+            connection,
+            "INSERT INTO trade (state, revision, quantity_lots, claimed_lots, fence, record, "
+            "trade_id, role, taker, take_id, order_id, created_ms) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                *values,
+                trade.role.value,
+                trade.taker,
+                trade.take_id,
+                trade.order_id,
+                trade.created_ms,
+            ),
+        )
+    else:
+        changed = connection.execute(
+            "UPDATE trade SET state = ?, revision = ?, quantity_lots = ?, claimed_lots = ?, "
+            "fence = ?, record = ? WHERE trade_id = ? AND revision = ?",
+            (*values, trade.revision - 1),
+        )
+        _one_row(changed, f"trade {trade.trade_id.hex()} revision {trade.revision}")
+    if trade.payment_hash:
+        _claim_hash(connection, trade)
+    if write.claimed_lots:
+        _check_claims(connection, write)
+
+
+def _claim_hash(connection: sqlite3.Connection, trade: Trade) -> None:
+    connection.execute(
+        "INSERT INTO payment_hash VALUES (?, ?) ON CONFLICT DO NOTHING",
+        (trade.payment_hash, trade.trade_id),
+    )
+    (owner,) = connection.execute(
+        "SELECT trade_id FROM payment_hash WHERE payment_hash = ?", (trade.payment_hash,)
+    ).fetchone()
+    if owner != trade.trade_id:
+        msg = f"payment hash {trade.payment_hash.hex()} belongs to another trade"
+        raise StorageError(msg)
+
+
+def _check_claims(connection: sqlite3.Connection, write: PutTrade) -> None:
+    """No lot is sold twice: what all trades of the order hold or have filled fits into it."""
+    (claimed,) = connection.execute(
+        "SELECT sum(claimed_lots) FROM trade WHERE role = 'maker' AND order_id = ?",
+        (write.trade.order_id,),
+    ).fetchone()
+    if claimed > write.capacity_lots:
+        msg = (
+            f"order {write.trade.order_id.hex()} would be oversold: {claimed} lots are claimed, "
+            f"it has {write.capacity_lots}"
+        )
+        raise StorageError(msg)
+
+
+def _put_batch(connection: sqlite3.Connection, write: PutBatch) -> None:
+    batch = write.batch
+    _insert(
+        connection,
+        "INSERT INTO own_batch VALUES (?, ?, ?, ?)",
+        (batch.market, batch.epoch, batch.sequence, _encode(batch)),
+    )
+
+
+def _put_line(connection: sqlite3.Connection, write: PutLine) -> None:
+    line = write.line
+    connection.execute(
+        "INSERT INTO trade_line (trade_id, digest, record) VALUES (?, ?, ?) "
+        "ON CONFLICT (digest) DO NOTHING",
+        (line.trade_id, line.digest, _encode(line)),
+    )
+
+
+def _put_outbox(connection: sqlite3.Connection, write: PutOutbox) -> None:
+    line = write.line
+    _insert(
+        connection,
+        "INSERT INTO outbox (trade_id, digest, record) VALUES (?, ?, ?)",
+        (line.trade_id, line.digest, _encode(line)),
+    )
+
+
+def _drop_outbox(connection: sqlite3.Connection, write: DropOutbox) -> None:
+    connection.execute("DELETE FROM outbox WHERE digest = ?", (write.digest,))
+
+
+def _put_peer(connection: sqlite3.Connection, write: PutPeer) -> None:
+    connection.execute(
+        "INSERT INTO peer VALUES (?, ?) ON CONFLICT (identity) DO UPDATE SET record = excluded.record",
+        (write.peer.identity, _encode(write.peer)),
+    )
+
+
+def _drop_peer(connection: sqlite3.Connection, write: DropPeer) -> None:
+    connection.execute("DELETE FROM peer WHERE identity = ?", (write.identity,))
+
+
+def _put_counter(connection: sqlite3.Connection, write: PutCounter) -> None:
+    connection.execute(
+        "INSERT INTO counter VALUES (?, ?) "
+        "ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)",
+        (write.name, write.value),
+    )
+
+
+def _put_command(connection: sqlite3.Connection, write: PutCommand) -> None:
+    _insert(connection, "INSERT INTO command VALUES (?, ?)", (write.key, write.order_id))
+
+
+_WRITERS: Final[dict[type[Write], Callable[[sqlite3.Connection, Any], None]]] = {
+    PutOrder: _put_order,
+    PutTrade: _put_trade,
+    PutBatch: _put_batch,
+    PutLine: _put_line,
+    PutOutbox: _put_outbox,
+    DropOutbox: _drop_outbox,
+    PutPeer: _put_peer,
+    DropPeer: _drop_peer,
+    PutCounter: _put_counter,
+    PutCommand: _put_command,
+}
+
+
+def _insert(connection: sqlite3.Connection, query: str, values: tuple[object, ...]) -> None:
+    try:
+        connection.execute(query, values)
+    except sqlite3.IntegrityError as error:
+        msg = f"the journal contradicts the kernel: {error}"
+        raise StorageError(msg) from error
+
+
+def _one_row(cursor: sqlite3.Cursor, what: str) -> None:
+    if cursor.rowcount != 1:
+        msg = f"the journal contradicts the kernel: it does not have what comes before {what}"
+        raise StorageError(msg)
