@@ -182,8 +182,6 @@ DHT_CONTACT_FORGET_MS: Final = 15 * MINUTE_MS
 DHT_RATE_PER_SECOND: Final = 20
 DHT_RATE_BURST: Final = 100
 DHT_RATE_HOSTS_MAX: Final = 4_096
-# Beyond this many bytes waiting in the socket, answers are dropped: UDP may lose them anyway.
-DHT_SEND_BUFFER_BYTES_MAX: Final = 256 * 1024
 
 # --- storage ---------------------------------------------------------------------------------
 # Beyond this a group's first caller waits longer for the last one than for the disk.
