@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 STAMP = VENV / "stamp"
 LOG_LINES = 15
+LINE_CHARS = 300
 # A user's settings that would make another Python or another place take part.
 FOREIGN = ("PYTHONHOME", "PYTHONPATH", "PIP_REQUIRE_VIRTUALENV", "PIP_TARGET", "PIP_USER")
 
@@ -36,9 +37,7 @@ def main() -> int:
         try:
             _make(stamp, anew=not mend)
         except (OSError, subprocess.CalledProcessError) as error:
-            _say(
-                f"failed\n{_reason(error)}\nzmqex: the environment could not be made; try again.\n"
-            )
+            _say(f"failed\n{_reason(error)}\nNothing is ready yet; the next start tries again.\n")
             return 2
         except KeyboardInterrupt:
             _say("interrupted\n")
@@ -103,7 +102,8 @@ def _reason(error: OSError | subprocess.CalledProcessError) -> str:
     """Answer the last lines that the failed command said, or the system's own words."""
     if isinstance(error, OSError):
         return str(error)
-    return "\n".join(str(error.stdout).strip().splitlines()[-LOG_LINES:])
+    lines = str(error.stdout).strip().splitlines()[-LOG_LINES:]
+    return "\n".join(line[:LINE_CHARS] for line in lines)
 
 
 def _say(text: str) -> None:
