@@ -144,9 +144,12 @@ class Database:
     def _commit(self, group: list[_Item]) -> list[Any]:
         self._check_process()
         self._connection.execute("BEGIN IMMEDIATE")
-        results = [item.work(self._connection) for item in group]
-        if not self._connection.in_transaction:
-            raise StorageError("a work item ended the transaction of its group")
+        results = []
+        for item in group:
+            results.append(item.work(self._connection))
+            # At once: what follows would be committed piece by piece.
+            if not self._connection.in_transaction:
+                raise StorageError("a work item ended the transaction of its group")
         self._on_commit("before", self._commits + 1)
         self._connection.execute("COMMIT")
         self._commits += 1
