@@ -91,6 +91,11 @@ class DiscoveryUnavailableError(UnavailableError):
 class RejectedError(ZmqexError):
     """An outside thing refused for good; asking the same again gives the same answer."""
 
+    def __init__(self, reason: RejectReason, message: str) -> None:
+        """Say why in one word and in a sentence."""
+        super().__init__(message)
+        self.reason = reason
+
 
 class IndeterminateError(ZmqexError):
     """An outside thing may or may not have acted: look it up by its hash before acting again."""

@@ -63,7 +63,7 @@ TAKE_AGE_MAX_MS: Final = 60 * SECOND_MS
 # The receiver's and the sender's clock may differ by this much.
 CLOCK_SKEW_MAX_MS: Final = 30 * SECOND_MS
 # One taker's holds that are not paid yet, over all our orders and on one order.
-HOLDS_PER_TAKER_MAX: Final = 4
+HOLDS_PER_TAKER_MAX: Final = 16
 HOLDS_PER_ORDER_AND_TAKER_MAX: Final = 1
 # How long a taker waits for an answer to a take before it tries the next maker: three makers fit
 # into the five seconds that a user waits without doubt.
@@ -121,6 +121,62 @@ LOG_PAGE_BATCHES_MAX: Final = 128
 LOG_PAGE_BYTES_MAX: Final = 48 * 1024
 # Records or heartbeats in one answer: 32 of at most 900 bytes fit a frame with room.
 PEERS_PAGE_MAX: Final = 32
+# What a server keeps of one log to serve it: years of a busy maker, and all logs still fit memory.
+LOG_BYTES_KEPT_MAX: Final = 16 * 1024 * 1024
+# Makers whose logs are followed; more than the network has today by far.
+MAKERS_MAX: Final = 1_024
+# Batches of one log that wait for one before them: 64 of 25 KB in the worst case.
+GAP_BATCHES_MAX: Final = 64
+# A gap that another path closes within this time is not worth a question.
+GAP_WAIT_MS: Final = 20
+# Envelopes whose signatures are being checked; what comes beyond is dropped and asked for again.
+VERIFYING_MAX: Final = 20_000
+# Three heartbeats may be lost before a maker counts as silent.
+HEARTBEAT_EVERY_MS: Final = 5 * SECOND_MS
+SILENT_MS: Final = 15 * SECOND_MS
+# Held and remaining change with every take; readers need no more than this of one order.
+UPDATE_EVERY_MS: Final = 250
+# A proof of a fork costs two signature checks: one a second, a few at once.
+FORK_PROOFS_PER_SECOND: Final = 1
+FORK_PROOFS_BURST: Final = 8
+# A stranger that has been connected for this long is a stranger no more.
+STRANGER_MS: Final = HOUR_MS
+
+# --- sessions with peers ---------------------------------------------------------------------
+# Ten strings, four keys and three endpoints with room for long host names.
+RECORD_BYTES_MAX: Final = 900
+RECORD_LIFE_MS: Final = DAY_MS
+# A hello takes one round trip; a connection that says nothing for so long is dialled again.
+DIAL_FORGET_MS: Final = 5 * SECOND_MS
+DIALS_AT_ONCE_MAX: Final = 64
+DIAL_QUEUE_MS: Final = 200
+# Back-off of an address: doubled per failure, with a quarter of jitter either way.
+BACK_OFF_FIRST_MS: Final = SECOND_MS
+BACK_OFF_LAST_MS: Final = MINUTE_MS
+# An address that once proved a peer is tried sooner: that peer may just restart.
+BACK_OFF_PROVEN_FIRST_MS: Final = 250
+BACK_OFF_PROVEN_LAST_MS: Final = 15 * SECOND_MS
+# Addresses that failed since, and were not found again for this long, are forgotten.
+ADDRESS_FORGET_MS: Final = HOUR_MS
+ADDRESSES_MAX: Final = 1_024
+# The address book keeps peers that were not seen for a month.
+PEER_FORGET_MS: Final = 30 * DAY_MS
+# Peers with open sockets, and peers that are remembered.
+PEERS_MAX: Final = 256
+PEERS_KNOWN_MAX: Final = 1_024
+# A request that has no answer by then has none.
+REQUEST_DEADLINE_MS: Final = 3 * SECOND_MS
+REQUESTS_PENDING_MAX: Final = 4_096
+# A peer's requests: a burst of a book's worth of pages, then a steady rate.
+REQUESTS_PER_SECOND: Final = 100
+REQUESTS_BURST: Final = 500
+REQUEST_SOURCES_MAX: Final = 1_024
+# Unanswered requests in a row after which the peer's hello socket is asked.
+TIMEOUTS_BEFORE_HELLO: Final = 2
+# Points of blame that ban a peer, how long, and how soon half of them are forgotten.
+PENALTY_BAN: Final = 100
+BAN_MS: Final = 10 * MINUTE_MS
+PENALTY_HALF_LIFE_MS: Final = MINUTE_MS
 
 # --- discovery (DHT) -------------------------------------------------------------------------
 # A grape answers with all peers that it knows; more than this is a flood, not an answer.
@@ -190,3 +246,9 @@ COMMIT_GROUP_MAX: Final = 1_000
 WAL_BYTES_MAX: Final = 4 * 1024 * 1024
 # Keys and settings are far smaller; anything bigger is not ours.
 PRIVATE_FILE_BYTES_MAX: Final = 1024 * 1024
+
+# --- play Lightning --------------------------------------------------------------------------
+# What a play node starts with: 10 BTC.
+PLAY_BALANCE_MSAT: Final = 10 * 100_000_000 * 1_000
+# BOLT 11's usual final lock for an invoice: LND's default of today.
+MIN_FINAL_CLTV_BLOCKS: Final = 40

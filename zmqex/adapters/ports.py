@@ -82,15 +82,14 @@ class LightningInfo(msgspec.Struct, frozen=True):
 class Lightning(Protocol):
     """A Lightning backend.
 
-    Errors: LightningUnavailableError (nothing was started), RejectedError (final; `.args[1]` is
-    the RejectReason), IndeterminateError (look up by payment hash before anything else).
+    Errors: LightningUnavailableError (nothing was started), RejectedError (final; `.reason`), IndeterminateError (look up by payment hash before anything else).
     """
 
     async def info(self) -> LightningInfo:
         """Who and how rich the backend is."""
 
     async def create_invoice(
-        self, preimage: bytes, *, amount_msat: int, memo: str, expiry_s: int, min_final_cltv: int
+        self, preimage: bytes, *, amount_msat: int, memo: str, expiry_s: int
     ) -> str:
         """Make an invoice for a preimage of ours; the same preimage and terms again: the same."""
 

@@ -197,12 +197,18 @@ class Admission:
         if take.price_ticks != order.price_ticks:
             return RejectReason.PRICE_CHANGED
         if order.side == "sell" and (
-            take.payment_hash is None or self._trades.by_hash(take.payment_hash) is not None
+            take.payment_hash is None or self._hash_is_known(take.payment_hash)
         ):
             return RejectReason.WRONG_PAYMENT_HASH
         if self._too_many_holds(take):
             return RejectReason.TOO_MANY_HOLDS
         return self._orders.acceptable_lots(take.order_id, take.quantity_lots)
+
+    def _hash_is_known(self, payment_hash: bytes) -> bool:
+        return self._trades.by_hash(payment_hash) is not None or any(
+            reservation.trade.payment_hash == payment_hash
+            for reservation in self._reserving.values()
+        )
 
     def _too_many_holds(self, take: Take) -> bool:
         unpaid = [

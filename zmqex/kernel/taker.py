@@ -243,8 +243,11 @@ class Taker:
     def _why_not(self, trade: Trade, accept: Accept) -> RejectReason | None:
         instrument = self._core.currencies.instrument(trade.market)
         legs = amounts(instrument, accept.quantity_lots, trade.price_ticks)
+        # A hash of another trade would contradict the journal, and pay two trades at once.
+        other = self._trades.by_hash(self._hash_of(trade, accept))
         sound = (
-            accept.trade_id == trade.trade_id
+            (other is None or other.trade_id == trade.trade_id)
+            and accept.trade_id == trade.trade_id
             and accept.take_digest == trade.take_digest
             and 0 < accept.quantity_lots <= trade.quantity_lots
             and (accept.base_msat, accept.quote_units) == (legs.base_msat, legs.quote_units)
