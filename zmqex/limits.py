@@ -252,3 +252,5 @@ PRIVATE_FILE_BYTES_MAX: Final = 1024 * 1024
 PLAY_BALANCE_MSAT: Final = 10 * 100_000_000 * 1_000
 # BOLT 11's usual final lock for an invoice: LND's default of today.
 MIN_FINAL_CLTV_BLOCKS: Final = 40
+# Play payments that our own ledger is asked for at the same time.
+PLAY_PAYMENTS_AT_ONCE_MAX: Final = 256

@@ -32,7 +32,7 @@ class Log(Effect):
     facts: dict[str, Any]
 
 
-# --- peers -----------------------------------------------------------------------------------------
+# --- peers -------------------------------------------------------------------------------------
 
 
 class DialHello(Effect):
@@ -96,7 +96,7 @@ class Publish(Effect):
     envelope: bytes
 
 
-# --- holds: keyed by (order, trade), owned by the fence ---------------------------------------------
+# --- holds: keyed by (order, trade), owned by the fence ----------------------------------------
 
 
 class ReserveHold(Effect):
@@ -137,7 +137,7 @@ class RebuildHolds(Effect):
     rows: tuple[tuple[bytes, bytes, int, int, int], ...]
 
 
-# --- Lightning: all revealing, so the intent is on disk before the outside hears of it --------------
+# --- Lightning: all revealing, so the intent is on disk before the outside hears of it ---------
 
 
 class CreateInvoice(Effect):
@@ -181,7 +181,27 @@ class LookupPayment(Effect):
     payment_hash: bytes
 
 
-# --- the operator ----------------------------------------------------------------------------------
+class PlayPayEnded(Effect):
+    """The payee's answer to a play payment.
+
+    `reason` alone: refused for good.  Neither: no answer, so nothing is known.
+    """
+
+    ticket: int
+    preimage: bytes | None
+    reason: str
+
+
+class CreditPlay(Effect):
+    """A peer pays a play invoice of ours; answered by `PlayCredited`."""
+
+    ticket: int
+    payment_hash: bytes
+    amount_msat: int
+    payer_node: bytes
+
+
+# --- the operator ------------------------------------------------------------------------------
 
 
 class AnswerCommand(Effect):

@@ -47,7 +47,7 @@ class Woke(Event):
     slept_ms: int
 
 
-# --- peers -----------------------------------------------------------------------------------------
+# --- peers -------------------------------------------------------------------------------------
 
 
 class CandidatesFound(Event):
@@ -109,7 +109,7 @@ class Verified(Event):
     valid: tuple[bool, ...]
 
 
-# --- holds -----------------------------------------------------------------------------------------
+# --- holds -------------------------------------------------------------------------------------
 
 
 class HoldAnswered(Event):
@@ -119,6 +119,10 @@ class HoldAnswered(Event):
     outcome: Literal["reserved", "already_yours", "full"]
 
 
+class HoldsForgotten(Event):
+    """The hold server was started anew or may have lost something."""
+
+
 class HoldFailed(Event):
     """The hold server did not answer a `ReserveHold`; nothing is known about the hold."""
 
@@ -126,7 +130,7 @@ class HoldFailed(Event):
     retry_after_ms: int
 
 
-# --- Lightning -------------------------------------------------------------------------------------
+# --- Lightning ---------------------------------------------------------------------------------
 
 InvoiceState = Literal["unknown", "open", "accepted", "settled", "canceled"]
 PaymentState = Literal["none", "in_flight", "succeeded", "failed"]
@@ -168,7 +172,28 @@ class LightningFailed(Event):
     why: str
 
 
-# --- the operator ----------------------------------------------------------------------------------
+# --- play money travels over the peers' connections -------------------------------------------
+
+
+class PlayPayWanted(Event):
+    """Our play backend wants to pay; ends in one `PlayPayEnded` with this ticket."""
+
+    ticket: int
+    payee_node: bytes
+    payment_hash: bytes
+    amount_msat: int
+    payer_node: bytes
+
+
+class PlayCredited(Event):
+    """Our play backend has answered a `CreditPlay`: the preimage, or None and why not."""
+
+    ticket: int
+    preimage: bytes | None
+    reason: str
+
+
+# --- the operator ------------------------------------------------------------------------------
 
 
 class CommandReceived(Event):

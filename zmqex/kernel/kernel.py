@@ -26,11 +26,14 @@ from zmqex.kernel.events import (
     HelloFailed,
     HoldAnswered,
     HoldFailed,
+    HoldsForgotten,
     InvoiceCreated,
     InvoiceSeen,
     LightningFailed,
     Now,
     PaymentSeen,
+    PlayCredited,
+    PlayPayWanted,
     ReplyReceived,
     RequestReceived,
     Started,
@@ -44,6 +47,7 @@ from zmqex.kernel.maker import Maker
 from zmqex.kernel.matches import Matching
 from zmqex.kernel.operator import Operator
 from zmqex.kernel.orders import OwnOrders
+from zmqex.kernel.play import PlayRelay
 from zmqex.kernel.publisher import Publisher
 from zmqex.kernel.records import Snapshot, Trade
 from zmqex.kernel.replicas import Replicas
@@ -84,6 +88,7 @@ class Kernel:
         self.operator = Operator(
             self.core, self.replicas, self.trades, self.orders, self.maker, self.taker
         )
+        self.play = PlayRelay(self.core, self.sessions)
         self._restored = restored
         self.trades.restore(restored.trades, restored.lines, restored.outbox)
         self.orders.restore(restored.orders)
@@ -102,6 +107,9 @@ class Kernel:
             Verified: self.replicas.on_verified,
             HoldAnswered: self.admission.on_hold_answered,
             HoldFailed: self.admission.on_hold_failed,
+            HoldsForgotten: lambda _event: self.admission.rebuild_holds(),
+            PlayPayWanted: self.play.on_wanted,
+            PlayCredited: self.play.on_credited,
             InvoiceCreated: self._on_lightning,
             InvoiceSeen: self._on_lightning,
             PaymentSeen: self._on_lightning,
@@ -138,7 +146,7 @@ class Kernel:
         hasher.update(encoder.encode(sorted(self.core.counters.items())))
         return hasher.digest()
 
-    # --- the life of a node --------------------------------------------------------------------------
+    # --- the life of a node --------------------------------------------------------------------
 
     def _on_started(self, _event: Started) -> None:
         restored, self._restored = self._restored, Snapshot()
@@ -162,7 +170,7 @@ class Kernel:
     def _on_woke(self, event: Woke) -> None:
         self.sessions.on_woke(event)
 
-    # --- Lightning -------------------------------------------------------------------------------------
+    # --- Lightning -----------------------------------------------------------------------------
 
     def _on_lightning(
         self, event: InvoiceCreated | InvoiceSeen | PaymentSeen | LightningFailed
@@ -185,7 +193,7 @@ class Kernel:
     def _side_of(self, trade: Trade) -> Maker | Taker:
         return self.maker if trade.role is TradeRole.MAKER else self.taker
 
-    # --- the operator ------------------------------------------------------------------------------------
+    # --- the operator --------------------------------------------------------------------------
 
     def _on_command(self, event: CommandReceived) -> None:
         client, request_id, command = event.client, event.request_id, event.command
