@@ -35,10 +35,22 @@ _SENTINEL_PORT: Final = 26_379
 class RedisHolds:
     """The hold lock of one node.  Many nodes can share a server: keys carry the identity."""
 
-    def __init__(self, client: Redis, *, identity: bytes, url: str, embedded: bool) -> None:
-        """Use `client` for the keys of `identity`; see `connect` and `in_memory`."""
+    def __init__(
+        self,
+        client: Redis,
+        *,
+        identity: bytes,
+        url: str,
+        embedded: bool,
+        guides: Sequence[Redis] = (),
+    ) -> None:
+        """Use `client` for the keys of `identity`; see `connect` and `in_memory`.
+
+        `guides` are the Sentinels that `client` asks for its server; closed with it.
+        """
         prefix = f"zmqex:{{{identity[:8].hex()}}}:"
         self._client = client
+        self._guides = guides
         self._url = without_password(url)
         self._embedded = embedded
         self._hold = prefix + "hold:"
@@ -63,11 +75,14 @@ class RedisHolds:
         Raises `ConfigError` for any other text.
         """
         try:
-            client = _sentinel(url) if url.startswith("redis+sentinel://") else _direct(url)
+            client, guides = (
+                _sentinel(url) if url.startswith("redis+sentinel://") else (_direct(url), [])
+            )
         except ValueError as error:
-            message = f"--redis {without_password(url)!r} is not a Redis URL: {error}"
-            raise ConfigError(message) from error
-        return cls(client, identity=identity, url=url, embedded=embedded)
+            raise ConfigError(
+                f"--redis {without_password(url)!r} is not a Redis URL: {error}"
+            ) from error
+        return cls(client, identity=identity, url=url, embedded=embedded, guides=guides)
 
     @classmethod
     def in_memory(cls, *, identity: bytes) -> Self:
@@ -78,8 +93,9 @@ class RedisHolds:
         try:
             fakeredis: Any = importlib.import_module("fakeredis")
         except ImportError as error:
-            message = "no hold server here: give --redis URL, or install fakeredis[lua]"
-            raise ConfigError(message) from error
+            raise ConfigError(
+                "no hold server here: give --redis URL, or install fakeredis[lua]"
+            ) from error
         client: Redis = fakeredis.FakeAsyncRedis()
         return cls(client, identity=identity, url=_IN_MEMORY_URL, embedded=True)
 
@@ -102,8 +118,7 @@ class RedisHolds:
                 (self._hold, trade, order, quantity_lots, capacity_lots, fence, ttl_ms),
             )
         if outcome == b"conflict":
-            message = f"trade {trade} already holds something else of order {order}"
-            raise LocalProtocolError(message)
+            raise LocalProtocolError(f"trade {trade} already holds something else of order {order}")
         return HoldAnswer(HoldOutcome(outcome.decode()), int(held))
 
     async def release(self, order_id: bytes, trade_id: bytes, fence: int) -> bool:
@@ -186,7 +201,8 @@ class RedisHolds:
 
     async def close(self) -> None:
         """See `port.Holds`."""
-        await self._client.aclose()
+        for client in (self._client, *self._guides):
+            await client.aclose()
 
     def _keys(self, order: str, trade: str) -> tuple[str, str, str]:
         return self._hold + trade, self._order + order, self._live
@@ -197,8 +213,9 @@ class RedisHolds:
             yield
         except (RedisError, OSError) as error:
             why = str(error) or type(error).__name__
-            message = f"the hold server at {self._url} does not serve: {why}"
-            raise HoldsUnavailableError(message) from error
+            raise HoldsUnavailableError(
+                f"the hold server at {self._url} does not serve: {why}"
+            ) from error
 
 
 def without_password(url: str) -> str:
@@ -220,23 +237,21 @@ def _direct(url: str) -> Redis:
     return Redis.from_pool(pool)
 
 
-def _sentinel(url: str) -> Redis:
+def _sentinel(url: str) -> tuple[Redis, list[Redis]]:
+    """Return a client of the master and those of the Sentinels that know it."""
     parts = urlsplit(url)
     authority = parts.netloc.rpartition("@")[2]
     name, _, database = parts.path.strip("/").partition("/")
     if not (authority and name):
-        message = "redis+sentinel:// needs hosts and the name of the master"
-        raise ValueError(message)
+        raise ValueError("redis+sentinel:// needs hosts and the name of the master")
     hosts = [_host(text) for text in authority.split(",")]
     account = {
         "username": unquote(parts.username) if parts.username else None,
         "password": unquote(parts.password) if parts.password else None,
     }
-    sentinel: Any = Sentinel  # untyped in redis-py
-    client: Redis = sentinel(
-        hosts, sentinel_kwargs=_patience(), **_patience(), **account
-    ).master_for(name, db=int(database or 0))
-    return client
+    untyped: Any = Sentinel
+    sentinel = untyped(hosts, sentinel_kwargs=_patience(), **_patience(), **account)
+    return sentinel.master_for(name, db=int(database or 0)), sentinel.sentinels
 
 
 def _host(text: str) -> tuple[str, int]:
@@ -256,5 +271,4 @@ def _patience() -> dict[str, Any]:
 def _check(**numbers: int) -> None:
     for name, value in numbers.items():
         if not 0 < value <= INTEGER_MAX:
-            message = f"{name} must be 1..{INTEGER_MAX}, not {value}"
-            raise LocalProtocolError(message)
+            raise LocalProtocolError(f"{name} must be 1..{INTEGER_MAX}, not {value}")
