@@ -144,6 +144,7 @@ class CreateInvoice(Effect):
     """Make an invoice for our own preimage."""
 
     trade_id: bytes
+    payment_hash: bytes
     preimage: bytes
     amount_msat: int
     memo: str

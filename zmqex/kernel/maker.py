@@ -85,7 +85,7 @@ class Maker:
         trade, envelope = self._trades.sign(trade, message)
         self._admission.answer(trade, envelope)
 
-    # --- invoices of a buying maker --------------------------------------------------------------------
+    # --- invoices of a buying maker ------------------------------------------------------------
 
     def _create_invoice(self, trade: Trade) -> None:
         left_ms = trade.hold_expires_ms - self._core.now.wall_ms
@@ -97,7 +97,12 @@ class Maker:
             memo = f"PLAY MONEY: {memo}"
         self._core.emit(
             CreateInvoice(
-                trade.trade_id, trade.preimage, trade.base_msat, memo, left_ms // SECOND_MS
+                trade.trade_id,
+                trade.payment_hash,
+                trade.preimage,
+                trade.base_msat,
+                memo,
+                left_ms // SECOND_MS,
             )
         )
 
@@ -146,7 +151,7 @@ class Maker:
         trade = self._trades.move(trade, Input.BASE_SETTLED, reason="")
         self._sold(trade)
 
-    # --- the end of a hold -----------------------------------------------------------------------------
+    # --- the end of a hold ---------------------------------------------------------------------
 
     def _arm(self, trade: Trade) -> None:
         """Set the timer of the state that a trade is in."""
@@ -215,7 +220,7 @@ class Maker:
         self._orders.filled(trade.order_id, trade.quantity_lots)
         self._arm(trade)
 
-    # --- what the taker says -----------------------------------------------------------------------------
+    # --- what the taker says -------------------------------------------------------------------
 
     def on_cancel_asked(self, incoming: Incoming, message: TradeCancel, envelope: bytes) -> Trade:
         """The taker wants out; for a take that we never saw this forbids a later one."""
@@ -308,7 +313,7 @@ class Maker:
         self.pay(trade)
         return None
 
-    # --- what our operator says ------------------------------------------------------------------------
+    # --- what our operator says ----------------------------------------------------------------
 
     def say_sent(self, trade: Trade, reference: str) -> Trade:
         """We have sent the quote (a buying maker, after base has settled)."""
@@ -414,7 +419,7 @@ class Maker:
     def _extend_again(self, key: bytes) -> None:
         self._extend(self._trades.by_id[key])
 
-    # --- after a restart -------------------------------------------------------------------------------
+    # --- after a restart -----------------------------------------------------------------------
 
     def resume(self, trade: Trade) -> None:
         """Take a running trade up again: a look-up before every decision about money."""

@@ -88,7 +88,7 @@ class Taker:
         self._retries: dict[bytes, int] = {}
         self._abandoning: dict[bytes, RejectReason] = {}
 
-    # --- taking ------------------------------------------------------------------------------------
+    # --- taking --------------------------------------------------------------------------------
 
     def take(
         self,
@@ -258,7 +258,7 @@ class Taker:
     def _our_side(self, trade: Trade) -> str:
         return self._trades.our_side(trade)
 
-    # --- paying: a selling taker ---------------------------------------------------------------------
+    # --- paying: a selling taker ---------------------------------------------------------------
 
     def release(self, key: bytes) -> None:
         """Pay a deferred trade now (if it pays by itself)."""
@@ -328,7 +328,7 @@ class Taker:
         trade = self._trades.move(trade, Input.PAY_FAILED, reason=reason.value)
         self._arm(trade)
 
-    # --- the quote leg and the end -------------------------------------------------------------------
+    # --- the quote leg and the end -------------------------------------------------------------
 
     def say_sent(self, trade: Trade, reference: str) -> Trade:
         """We have sent the quote (a buying taker, inside the hold)."""
@@ -391,14 +391,21 @@ class Taker:
         self._arm(trade)
         return trade
 
-    # --- invoices: a buying taker ----------------------------------------------------------------------
+    # --- invoices: a buying taker --------------------------------------------------------------
 
     def _create_invoice(self, trade: Trade) -> None:
         memo = f"zmqex trade {trade.trade_id.hex()[:16]}"
         if self._core.settings.network == "play":
             memo = f"PLAY MONEY: {memo}"
         self._core.emit(
-            CreateInvoice(trade.trade_id, trade.preimage, trade.base_msat, memo, INVOICE_EXPIRY_S)
+            CreateInvoice(
+                trade.trade_id,
+                trade.payment_hash,
+                trade.preimage,
+                trade.base_msat,
+                memo,
+                INVOICE_EXPIRY_S,
+            )
         )
         self._retry(trade)
 
@@ -453,7 +460,7 @@ class Taker:
             self._payment_failed(trade, event.reason)
         # Everything else is looked up by the retry timer.
 
-    # --- timers ----------------------------------------------------------------------------------------
+    # --- timers --------------------------------------------------------------------------------
 
     def _arm(self, trade: Trade) -> None:
         now_ms, key = self._core.now.wall_ms, trade.trade_id
@@ -499,7 +506,7 @@ class Taker:
         self._core.emit(look(key, trade.payment_hash))
         self._retry(trade)
 
-    # --- after a restart -------------------------------------------------------------------------------
+    # --- after a restart -----------------------------------------------------------------------
 
     def resume(self, trade: Trade) -> None:
         """Take a running trade up again: a look-up before every decision about money."""

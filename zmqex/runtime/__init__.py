@@ -1,0 +1,1 @@
+"""The shell around the kernel: the event loop, the journal's gate, and the process."""

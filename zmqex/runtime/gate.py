@@ -1,0 +1,66 @@
+"""Nobody hears of our own state before it is on disk.
+
+Effects that reveal our state wait for the commit of their event and of all earlier ones, first in
+first out.  Events that write nothing wait only while something before them does.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from zmqex.kernel.effects import REVEALING, Effect, Persist
+from zmqex.kernel.records import Write
+
+Commit = Callable[[tuple[Write, ...], Callable[[], None]], None]
+
+
+class _Held:
+    """The revealing effects of one event, and whether the event is on disk."""
+
+    __slots__ = ("effects", "on_disk")
+
+    def __init__(self, effects: list[Effect], *, on_disk: bool) -> None:
+        self.effects = effects
+        self.on_disk = on_disk
+
+
+class Gate:
+    """Lets effects out in order; `carry_out` does one, `commit` writes and calls back when done."""
+
+    def __init__(self, commit: Commit, carry_out: Callable[[Effect], None]) -> None:
+        """Start with nothing held back."""
+        self._commit = commit
+        self._carry_out = carry_out
+        self._held: deque[_Held] = deque()
+
+    @property
+    def waiting(self) -> int:
+        """How many events have effects that wait for the disk."""
+        return len(self._held)
+
+    def pass_through(self, effects: Sequence[Effect]) -> None:
+        """Commit what an event writes, carry out what may go at once, hold back the rest."""
+        revealing: list[Effect] = []
+        held = _Held(revealing, on_disk=True)
+        for effect in effects:
+            if isinstance(effect, Persist):
+                held.on_disk = False
+                self._held.append(held)
+                self._commit(effect.writes, lambda: self._committed(held))
+            elif isinstance(effect, REVEALING):
+                revealing.append(effect)
+            else:
+                self._carry_out(effect)
+        if held.on_disk and revealing:
+            self._held.append(held)
+        self._let_out()
+
+    def _committed(self, held: _Held) -> None:
+        held.on_disk = True
+        self._let_out()
+
+    def _let_out(self) -> None:
+        while self._held and self._held[0].on_disk:
+            for effect in self._held.popleft().effects:
+                self._carry_out(effect)
