@@ -9,10 +9,11 @@ never matches (`matching`), reads no clock, and cannot fail after its first writ
 from __future__ import annotations
 
 import hashlib
-import heapq
 from bisect import bisect_left, insort
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, ValuesView
+from heapq import heapify, heappop, heappush
+from itertools import chain
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -21,7 +22,7 @@ from zmqex.market.orders import BookOrder, Side
 from zmqex.reasons import RejectReason
 
 # Dead entries are swept when they outnumber the living and this many, so each pays for itself once.
-_SWEEP_MIN: Final = 64
+_SWEEP_MIN: Final = 1_024
 _BUY: Final = Side.BUY
 
 
@@ -42,10 +43,10 @@ class Book:
         self.symbol: Final = symbol
         self._orders_max: Final = orders_max
         self._orders: Final[dict[bytes, BookOrder]] = {}
-        self._bids: Final = _Ladder(1)
-        self._asks: Final = _Ladder(-1)
-        self._expiries: list[tuple[int, int, BookOrder]] = []
-        self._arrivals = 0
+        self._bids: Final = _Ladder([], {})
+        self._asks: Final = _Ladder([], {})
+        self._expiries: list[tuple[int, bytes]] = []
+        self._sweep_at = _SWEEP_MIN
 
     def __len__(self) -> int:
         """How many orders rest, hidden ones too."""
@@ -72,21 +73,37 @@ class Book:
         """
         orders = self._orders
         order_id = order.order_id
+        price_ticks = order.price_ticks
+        lots = order.available_lots
         expires_at_ms = order.expires_at_ms
         if (
-            order_id in orders
-            or expires_at_ms <= now_ms
-            or not 0 < order.price_ticks <= INTEGER_MAX
-            or not 0 <= order.available_lots <= INTEGER_MAX
+            expires_at_ms <= now_ms
+            or order_id in orders
+            or not 0 < price_ticks <= INTEGER_MAX
+            or not 0 <= lots <= INTEGER_MAX
             or len(orders) >= self._orders_max
         ):
             return self.why_not(order, now_ms)
-        arrival = self._arrivals
-        self._arrivals = arrival + 1
-        order.arrival = arrival
         orders[order_id] = order
-        (self._bids if order.side is _BUY else self._asks).add(order)
-        heapq.heappush(self._expiries, (expires_at_ms, arrival, order))
+        if order.side is _BUY:
+            keys, queues = self._bids
+            key = price_ticks
+        else:
+            keys, queues = self._asks
+            key = -price_ticks
+        queue = queues.get(key)
+        if queue is None:
+            queue = queues[key] = _Queue()
+        if not lots:
+            queue.hidden += 1
+        elif not queue.lots:
+            insort(keys, key)
+        queue.lots += lots
+        queue.orders[order_id] = order
+        expiries = self._expiries
+        heappush(expiries, (expires_at_ms, order_id))
+        if len(expiries) > self._sweep_at:
+            self._sweep_expiries()
         return None
 
     def cancel(self, order_id: bytes) -> BookOrder | None:
@@ -94,9 +111,28 @@ class Book:
         order = self._orders.pop(order_id, None)
         if order is None:
             return None
-        (self._bids if order.side is _BUY else self._asks).remove(order)
-        if len(self._expiries) > 2 * len(self._orders) + _SWEEP_MIN:
-            self._sweep_expiries()
+        if order.side is _BUY:
+            keys, queues = self._bids
+            key = order.price_ticks
+        else:
+            keys, queues = self._asks
+            key = -order.price_ticks
+        queue = queues[key]
+        del queue.orders[order_id]
+        lots = order.available_lots
+        if not lots:
+            queue.hidden -= 1
+        else:
+            queue.lots = after = queue.lots - lots
+            if not after:
+                del keys[bisect_left(keys, key)]
+        if not queue.orders:
+            del queues[key]
+            return order
+        queue.holes = holes = queue.holes + 1
+        if holes > _SWEEP_MIN and holes > len(queue.orders):
+            queue.orders = dict(queue.orders.items())
+            queue.holes = 0
         return order
 
     def update(self, order_id: bytes, available_lots: int) -> bool:
@@ -108,27 +144,60 @@ class Book:
         order = self._orders.get(order_id)
         if order is None or not 0 <= available_lots <= INTEGER_MAX:
             return False
-        (self._bids if order.side is _BUY else self._asks).change(order, available_lots)
+        if order.side is _BUY:
+            keys, queues = self._bids
+            key = order.price_ticks
+        else:
+            keys, queues = self._asks
+            key = -order.price_ticks
+        queue = queues[key]
+        before = queue.lots
+        queue.lots = after = before + available_lots - order.available_lots
+        queue.hidden += (not available_lots) - (not order.available_lots)
+        order.available_lots = available_lots
+        if after and not before:
+            insort(keys, key)
+        elif before and not after:
+            del keys[bisect_left(keys, key)]
+        return True
+
+    def fill(self, order_id: bytes, quantity_lots: int) -> bool:
+        """Take lots out of an order, which leaves the book when nothing is left to take.
+
+        False (and nothing changes) if the order does not rest here or has less.
+        """
+        order = self._orders.get(order_id)
+        if order is None or not 0 < quantity_lots <= order.available_lots:
+            return False
+        left = order.available_lots - quantity_lots
+        if not left:
+            self.cancel(order_id)
+            return True
+        order.available_lots = left
+        if order.side is _BUY:
+            self._bids.queues[order.price_ticks].lots -= quantity_lots
+        else:
+            self._asks.queues[-order.price_ticks].lots -= quantity_lots
         return True
 
     def expire(self, now_ms: int) -> list[BookOrder]:
         """Remove every order whose time has come; return them, earliest first, then by id."""
         expired: list[BookOrder] = []
         while (due := self.next_expiry_ms()) is not None and due <= now_ms:
-            order = heapq.heappop(self._expiries)[2]
-            self.cancel(order.order_id)
-            expired.append(order)
-        expired.sort(key=_by_expiry)
+            order = self.cancel(heappop(self._expiries)[1])
+            if order is not None:
+                expired.append(order)
         return expired
 
     def next_expiry_ms(self) -> int | None:
         """When `expire` has something to do next; None when nothing rests."""
         expiries = self._expiries
         while expiries:
-            expires_at_ms, arrival, order = expiries[0]
-            if self._rests(order, arrival):
+            expires_at_ms, order_id = expiries[0]
+            order = self._orders.get(order_id)
+            if order is not None and order.expires_at_ms == expires_at_ms:
                 return expires_at_ms
-            heapq.heappop(expiries)
+            heappop(expiries)
         return None
 
     def get(self, order_id: bytes) -> BookOrder | None:
@@ -159,26 +228,26 @@ class Book:
             queue = ladder.queues[keys[index]]
             cumulative_lots += queue.lots
             shown = len(queue.orders) - queue.hidden
-            found.append(Level(ladder.sign * keys[index], queue.lots, cumulative_lots, shown))
+            found.append(Level(abs(keys[index]), queue.lots, cumulative_lots, shown))
         return found
 
     def orders(self, side: Side) -> Iterator[BookOrder]:
-        """Every resting order of `side` that can be taken, best first; do not write meanwhile."""
+        """Every resting order of `side`, best first; hidden ones in their place.
+
+        Do not write meanwhile.
+        """
         ladder = self._bids if side is _BUY else self._asks
-        for key in reversed(ladder.keys):
-            for order in ladder.queues[key].orders.values():
-                if order.available_lots:
-                    yield order
+        for key in sorted(ladder.queues, reverse=True):
+            yield from ladder.queues[key].orders.values()
 
     def crossing(self, side: Side, price_ticks: int) -> Iterator[BookOrder]:
-        """What an order of `side` at that price would meet, best first; do not write meanwhile."""
-        ladder, limit = (self._asks, -price_ticks) if side is _BUY else (self._bids, price_ticks)
-        for key in reversed(ladder.keys):
-            if key < limit:
-                return
-            for order in ladder.queues[key].orders.values():
-                if order.available_lots:
-                    yield order
+        """Every resting order that one of `side` at that price would meet, best first.
+
+        Hidden and expired ones too.  Do not write meanwhile.
+        """
+        if side is _BUY:
+            return chain.from_iterable(_levels_from(self._asks, -price_ticks))
+        return chain.from_iterable(_levels_from(self._bids, price_ticks))
 
     def state_hash(self) -> bytes:
         """BLAKE2b-256 over every order in priority order, hidden ones in their place.
@@ -186,19 +255,21 @@ class Book:
         Two books that answer every question alike have the same hash, whatever their histories.
         """
         digest = hashlib.blake2b(digest_size=32)
-        for ladder in (self._bids, self._asks):
-            for key in sorted(ladder.queues, reverse=True):
-                for order in ladder.queues[key].orders.values():
-                    digest.update(_row(order))
+        for side in (Side.BUY, Side.SELL):
+            for order in self.orders(side):
+                digest.update(_row(order))
         return digest.digest()
 
-    def _rests(self, order: BookOrder, arrival: int) -> bool:
-        """Whether this entry of the expiry queue still stands for a resting order."""
-        return order.arrival == arrival and self._orders.get(order.order_id) is order
-
     def _sweep_expiries(self) -> None:
-        self._expiries = [entry for entry in self._expiries if self._rests(entry[2], entry[1])]
-        heapq.heapify(self._expiries)
+        """Forget the entries of orders that rest no more."""
+        orders = self._orders
+        self._expiries = [
+            entry
+            for entry in self._expiries
+            if (order := orders.get(entry[1])) is not None and order.expires_at_ms == entry[0]
+        ]
+        heapify(self._expiries)
+        self._sweep_at = 2 * len(self._expiries) + _SWEEP_MIN
 
 
 class _Queue:
@@ -213,66 +284,20 @@ class _Queue:
         self.holes = 0  # removals since the dict was last rebuilt: it walks over each
 
 
-class _Ladder:
-    """One side.  The key of a level is its price times `sign`, so that the best is the greatest."""
+class _Ladder(NamedTuple):
+    """One side.  A level's key is its price, negative for asks: the best is the greatest."""
 
-    __slots__ = ("keys", "queues", "sign")
+    keys: list[int]  # sorted; only levels where something can be taken
+    queues: dict[int, _Queue]  # every level
 
-    def __init__(self, sign: int) -> None:
-        self.sign: Final = sign
-        self.keys: Final[list[int]] = []  # sorted; levels where something can be taken
-        self.queues: Final[dict[int, _Queue]] = {}  # all levels
 
-    def add(self, order: BookOrder) -> None:
-        """Put the order at the end of its level."""
-        key = order.price_ticks * self.sign
-        queue = self.queues.get(key)
-        if queue is None:
-            queue = self.queues[key] = _Queue()
-        lots = order.available_lots
-        if not lots:
-            queue.hidden += 1
-        elif not queue.lots:
-            insort(self.keys, key)
-        queue.lots += lots
-        queue.orders[order.order_id] = order
-
-    def remove(self, order: BookOrder) -> None:
-        """Take the order out; an empty level goes with it."""
-        key = order.price_ticks * self.sign
-        queue = self.queues[key]
-        del queue.orders[order.order_id]
-        lots = order.available_lots
-        if lots:
-            queue.lots -= lots
-            if not queue.lots:
-                del self.keys[bisect_left(self.keys, key)]
-        else:
-            queue.hidden -= 1
-        if not queue.orders:
-            del self.queues[key]
+def _levels_from(ladder: _Ladder, limit: int) -> Iterator[ValuesView[BookOrder]]:
+    """The queues of the levels with something to take, best first, down to the key `limit`."""
+    queues = ladder.queues
+    for key in reversed(ladder.keys):
+        if key < limit:
             return
-        queue.holes += 1
-        if queue.holes > len(queue.orders) + _SWEEP_MIN:
-            queue.orders = dict(queue.orders.items())
-            queue.holes = 0
-
-    def change(self, order: BookOrder, available_lots: int) -> None:
-        """Set what can be taken of the order."""
-        key = order.price_ticks * self.sign
-        queue = self.queues[key]
-        before = queue.lots
-        queue.lots = after = before + available_lots - order.available_lots
-        queue.hidden += (not available_lots) - (not order.available_lots)
-        order.available_lots = available_lots
-        if after and not before:
-            insort(self.keys, key)
-        elif before and not after:
-            del self.keys[bisect_left(self.keys, key)]
-
-
-def _by_expiry(order: BookOrder) -> tuple[int, bytes]:
-    return order.expires_at_ms, order.order_id
+        yield queues[key].orders.values()
 
 
 def _row(order: BookOrder) -> bytes:

@@ -24,6 +24,7 @@ from typing import Final
 
 import msgspec
 
+from zmqex.errors import LocalProtocolError
 from zmqex.market.book import Book
 from zmqex.market.orders import (
     BookOrder,
@@ -34,8 +35,10 @@ from zmqex.market.orders import (
 )
 from zmqex.reasons import RejectReason
 
-# Plain integers: IntFlag arithmetic builds an object each time.
+# Plain names for the hot path, where looking up an enum's member costs more than using it.
 _ALL_OR_NONE: Final = int(OrderFlags.ALL_OR_NONE)
+_IOC: Final = TimeInForce.IOC
+_FOK: Final = TimeInForce.FOK
 _NOBODY: Final[frozenset[bytes]] = frozenset()
 
 
@@ -48,7 +51,7 @@ class PlannedFill(msgspec.Struct, frozen=True, gc=False):
     price_ticks: int
 
 
-class Plan(msgspec.Struct, frozen=True):
+class Plan(msgspec.Struct, frozen=True, gc=False):
     """What would happen: filled + resting + cancelled lots are the order's quantity, always.
 
     With a `reason` the whole order is refused: no fills, everything cancelled.  `blocker` is then
@@ -56,15 +59,11 @@ class Plan(msgspec.Struct, frozen=True):
     """
 
     fills: tuple[PlannedFill, ...]
+    filled_lots: int
     resting_lots: int
     cancelled_lots: int
     reason: RejectReason | None = None
     blocker: bytes | None = None
-
-    @property
-    def filled_lots(self) -> int:
-        """What the fills take together."""
-        return sum(fill.quantity_lots for fill in self.fills)
 
     @property
     def notional_lot_ticks(self) -> int:
@@ -88,25 +87,33 @@ def plan(
     quantity_lots = incoming.quantity_lots
     reason = check_terms(incoming, now_ms)
     if reason is not None:
-        return Plan((), 0, quantity_lots, reason)
+        return Plan((), 0, 0, quantity_lots, reason)
     fills: list[PlannedFill] = []
     left = quantity_lots
+    owner = incoming.owner
+    minimum = incoming.minimum_lots
+    filtered = usable is not None or skip_makers is not _NOBODY or skip_orders is not _NOBODY
     for order in book.crossing(incoming.side, incoming.price_ticks):
-        if (
-            order.expires_at_ms <= now_ms
+        lots = order.available_lots
+        if not lots or order.expires_at_ms <= now_ms:
+            continue
+        maker = order.maker
+        if filtered and (
+            maker in skip_makers
             or order.order_id in skip_orders
-            or order.maker in skip_makers
             or (usable is not None and not usable(order))
         ):
             continue
-        if order.maker == incoming.owner:
-            return Plan((), 0, quantity_lots, RejectReason.SELF_TRADE, order.order_id)
-        lots = _takable(order, left, incoming.minimum_lots)
-        if lots:
-            fills.append(PlannedFill(order.order_id, order.maker, lots, order.price_ticks))
-            left -= lots
-            if not left:
-                break
+        if maker == owner:
+            return Plan((), 0, 0, quantity_lots, RejectReason.SELF_TRADE, order.order_id)
+        if lots > left or lots < minimum:
+            lots = _takable(order, left, minimum)
+            if not lots:
+                continue
+        fills.append(PlannedFill(order.order_id, maker, lots, order.price_ticks))
+        left -= lots
+        if not left:
+            break
     return _decide(incoming, tuple(fills), left)
 
 
@@ -138,35 +145,27 @@ def apply(
     """
     if planned.reason is not None:
         return planned.reason
-    fills = planned.fills
-    resting_lots = planned.resting_lots
-    assert planned.filled_lots + resting_lots + planned.cancelled_lots == incoming.quantity_lots
-    rest = BookOrder(
-        order_id,
-        incoming.owner,
-        incoming.side,
-        incoming.price_ticks,
-        resting_lots,
-        incoming.minimum_lots,
-        incoming.flags,
-        incoming.expires_at_ms,
-    )
-    if book.get(order_id) is not None:
-        return RejectReason.DUPLICATE_ORDER
-    reason = book.why_not(rest, now_ms) if resting_lots else None
-    reason = reason or _why_stale(book, incoming, fills, now_ms)
+    reason = _why_stale(book, incoming, planned, now_ms)
     if reason is not None:
         return reason
-    for fill in fills:
-        order = book.get(fill.order_id)
-        assert order is not None
-        left = order.available_lots - fill.quantity_lots
-        if left:
-            book.update(fill.order_id, left)
-        else:
-            book.cancel(fill.order_id)
-    if resting_lots:
-        book.place(rest, now_ms)
+    if planned.resting_lots:
+        rest = BookOrder(
+            order_id,
+            incoming.owner,
+            incoming.side,
+            incoming.price_ticks,
+            planned.resting_lots,
+            incoming.minimum_lots,
+            incoming.flags,
+            incoming.expires_at_ms,
+        )
+        reason = book.place(rest, now_ms)
+        if reason is not None:
+            return reason
+    elif book.get(order_id) is not None:
+        return RejectReason.DUPLICATE_ORDER
+    for fill in planned.fills:
+        book.fill(fill.order_id, fill.quantity_lots)
     return None
 
 
@@ -189,35 +188,42 @@ def _decide(incoming: IncomingOrder, fills: tuple[PlannedFill, ...], left: int) 
     """Turn what could be filled into what the order's instructions make of it."""
     quantity_lots = incoming.quantity_lots
     if incoming.post_only and fills:
-        return Plan((), 0, quantity_lots, RejectReason.WOULD_CROSS, fills[0].order_id)
+        return Plan((), 0, 0, quantity_lots, RejectReason.WOULD_CROSS, fills[0].order_id)
     if not left:
-        return Plan(fills, 0, 0)
+        return Plan(fills, quantity_lots, 0, 0)
     time_in_force = incoming.time_in_force
     all_or_none = incoming.flags & _ALL_OR_NONE
-    if time_in_force is TimeInForce.FOK or (time_in_force is TimeInForce.IOC and all_or_none):
-        return Plan((), 0, quantity_lots, RejectReason.NOT_FILLABLE)
-    if time_in_force is TimeInForce.IOC:
-        return Plan(fills, 0, left)
+    if time_in_force is _FOK or (time_in_force is _IOC and all_or_none):
+        return Plan((), 0, 0, quantity_lots, RejectReason.NOT_FILLABLE)
+    if time_in_force is _IOC:
+        return Plan(fills, quantity_lots - left, 0, left)
     if all_or_none:
-        return Plan((), quantity_lots, 0)
-    return Plan(fills, left, 0)
+        return Plan((), 0, quantity_lots, 0)
+    return Plan(fills, quantity_lots - left, left, 0)
 
 
 def _why_stale(
-    book: Book, incoming: IncomingOrder, fills: tuple[PlannedFill, ...], now_ms: int
+    book: Book, incoming: IncomingOrder, planned: Plan, now_ms: int
 ) -> RejectReason | None:
-    """Why these fills no longer fit the book; None if all of them still do."""
-    seen: set[bytes] = set()
+    """Why the plan no longer fits the book; None if it still does."""
+    fills = planned.fills
+    side = incoming.side
+    lots = planned.resting_lots + planned.cancelled_lots
     for fill in fills:
         order = book.get(fill.order_id)
-        if order is None or order.side is incoming.side or fill.order_id in seen:
+        if order is None or order.side is side:
             return RejectReason.UNKNOWN_ORDER
-        seen.add(fill.order_id)
         if order.price_ticks != fill.price_ticks:
             return RejectReason.PRICE_CHANGED
         if order.expires_at_ms <= now_ms:
             return RejectReason.EXPIRED
-        reason = check_fill(order, fill.quantity_lots)
-        if reason is not None:
-            return reason
+        quantity_lots = fill.quantity_lots
+        if quantity_lots != order.available_lots:
+            reason = check_fill(order, quantity_lots)
+            if reason is not None:
+                return reason
+        lots += quantity_lots
+    once = len(fills) == 1 or len({fill.order_id for fill in fills}) == len(fills)
+    if lots != incoming.quantity_lots or not once:
+        raise LocalProtocolError("this plan was made for another order")
     return None

@@ -43,7 +43,10 @@ class OrderFlags(enum.IntFlag):
     CANCEL_ON_DISCONNECT = 2
 
 
-FLAGS_ALL: Final = OrderFlags.ALL_OR_NONE | OrderFlags.CANCEL_ON_DISCONNECT
+# Plain names and numbers for the hot path: enum arithmetic builds an object each time.
+_FLAGS_UNKNOWN: Final = ~int(OrderFlags.ALL_OR_NONE | OrderFlags.CANCEL_ON_DISCONNECT)
+_IOC: Final = TimeInForce.IOC
+_FOK: Final = TimeInForce.FOK
 
 
 class BookOrder(msgspec.Struct, gc=False):
@@ -62,7 +65,6 @@ class BookOrder(msgspec.Struct, gc=False):
     minimum_lots: int
     flags: int
     expires_at_ms: int
-    arrival: int = 0
 
 
 class IncomingOrder(msgspec.Struct, frozen=True, gc=False):
@@ -96,8 +98,8 @@ def check_terms(order: IncomingOrder, now_ms: int) -> RejectReason | None:
     if order.minimum_lots > order.quantity_lots:
         return RejectReason.MINIMUM_ABOVE_QUANTITY
     time_in_force = order.time_in_force
-    rests = time_in_force is TimeInForce.GTC or time_in_force is TimeInForce.GTD
-    if (order.post_only and not rests) or order.flags & ~FLAGS_ALL:
+    rests = time_in_force is not _IOC and time_in_force is not _FOK
+    if (order.post_only and not rests) or order.flags & _FLAGS_UNKNOWN:
         return RejectReason.CONTRADICTORY_FLAGS
     if rests and order.expires_at_ms <= now_ms:
         return RejectReason.EXPIRED
