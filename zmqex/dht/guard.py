@@ -50,7 +50,7 @@ class Tokens:
         stale = age_ms >= 2 * DHT_TOKEN_LIFE_MS
         self._former = self._randomness(_SECRET_BYTES) if stale else self._secret
         self._secret = self._randomness(_SECRET_BYTES)
-        self._changed_ms = now_ms
+        self._changed_ms += age_ms - age_ms % DHT_TOKEN_LIFE_MS
 
 
 class RateLimit:

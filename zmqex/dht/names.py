@@ -21,6 +21,6 @@ def rendezvous_name(network: str, market: str) -> bytes:
     key = f"{network}:{market.replace('/', '')}".lower()
     room = NAME_BYTES - len(_PREFIX)
     if _PLAIN.fullmatch(key) is None or len(key) > room:
-        digest = hashlib.blake2b(f"{network}:{market}".lower().encode(), person=b"zmqex/name/1")
+        digest = hashlib.blake2b(key.encode(), person=b"zmqex/name/1")
         key = base64.b32encode(digest.digest()).decode().lower()[:room]
     return (_PREFIX + key.ljust(room, ".")).encode()
