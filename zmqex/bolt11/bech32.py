@@ -45,11 +45,11 @@ def read(text: str) -> tuple[str, bytes]:
     if not text.isascii():
         raise InvalidInvoiceError("the invoice holds characters that are not plain ASCII")
     lower = text.lower()
-    if text not in (lower, text.upper()):
+    if text != lower and text != text.upper():
         raise InvalidInvoiceError("the invoice mixes upper and lower case")
-    prefix, separator, symbols = lower.rpartition("1")
-    if not separator:
-        raise InvalidInvoiceError("the invoice has no '1' between its prefix and its content")
+    prefix, _, symbols = lower.rpartition("1")
+    if not prefix:
+        raise InvalidInvoiceError("the invoice has no prefix that ends before a '1'")
     digits = symbols.encode().translate(_TO_DIGIT)
     if b"!" in digits:
         raise InvalidInvoiceError("the invoice holds characters that Bech32 does not have")

@@ -72,7 +72,7 @@ def _fields(draft: Draft) -> Iterator[Field]:
     yield fields.number(fields.FEATURES, draft.features)
     for unknown in draft.unknown_fields:
         digits = bech32.digits_of(unknown.text) or b""
-        yield Field(unknown.tag, fields.read_number(digits), len(digits))
+        yield unknown.tag, fields.read_number(digits), len(digits)
 
 
 def _check(draft: Draft) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from itertools import starmap
 from struct import Struct
-from typing import Final, NamedTuple
+from typing import Final
 
 from zmqex.bolt11.bech32 import SYMBOL_BITS
 from zmqex.bolt11.invoice import Fallback, RouteHop
@@ -66,12 +66,8 @@ _HASH160_BYTES: Final = 20
 _HOP: Final = Struct("!33sQIIH")
 
 
-class Field(NamedTuple):
-    """A field to be written: `value` fills `symbols` symbols."""
-
-    tag: int
-    value: int
-    symbols: int
+# A field to be written: its tag, and a value that fills so many symbols.
+Field = tuple[int, int, int]
 
 
 def is_known(tag: int, digits: bytes) -> bool:
@@ -94,11 +90,13 @@ def read_bytes(digits: bytes) -> bytes:
 
     Raises `InvalidInvoiceError` if what is left is more than padding, or is not zero.
     """
-    length, padding = divmod(len(digits) * SYMBOL_BITS, 8)
-    value = read_number(digits)
+    if not digits:
+        return b""
+    bits, value = len(digits) * SYMBOL_BITS, int(digits, 32)
+    padding = bits & 7
     if padding >= SYMBOL_BITS or value & (1 << padding) - 1:
         raise InvalidInvoiceError("a field of the invoice is not padded with zero bits")
-    return (value >> padding).to_bytes(length, "big")
+    return (value >> padding).to_bytes(bits >> 3, "big")
 
 
 def read_fallback(digits: bytes) -> Fallback:
@@ -130,20 +128,20 @@ def read_route(digits: bytes) -> tuple[RouteHop, ...]:
 
 def number(tag: int, value: int) -> Field:
     """Return a field that holds a number in as few symbols as possible."""
-    return Field(tag, value, -(-value.bit_length() // SYMBOL_BITS))
+    return tag, value, -(-value.bit_length() // SYMBOL_BITS)
 
 
 def octets(tag: int, raw: bytes) -> Field:
     """Return a field that holds bytes, padded with zeros to whole symbols."""
-    symbols = -(-len(raw) * 8 // SYMBOL_BITS)
-    return Field(tag, int.from_bytes(raw, "big") << symbols * SYMBOL_BITS - len(raw) * 8, symbols)
+    bits = len(raw) * 8
+    symbols = -(-bits // SYMBOL_BITS)
+    return tag, int.from_bytes(raw, "big") << symbols * SYMBOL_BITS - bits, symbols
 
 
 def fallback_field(fallback: Fallback) -> Field:
     """Return the field of an address on the chain."""
-    program = octets(FALLBACK, fallback.program)
-    value = fallback.version << program.symbols * SYMBOL_BITS | program.value
-    return Field(FALLBACK, value, program.symbols + 1)
+    tag, program, symbols = octets(FALLBACK, fallback.program)
+    return tag, fallback.version << symbols * SYMBOL_BITS | program, symbols + 1
 
 
 def route_field(hops: tuple[RouteHop, ...]) -> Field:

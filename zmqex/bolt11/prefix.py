@@ -13,8 +13,8 @@ from zmqex.limits import INVOICE_AMOUNT_MSAT_MAX
 _PICO: Final = {"": 10**12, "m": 10**9, "u": 10**6, "n": 10**3, "p": 1}
 _PICO_PER_MSAT: Final = 10
 # 20 digits hold all bitcoin in pico-bitcoin; more are never converted.
-_AMOUNT: Final = re.compile(r"([1-9][0-9]{0,19})([munp]?)")
-_PREFIX: Final = re.compile(r"ln(bcrt|bc|tbs|tb|sb)(|[0-9].*)", re.DOTALL)
+_PREFIX: Final = re.compile(r"ln(bcrt|bc|tbs|tb|sb)(?:([1-9][0-9]{0,19})([munp]?))?")
+_NETWORK: Final = re.compile(r"ln(?:bcrt|bc|tbs|tb|sb)(?:[0-9]|\Z)")
 _NETWORKS: Final = {network.value: network for network in InvoiceNetwork}
 
 
@@ -25,9 +25,13 @@ def read(prefix: str) -> tuple[InvoiceNetwork, int | None]:
     """
     match = _PREFIX.fullmatch(prefix)
     if match is None:
+        if _NETWORK.match(prefix):
+            raise InvalidInvoiceError(
+                "the invoice's amount is no number with m, u, n, p or nothing"
+            )
         raise InvalidInvoiceError("the invoice is for no network that is known here")
-    network, amount = match.groups()
-    return _NETWORKS[network], _amount_msat(amount) if amount else None
+    network, number, letter = match.groups()
+    return _NETWORKS[network], _amount_msat(number, letter) if number else None
 
 
 def write(network: InvoiceNetwork, amount_msat: int | None) -> str:
@@ -35,15 +39,11 @@ def write(network: InvoiceNetwork, amount_msat: int | None) -> str:
     if amount_msat is None:
         return f"ln{network.value}"
     pico = amount_msat * _PICO_PER_MSAT
-    letter, unit = next(entry for entry in _PICO.items() if pico % entry[1] == 0)
-    return f"ln{network.value}{pico // unit}{letter}"
+    letter = next(filter(lambda letter: pico % _PICO[letter] == 0, _PICO))
+    return f"ln{network.value}{pico // _PICO[letter]}{letter}"
 
 
-def _amount_msat(text: str) -> int:
-    match = _AMOUNT.fullmatch(text)
-    if match is None:
-        raise InvalidInvoiceError("the invoice's amount is not a number with m, u, n, p or nothing")
-    number, letter = match.groups()
+def _amount_msat(number: str, letter: str) -> int:
     amount_msat, rest = divmod(int(number) * _PICO[letter], _PICO_PER_MSAT)
     if rest:
         raise InvalidInvoiceError("the invoice's amount is not a whole number of millisatoshi")
