@@ -22,7 +22,7 @@ class CommandBase(msgspec.Struct, frozen=True, tag_field="command", forbid_unkno
     """Base of all commands."""
 
 
-class PlaceOrder(CommandBase, tag="place_order"):
+class PlaceOrder(CommandBase, frozen=True, tag="place_order"):
     """Match against the book, take what crosses from its makers, rest what is left.
 
     Answered when every take has ended one way or another:
@@ -52,7 +52,7 @@ class PlaceOrder(CommandBase, tag="place_order"):
     key: Text = ""  # a repeat with the same key returns the order made by the first
 
 
-class TakeOrder(CommandBase, tag="take_order"):
+class TakeOrder(CommandBase, frozen=True, tag="take_order"):
     """Take a quantity of one order, at its price.
 
     Answered like PlaceOrder, without "order"; a refusal names the maker's reason.
@@ -64,19 +64,19 @@ class TakeOrder(CommandBase, tag="take_order"):
     key: Text = ""
 
 
-class ListOrders(CommandBase, tag="list_orders"):
+class ListOrders(CommandBase, frozen=True, tag="list_orders"):
     """Own orders: `{"orders": [ORDER]}`, newest first; `closed` adds the closed ones."""
 
     closed: bool = False
 
 
-class ShowOrder(CommandBase, tag="show_order"):
+class ShowOrder(CommandBase, frozen=True, tag="show_order"):
     """`{"order": ORDER, "trades": [TRADE], "own": bool}`; another maker's order adds "maker"."""
 
     order_id: Text
 
 
-class CancelOrder(CommandBase, tag="cancel_order"):
+class CancelOrder(CommandBase, frozen=True, tag="cancel_order"):
     """`{"cancelled": [{"order_id", "removed_lots", "held_lots", "remaining_lots"}]}`.
 
     `order_id` "" cancels all open ones.
@@ -85,7 +85,7 @@ class CancelOrder(CommandBase, tag="cancel_order"):
     order_id: Text
 
 
-class GetBook(CommandBase, tag="get_book"):
+class GetBook(CommandBase, frozen=True, tag="get_book"):
     """The book of a market.
 
     `{"market", "bids": [LEVEL], "asks": [LEVEL], "spread_ticks": int | None, "orders": [BOOK_ORDER],
@@ -100,7 +100,7 @@ class GetBook(CommandBase, tag="get_book"):
     orders: bool = False
 
 
-class GetPeerBook(CommandBase, tag="get_peer_book"):
+class GetPeerBook(CommandBase, frozen=True, tag="get_peer_book"):
     """Fetch and verify every log that a peer has: GetBook's answer plus "peer", "batches"."""
 
     peer: Text
@@ -109,7 +109,7 @@ class GetPeerBook(CommandBase, tag="get_peer_book"):
     orders: bool = True
 
 
-class MatchOrder(CommandBase, tag="match_order"):
+class MatchOrder(CommandBase, frozen=True, tag="match_order"):
     """What crosses these terms: `{"matches": [{"order_id", "maker", "quantity_lots", "price_ticks",
     "source": "book" | peer id}], "unanswered": [{"peer", "reason"}]}`.
 
@@ -124,7 +124,7 @@ class MatchOrder(CommandBase, tag="match_order"):
     ask_peers: bool = True
 
 
-class ListTrades(CommandBase, tag="list_trades"):
+class ListTrades(CommandBase, frozen=True, tag="list_trades"):
     """`{"trades": [TRADE]}`, newest first; `ended` adds the ended ones.
 
     TRADE: `{"trade_id", "role": "maker|taker", "side": "buy|sell" (what we do with the base),
@@ -138,61 +138,61 @@ class ListTrades(CommandBase, tag="list_trades"):
     ended: bool = True
 
 
-class ShowTrade(CommandBase, tag="show_trade"):
+class ShowTrade(CommandBase, frozen=True, tag="show_trade"):
     """`{"trade": TRADE, "messages": [{"kind", "sender", "sent_at_ms", "digest"}]}`."""
 
     trade_id: Text
 
 
-class PayTrade(CommandBase, tag="pay_trade"):
+class PayTrade(CommandBase, frozen=True, tag="pay_trade"):
     """Pay the invoice of a trade now: `{"trade": TRADE}` once Lightning has answered."""
 
     trade_id: Text
 
 
-class SentTrade(CommandBase, tag="sent_trade"):
+class SentTrade(CommandBase, frozen=True, tag="sent_trade"):
     """The quote was sent by us: `{"trade": TRADE}`."""
 
     trade_id: Text
     reference: Annotated[str, Meta(max_length=200)] = ""
 
 
-class ReceivedTrade(CommandBase, tag="received_trade"):
+class ReceivedTrade(CommandBase, frozen=True, tag="received_trade"):
     """The quote has arrived with us: `{"trade": TRADE}`."""
 
     trade_id: Text
 
 
-class CancelTrade(CommandBase, tag="cancel_trade"):
+class CancelTrade(CommandBase, frozen=True, tag="cancel_trade"):
     """Ask to end a trade in which nothing has moved: `{"trade": TRADE}`."""
 
     trade_id: Text
 
 
-class ListHolds(CommandBase, tag="list_holds"):
+class ListHolds(CommandBase, frozen=True, tag="list_holds"):
     """`{"holds": [{"order_id", "trade_id", "taker", "quantity_lots", "market", "fence", "state",
     "left_ms": by the journal, "redis_left_ms": int | None}]}`.
     """
 
 
-class PingPeer(CommandBase, tag="ping_peer"):
+class PingPeer(CommandBase, frozen=True, tag="ping_peer"):
     """`{"peer", "round_trip_ms", "wall_ms", "skew_ms"}`."""
 
     peer: Text
 
 
-class ListPeers(CommandBase, tag="list_peers"):
+class ListPeers(CommandBase, frozen=True, tag="list_peers"):
     """`{"peers": [{"peer", "state", "why", "source", "host", "hello_port", "rpc_port",
     "orders_port", "pinned", "skew_ms", "heard_ms_ago", "open_orders", "logs": [{"market", "epoch",
     "sequence", "lag", "state"}]}]}`.
     """
 
 
-class LookupPeers(CommandBase, tag="lookup_peers"):
+class LookupPeers(CommandBase, frozen=True, tag="lookup_peers"):
     """Ask discovery now: `{"candidates": [{"host", "port", "source"}], "dht": {...}}`."""
 
 
-class AddPeer(CommandBase, tag="add_peer"):
+class AddPeer(CommandBase, frozen=True, tag="add_peer"):
     """Connect to `host:port` (hello); `peer` "" takes whoever answers: `{"added": "host:port"}`."""
 
     peer: Text
@@ -200,13 +200,13 @@ class AddPeer(CommandBase, tag="add_peer"):
     port: Number
 
 
-class RemovePeer(CommandBase, tag="remove_peer"):
+class RemovePeer(CommandBase, frozen=True, tag="remove_peer"):
     """Forget and disconnect: `{"removed": peer}`."""
 
     peer: Text
 
 
-class GetStatus(CommandBase, tag="get_status"):
+class GetStatus(CommandBase, frozen=True, tag="get_status"):
     """`{"identity", "network", "version", "pid", "uptime_ms", "data_dir", "endpoints": {"hello",
     "rpc", "orders", "dht": "host:port"}, "redis": {"server", "version", "pid", "embedded", "url",
     "ok"}, "lightning": {"backend", "node", "balance_msat", "in_flight_msat", "play": true},
@@ -215,7 +215,7 @@ class GetStatus(CommandBase, tag="get_status"):
     """
 
 
-class StopNode(CommandBase, tag="stop_node"):
+class StopNode(CommandBase, frozen=True, tag="stop_node"):
     """End the node cleanly: `{"stopping": true}`."""
 
 

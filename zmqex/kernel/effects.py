@@ -18,13 +18,13 @@ class Effect(msgspec.Struct, frozen=True):
     """Base of all effects."""
 
 
-class Persist(Effect):
+class Persist(Effect, frozen=True):
     """Commit these writes in one transaction together with all others of this event."""
 
     writes: tuple[Write, ...]
 
 
-class Log(Effect):
+class Log(Effect, frozen=True):
     """One log line: an event name and its facts.  Never a key, a preimage or raw peer text."""
 
     level: str
@@ -35,7 +35,7 @@ class Log(Effect):
 # --- peers -------------------------------------------------------------------------------------
 
 
-class DialHello(Effect):
+class DialHello(Effect, frozen=True):
     """Ask a candidate for its record; ends in HelloAnswered or HelloFailed within a second."""
 
     host: str
@@ -43,7 +43,7 @@ class DialHello(Effect):
     source: str
 
 
-class ConnectPeer(Effect):
+class ConnectPeer(Effect, frozen=True):
     """Open DEALER and SUB to a verified peer (replacing older sockets to it)."""
 
     peer: bytes
@@ -53,19 +53,19 @@ class ConnectPeer(Effect):
     topics: tuple[bytes, ...]
 
 
-class DisconnectPeer(Effect):
+class DisconnectPeer(Effect, frozen=True):
     """Close DEALER and SUB of a peer."""
 
     peer: bytes
 
 
-class PublishRecord(Effect):
+class PublishRecord(Effect, frozen=True):
     """This is our newest record: serve it on the hello socket."""
 
     record: bytes
 
 
-class Verify(Effect):
+class Verify(Effect, frozen=True):
     """Check signatures; answered by one `Verified` with the same ticket.
 
     Items are `(identity, kind, envelope bytes)`.
@@ -75,21 +75,21 @@ class Verify(Effect):
     items: tuple[tuple[bytes, str, bytes], ...]
 
 
-class SendRequest(Effect):
+class SendRequest(Effect, frozen=True):
     """Send a frame to a peer's rpc ROUTER.  Revealing."""
 
     peer: bytes
     frame: bytes
 
 
-class SendReply(Effect):
+class SendReply(Effect, frozen=True):
     """Send a frame back along a route.  Revealing."""
 
     route: Route
     frame: bytes
 
 
-class Publish(Effect):
+class Publish(Effect, frozen=True):
     """Send an envelope out on the orders PUB.  Revealing."""
 
     topic: bytes
@@ -99,7 +99,7 @@ class Publish(Effect):
 # --- holds: keyed by (order, trade), owned by the fence ----------------------------------------
 
 
-class ReserveHold(Effect):
+class ReserveHold(Effect, frozen=True):
     """Ask the hold server for a hold; answered by HoldAnswered or HoldFailed."""
 
     order_id: bytes
@@ -110,7 +110,7 @@ class ReserveHold(Effect):
     ttl_ms: int
 
 
-class ReleaseHold(Effect):
+class ReleaseHold(Effect, frozen=True):
     """Give a hold back.  Revealing.  Failure is harmless: the hold lapses by itself."""
 
     order_id: bytes
@@ -118,7 +118,7 @@ class ReleaseHold(Effect):
     fence: int
 
 
-class ExtendHold(Effect):
+class ExtendHold(Effect, frozen=True):
     """Renew a hold whose trade goes on.  Failure is harmless: the journal decides."""
 
     order_id: bytes
@@ -127,7 +127,7 @@ class ExtendHold(Effect):
     ttl_ms: int
 
 
-class RebuildHolds(Effect):
+class RebuildHolds(Effect, frozen=True):
     """Make the hold server agree with the journal.
 
     Rows are `(order_id, trade_id, quantity_lots, fence, ttl_ms)`.
@@ -140,7 +140,7 @@ class RebuildHolds(Effect):
 # --- Lightning: all revealing, so the intent is on disk before the outside hears of it ---------
 
 
-class CreateInvoice(Effect):
+class CreateInvoice(Effect, frozen=True):
     """Make an invoice for our own preimage."""
 
     trade_id: bytes
@@ -151,21 +151,21 @@ class CreateInvoice(Effect):
     expiry_s: int
 
 
-class LookupInvoice(Effect):
+class LookupInvoice(Effect, frozen=True):
     """Ask the state of one of our invoices; answered by InvoiceSeen or LightningFailed."""
 
     trade_id: bytes
     payment_hash: bytes
 
 
-class CancelInvoice(Effect):
+class CancelInvoice(Effect, frozen=True):
     """Cancel one of our invoices, then look it up; answered like LookupInvoice."""
 
     trade_id: bytes
     payment_hash: bytes
 
 
-class PayInvoice(Effect):
+class PayInvoice(Effect, frozen=True):
     """Pay; ends in PaymentSeen or LightningFailed."""
 
     trade_id: bytes
@@ -175,14 +175,14 @@ class PayInvoice(Effect):
     cltv_limit: int
 
 
-class LookupPayment(Effect):
+class LookupPayment(Effect, frozen=True):
     """Ask the state of one of our payments; answered by PaymentSeen or LightningFailed."""
 
     trade_id: bytes
     payment_hash: bytes
 
 
-class PlayPayEnded(Effect):
+class PlayPayEnded(Effect, frozen=True):
     """The payee's answer to a play payment.
 
     `reason` alone: refused for good.  Neither: no answer, so nothing is known.
@@ -193,7 +193,7 @@ class PlayPayEnded(Effect):
     reason: str
 
 
-class CreditPlay(Effect):
+class CreditPlay(Effect, frozen=True):
     """A peer pays a play invoice of ours; answered by `PlayCredited`."""
 
     ticket: int
@@ -205,7 +205,7 @@ class CreditPlay(Effect):
 # --- the operator ------------------------------------------------------------------------------
 
 
-class AnswerCommand(Effect):
+class AnswerCommand(Effect, frozen=True):
     """Answer a command: `result` is plain JSON-able data.  Revealing."""
 
     client: bytes
@@ -214,7 +214,7 @@ class AnswerCommand(Effect):
     result: dict[str, Any]
 
 
-class Announce(Effect):
+class Announce(Effect, frozen=True):
     """Tell the control socket's subscribers what changed (for live views).  Revealing."""
 
     topic: str

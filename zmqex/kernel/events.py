@@ -29,19 +29,19 @@ class Event(msgspec.Struct, frozen=True):
     """Base of all events."""
 
 
-class Started(Event):
+class Started(Event, frozen=True):
     """State has been restored from the journal; recovery may begin."""
 
 
-class Stopping(Event):
+class Stopping(Event, frozen=True):
     """The operator asked the node to end."""
 
 
-class Tick(Event):
+class Tick(Event, frozen=True):
     """The time given by `Kernel.next_deadline_ms` has come."""
 
 
-class Woke(Event):
+class Woke(Event, frozen=True):
     """The machine slept for `slept_ms`: every peer must be heard anew."""
 
     slept_ms: int
@@ -50,13 +50,13 @@ class Woke(Event):
 # --- peers -------------------------------------------------------------------------------------
 
 
-class CandidatesFound(Event):
+class CandidatesFound(Event, frozen=True):
     """Discovery brought hints: `(host, hello port, source)`."""
 
     candidates: tuple[tuple[str, int, str], ...]
 
 
-class HelloAnswered(Event):
+class HelloAnswered(Event, frozen=True):
     """A candidate's hello socket answered with record bytes (an envelope, unchecked)."""
 
     host: str
@@ -65,7 +65,7 @@ class HelloAnswered(Event):
     record: bytes
 
 
-class HelloFailed(Event):
+class HelloFailed(Event, frozen=True):
     """A candidate did not answer within a second, or with something else."""
 
     host: str
@@ -82,27 +82,27 @@ class Route(msgspec.Struct, frozen=True):
     address: str
 
 
-class RequestReceived(Event):
+class RequestReceived(Event, frozen=True):
     """A frame on the rpc ROUTER, unchecked but for its size."""
 
     route: Route
     frame: bytes
 
 
-class ReplyReceived(Event):
+class ReplyReceived(Event, frozen=True):
     """A frame on the DEALER to a peer, unchecked but for its size."""
 
     peer: bytes
     frame: bytes
 
 
-class StreamReceived(Event):
+class StreamReceived(Event, frozen=True):
     """What one drain of the SUB sockets brought, in arrival order: `(topic, envelope bytes)`."""
 
     messages: tuple[tuple[bytes, bytes], ...]
 
 
-class Verified(Event):
+class Verified(Event, frozen=True):
     """The answer to a `Verify` effect: one bool per item, in order."""
 
     ticket: int
@@ -112,18 +112,18 @@ class Verified(Event):
 # --- holds -------------------------------------------------------------------------------------
 
 
-class HoldAnswered(Event):
+class HoldAnswered(Event, frozen=True):
     """The hold server answered a `ReserveHold`."""
 
     trade_id: bytes
-    outcome: Literal["reserved", "already_yours", "full"]
+    outcome: Literal["reserved", "already_yours", "full", "stale_fence"]
 
 
-class HoldsForgotten(Event):
+class HoldsForgotten(Event, frozen=True):
     """The hold server was started anew or may have lost something."""
 
 
-class HoldFailed(Event):
+class HoldFailed(Event, frozen=True):
     """The hold server did not answer a `ReserveHold`; nothing is known about the hold."""
 
     trade_id: bytes
@@ -136,7 +136,7 @@ InvoiceState = Literal["unknown", "open", "accepted", "settled", "canceled"]
 PaymentState = Literal["none", "in_flight", "succeeded", "failed"]
 
 
-class InvoiceCreated(Event):
+class InvoiceCreated(Event, frozen=True):
     """The backend made the invoice that `CreateInvoice` asked for."""
 
     trade_id: bytes
@@ -144,14 +144,14 @@ class InvoiceCreated(Event):
     invoice: str
 
 
-class InvoiceSeen(Event):
+class InvoiceSeen(Event, frozen=True):
     """The state of one of our invoices, looked up or watched."""
 
     payment_hash: bytes
     state: InvoiceState
 
 
-class PaymentSeen(Event):
+class PaymentSeen(Event, frozen=True):
     """The state of one of our payments, looked up or just ended."""
 
     trade_id: bytes
@@ -161,7 +161,7 @@ class PaymentSeen(Event):
     reason: RejectReason | None = None
 
 
-class LightningFailed(Event):
+class LightningFailed(Event, frozen=True):
     """A call failed.  `indeterminate`: it may have happened, so look up before anything else."""
 
     trade_id: bytes
@@ -175,7 +175,7 @@ class LightningFailed(Event):
 # --- play money travels over the peers' connections -------------------------------------------
 
 
-class PlayPayWanted(Event):
+class PlayPayWanted(Event, frozen=True):
     """Our play backend wants to pay; ends in one `PlayPayEnded` with this ticket."""
 
     ticket: int
@@ -185,7 +185,7 @@ class PlayPayWanted(Event):
     payer_node: bytes
 
 
-class PlayCredited(Event):
+class PlayCredited(Event, frozen=True):
     """Our play backend has answered a `CreditPlay`: the preimage, or None and why not."""
 
     ticket: int
@@ -196,7 +196,7 @@ class PlayCredited(Event):
 # --- the operator ------------------------------------------------------------------------------
 
 
-class CommandReceived(Event):
+class CommandReceived(Event, frozen=True):
     """A command on the control socket; answered by exactly one `AnswerCommand`."""
 
     client: bytes

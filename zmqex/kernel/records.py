@@ -15,7 +15,7 @@ class Record(msgspec.Struct, frozen=True):
     """Base of all journal rows."""
 
 
-class Trade(Record):
+class Trade(Record, frozen=True):
     """One trade as one party knows it.  Quantities in lots, `revision` grows by one per write."""
 
     trade_id: bytes
@@ -53,7 +53,7 @@ class Trade(Record):
     reason: str = ""  # why it ended or waits, a RejectReason word
 
 
-class OwnOrder(Record):
+class OwnOrder(Record, frozen=True):
     """An order of our own.  `held` is not stored: it is the sum over the trades that hold it."""
 
     order_id: bytes
@@ -74,7 +74,7 @@ class OwnOrder(Record):
     published: bool = False
 
 
-class OwnBatch(Record):
+class OwnBatch(Record, frozen=True):
     """A batch of our own log, verbatim."""
 
     market: str
@@ -84,7 +84,7 @@ class OwnBatch(Record):
     envelope: bytes
 
 
-class TradeLine(Record):
+class TradeLine(Record, frozen=True):
     """A signed message of a trade, verbatim, in the order in which we learnt of it."""
 
     trade_id: bytes
@@ -93,7 +93,7 @@ class TradeLine(Record):
     envelope: bytes
 
 
-class OutboxLine(Record):
+class OutboxLine(Record, frozen=True):
     """A message that the other party has not acknowledged yet."""
 
     trade_id: bytes
@@ -103,7 +103,7 @@ class OutboxLine(Record):
     envelope: bytes
 
 
-class KnownPeer(Record):
+class KnownPeer(Record, frozen=True):
     """A peer that once verified, for the address book."""
 
     identity: bytes
@@ -113,7 +113,7 @@ class KnownPeer(Record):
     pinned: bool = False
 
 
-class Snapshot(Record):
+class Snapshot(Record, frozen=True):
     """Everything that a kernel is restored from."""
 
     orders: tuple[OwnOrder, ...] = ()
@@ -130,7 +130,7 @@ class Write(msgspec.Struct, frozen=True):
     """Base of all writes."""
 
 
-class PutTrade(Write):
+class PutTrade(Write, frozen=True):
     """Insert (revision 1) or replace a trade whose stored revision is one less.
 
     `claimed_lots`: what a maker's trade holds or has filled of its order (0: nothing).
@@ -143,57 +143,57 @@ class PutTrade(Write):
     capacity_lots: int
 
 
-class PutOrder(Write):
+class PutOrder(Write, frozen=True):
     """Insert (revision 1) or replace an own order whose stored revision is one less."""
 
     order: OwnOrder
 
 
-class PutBatch(Write):
+class PutBatch(Write, frozen=True):
     """Append a batch to the own log; (market, epoch, sequence) is unique."""
 
     batch: OwnBatch
 
 
-class PutLine(Write):
+class PutLine(Write, frozen=True):
     """Append a message to a trade's transcript; a digest that is there already is kept."""
 
     line: TradeLine
 
 
-class PutOutbox(Write):
+class PutOutbox(Write, frozen=True):
     """Remember a message until it is acknowledged."""
 
     line: OutboxLine
 
 
-class DropOutbox(Write):
+class DropOutbox(Write, frozen=True):
     """The message was acknowledged, or its trade no longer needs it."""
 
     trade_id: bytes
     digest: bytes
 
 
-class PutPeer(Write):
+class PutPeer(Write, frozen=True):
     """Remember a peer."""
 
     peer: KnownPeer
 
 
-class DropPeer(Write):
+class DropPeer(Write, frozen=True):
     """Forget a peer."""
 
     identity: bytes
 
 
-class PutCounter(Write):
+class PutCounter(Write, frozen=True):
     """Set a counter, which never falls (fence, epoch, record sequence)."""
 
     name: str
     value: int
 
 
-class PutCommand(Write):
+class PutCommand(Write, frozen=True):
     """Remember that a command with this key made this order, so that a repeat finds it."""
 
     key: str

@@ -38,14 +38,14 @@ class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     """Base of all messages: immutable, positional, no unknown fields."""
 
 
-class Envelope(Message):
+class Envelope(Message, frozen=True):
     """`[body, signature]`: the signature is over the context and the raw body bytes."""
 
     body: Blob
     signature: Signature
 
 
-class Frame(Message):
+class Frame(Message, frozen=True):
     """A request, or the reply to one: `[version, kind, request_id, body]`, the body by its kind."""
 
     version: Annotated[int, Meta(ge=0, le=255)]
@@ -54,7 +54,7 @@ class Frame(Message):
     body: msgspec.Raw
 
 
-class Reject(Message):
+class Reject(Message, frozen=True):
     """The reply to a request that was refused; kind `reject`."""
 
     reason: Word
@@ -65,14 +65,14 @@ class Reject(Message):
 # --- who a peer is -------------------------------------------------------------------------------
 
 
-class Endpoint(Message):
+class Endpoint(Message, frozen=True):
     """Where a socket listens; an empty host means "the address you reached me at"."""
 
     host: Host
     port: Port
 
 
-class PeerRecord(Message):
+class PeerRecord(Message, frozen=True):
     """Signed by the identity (kind `record`): where it listens now, and with which CURVE key."""
 
     network: NetworkName
@@ -88,31 +88,44 @@ class PeerRecord(Message):
     sequence: Count
 
 
-class Greet(Message):
+class Greet(Message, frozen=True):
     """Both sides of a new connection: my record, and my clock."""
 
     record: Blob
     wall_ms: Milliseconds
 
 
-class Peers(Message):
+class Peers(Message, frozen=True):
     """Signed records of peers that once verified."""
 
     records: Annotated[list[Blob], Meta(max_length=PEERS_PAGE_MAX)]
 
 
-class Empty(Message):
+class Empty(Message, frozen=True):
     """A body without fields."""
 
 
-class Limit(Message):
+class Pong(Message, frozen=True):
+    """The answer to `ping`: the answerer's clock."""
+
+    wall_ms: Milliseconds
+
+
+class Page(Message, frozen=True):
+    """Ask for the entries whose identity comes after this one in byte order (empty: from the first).
+    """
+
+    after: Annotated[bytes, Meta(max_length=32)]
+
+
+class Limit(Message, frozen=True):
     """One published limit."""
 
     name: Word
     value: Count
 
 
-class Limits(Message):
+class Limits(Message, frozen=True):
     """The limits that a node enforces."""
 
     limits: Annotated[list[Limit], Meta(max_length=64)]
@@ -121,7 +134,7 @@ class Limits(Message):
 # --- order logs ----------------------------------------------------------------------------------
 
 
-class Order(Message):
+class Order(Message, frozen=True):
     """The terms of an order; they never change.  Quantities in lots, prices in ticks."""
 
     market: Symbol
@@ -137,13 +150,13 @@ class Order(Message):
     nonce: Nonce
 
 
-class Place(Message, tag="place"):
+class Place(Message, frozen=True, tag="place"):
     """A new order, as the raw bytes that its id is the hash of."""
 
     order: Annotated[bytes, Meta(max_length=2_048)]
 
 
-class Update(Message, tag="update"):
+class Update(Message, frozen=True, tag="update"):
     """What is left of an order and how much of that is held (absolute numbers)."""
 
     order_id: Digest
@@ -151,14 +164,14 @@ class Update(Message, tag="update"):
     held_lots: Count
 
 
-class Close(Message, tag="close"):
+class Close(Message, frozen=True, tag="close"):
     """An order that is gone for good."""
 
     order_id: Digest
     reason: Word
 
 
-class Fill(Message, tag="fill"):
+class Fill(Message, frozen=True, tag="fill"):
     """A public print of a trade; only when both parties opted in."""
 
     order_id: Digest
@@ -170,7 +183,7 @@ class Fill(Message, tag="fill"):
 Operation = Place | Update | Close | Fill
 
 
-class Batch(Message):
+class Batch(Message, frozen=True):
     """Signed by its maker (kind `batch`): the next piece of its log in one market."""
 
     maker: PublicKey
@@ -182,7 +195,7 @@ class Batch(Message):
     operations: Annotated[list[Operation], Meta(min_length=1, max_length=BATCH_OPERATIONS_MAX)]
 
 
-class Head(Message):
+class Head(Message, frozen=True):
     """Where a maker's log in one market stands."""
 
     market: Symbol
@@ -193,7 +206,7 @@ class Head(Message):
     book_root: Digest
 
 
-class Heartbeat(Message):
+class Heartbeat(Message, frozen=True):
     """Signed by the maker (kind `heartbeat`): I am alive, and my logs stand here."""
 
     maker: PublicKey
@@ -201,13 +214,20 @@ class Heartbeat(Message):
     heads: Annotated[list[Head], Meta(max_length=HEADS_MAX)]
 
 
-class Heads(Message):
+class Heads(Message, frozen=True):
     """The newest heartbeat of every maker that a node knows, verbatim."""
 
     heartbeats: Annotated[list[Blob], Meta(max_length=PEERS_PAGE_MAX)]
 
 
-class LogRequest(Message):
+class ForkProof(Message, frozen=True):
+    """Two signed batches of one (maker, market, epoch, sequence) that differ; topic `e`."""
+
+    first: Blob
+    second: Blob
+
+
+class LogRequest(Message, frozen=True):
     """Ask for batches of one log from a sequence number on."""
 
     maker: PublicKey
@@ -216,19 +236,19 @@ class LogRequest(Message):
     from_sequence: Positive
 
 
-class LogPage(Message):
+class LogPage(Message, frozen=True):
     """Batches, verbatim and in order; empty when there are none that new."""
 
     batches: Annotated[list[Blob], Meta(max_length=LOG_PAGE_BATCHES_MAX)]
 
 
-class MatchesRequest(Message):
+class MatchesRequest(Message, frozen=True):
     """Which orders of your book would cross this one?"""
 
     order: Order
 
 
-class Match(Message):
+class Match(Message, frozen=True):
     """One order that crosses, and how much of it would be filled."""
 
     order_id: Digest
@@ -237,20 +257,20 @@ class Match(Message):
     price_ticks: Positive
 
 
-class Matches(Message):
+class Matches(Message, frozen=True):
     """Best first."""
 
     matches: Annotated[list[Match], Meta(max_length=100)]
 
 
-class BookRequest(Message):
+class BookRequest(Message, frozen=True):
     """Aggregated levels of a market."""
 
     market: Symbol
     depth: SmallCount
 
 
-class Level(Message):
+class Level(Message, frozen=True):
     """One price level."""
 
     price_ticks: Positive
@@ -258,7 +278,7 @@ class Level(Message):
     orders: Positive
 
 
-class BookLevels(Message):
+class BookLevels(Message, frozen=True):
     """Bids and asks, best first."""
 
     bids: Annotated[list[Level], Meta(max_length=1_000)]
@@ -268,7 +288,7 @@ class BookLevels(Message):
 # --- trades: each signed (kind = its tag) and chained by `previous` --------------------------------
 
 
-class TradeMessage(Message):
+class TradeMessage(Message, frozen=True):
     """Base of what two parties say in a trade; `previous` is the digest of the message before."""
 
     trade_id: Digest
@@ -276,7 +296,7 @@ class TradeMessage(Message):
     sent_at_ms: Milliseconds
 
 
-class Take(TradeMessage, tag="take"):
+class Take(TradeMessage, frozen=True, tag="take"):
     """Taker to maker: I take this much of your order; a buying taker names its payment hash."""
 
     take_id: Digest
@@ -289,7 +309,7 @@ class Take(TradeMessage, tag="take"):
     payment_hash: Digest | None
 
 
-class Accept(TradeMessage, tag="accept"):
+class Accept(TradeMessage, frozen=True, tag="accept"):
     """Maker to taker: held for you.  `quantity_lots` is what every amount derives from."""
 
     take_digest: Digest
@@ -304,31 +324,31 @@ class Accept(TradeMessage, tag="accept"):
     lightning_node: NodeKey
 
 
-class QuoteSent(TradeMessage, tag="quote_sent"):
+class QuoteSent(TradeMessage, frozen=True, tag="quote_sent"):
     """The base buyer says: the quote is on its way; `reference` is for the other's bank statement."""
 
     reference: ShortText
 
 
-class QuoteConfirmed(TradeMessage, tag="quote_confirmed"):
+class QuoteConfirmed(TradeMessage, frozen=True, tag="quote_confirmed"):
     """The base seller says: the quote has arrived."""
 
 
-class TradeInvoice(TradeMessage, tag="trade_invoice"):
+class TradeInvoice(TradeMessage, frozen=True, tag="trade_invoice"):
     """A buying taker's invoice for exactly the accepted base amount."""
 
     invoice: Annotated[str, Meta(max_length=2_000)]
     lightning_node: NodeKey
 
 
-class InvoiceFailed(TradeMessage, tag="invoice_failed"):
+class InvoiceFailed(TradeMessage, frozen=True, tag="invoice_failed"):
     """The paying maker says: this invoice will never be paid by me; send a fresh one."""
 
     payment_hash: Digest
     reason: Word
 
 
-class TradeCancel(TradeMessage, tag="trade_cancel"):
+class TradeCancel(TradeMessage, frozen=True, tag="trade_cancel"):
     """Either side asks to end the trade; for an unknown take it forbids a later one."""
 
     take_id: Digest
@@ -336,13 +356,13 @@ class TradeCancel(TradeMessage, tag="trade_cancel"):
     reason: Word
 
 
-class TradeCancelled(TradeMessage, tag="trade_cancelled"):
+class TradeCancelled(TradeMessage, frozen=True, tag="trade_cancelled"):
     """The maker says: the hold has ended and nothing was or will be paid."""
 
     reason: Word
 
 
-class TradeSettled(TradeMessage, tag="trade_settled"):
+class TradeSettled(TradeMessage, frozen=True, tag="trade_settled"):
     """The sender has everything that it was promised."""
 
 
@@ -359,19 +379,19 @@ AnyTradeMessage = (
 )
 
 
-class TradeSaid(Message):
+class TradeSaid(Message, frozen=True):
     """A signed trade message, verbatim: what `take` and `trade` requests and their answers carry."""
 
     envelope: Blob
 
 
-class TradeStatusRequest(Message):
+class TradeStatusRequest(Message, frozen=True):
     """How does this trade stand with you?"""
 
     trade_id: Digest
 
 
-class TradeStatus(Message):
+class TradeStatus(Message, frozen=True):
     """The answerer's state and its last signed message of the trade, verbatim."""
 
     state: Word
@@ -381,7 +401,7 @@ class TradeStatus(Message):
 # --- play money ----------------------------------------------------------------------------------
 
 
-class PlayPay(Message):
+class PlayPay(Message, frozen=True):
     """Pay a play invoice: the payee credits itself, then reveals the preimage."""
 
     payment_hash: Digest
@@ -389,7 +409,7 @@ class PlayPay(Message):
     payer_node: NodeKey
 
 
-class PlayPaid(Message):
+class PlayPaid(Message, frozen=True):
     """`settled` with the preimage, or `refused` (final) with a reason."""
 
     state: Annotated[str, Meta(pattern=r"^(settled|refused)\Z")]
