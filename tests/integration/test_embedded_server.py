@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from zmqex.adapters.holds.binary import KNOWN_BUILDS, ServerBinary, check_build, find_server
+from zmqex.adapters.holds.choose import open_hold_server
 from zmqex.adapters.holds.embedded import EmbeddedServer
 from zmqex.adapters.holds.port import HoldOutcome
 from zmqex.adapters.holds.redis_holds import RedisHolds
@@ -206,6 +207,7 @@ def test_a_server_started_again_by_a_thread_outlives_the_thread(place: Path) -> 
 _PARENT = """
 import sys, time
 from pathlib import Path
+from zmqex.adapters.holds.choose import open_hold_server
 from zmqex.adapters.holds.embedded import EmbeddedServer
 place = Path(sys.argv[1])
 server = EmbeddedServer.start(place, place)
@@ -424,3 +426,51 @@ def test_an_installed_redis_server_can_be_the_embedded_one(place: Path) -> None:
         assert reserve(server.url) is HoldOutcome.RESERVED
     finally:
         server.stop()
+
+
+def test_without_a_url_a_node_brings_its_own_server(place: Path) -> None:
+    """It answers as Valkey, says nothing unasked, and ends with the node."""
+
+    async def story() -> int:
+        server = open_hold_server(None, identity=NODE, data_dir=place, runtime_dir=place)
+        assert server.embedded is not None
+        assert server.notice == ""
+        info = await server.holds.info()
+        assert (info.name, info.pid, info.embedded) == ("valkey", server.embedded.pid, True)
+        await server.close()
+        return info.pid
+
+    assert gone(asyncio.run(story()))
+
+
+def test_with_a_url_the_operators_server_is_used_and_left_running(place: Path) -> None:
+    """Closing ends the connections only."""
+    with started(place) as running:
+
+        async def story() -> None:
+            server = open_hold_server(
+                running.url, identity=NODE, data_dir=place / "unused", runtime_dir=place
+            )
+            assert server.embedded is None
+            info = await server.holds.info()
+            assert (info.pid, info.embedded) == (running.pid, False)
+            await server.close()
+
+        asyncio.run(story())
+        assert running.alive()
+        assert not (place / "unused").exists()
+
+
+def test_the_operator_is_told_that_holds_were_rebuilt(place: Path) -> None:
+    """A damaged file is worth a line."""
+    with started(place) as server:
+        assert reserve(server.url) is HoldOutcome.RESERVED
+    (path,) = append_only_files(place)
+    path.write_bytes(b"*1\r\n$x" + path.read_bytes())
+
+    async def story() -> str:
+        server = open_hold_server(None, identity=NODE, data_dir=place, runtime_dir=place)
+        await server.close()
+        return server.notice
+
+    assert "damaged" in asyncio.run(story())

@@ -192,6 +192,25 @@ def test_close_commits_the_queue_and_answers_late_callers(tmp_path: Path) -> Non
     assert not (tmp_path / "j.db-wal").exists()
 
 
+def test_a_caller_that_fails_on_its_answer_harms_no_other(tmp_path: Path) -> None:
+    """Whoever stands behind it in the group is answered, the row stays, the file is closed."""
+    pause, answers = Pause(), queue.SimpleQueue[int | StorageError]()
+
+    def refuse(_: object) -> None:
+        raise RuntimeError("the loop is closed")
+
+    with Database(tmp_path / "j.db", [PARENTS], on_commit=pause) as database:
+        database.submit(insert(0), answers.put)
+        assert pause.reached.wait(5)
+        database.submit(insert(1), refuse)
+        database.submit(insert(2), answers.put)
+        pause.go_on.set()
+        assert [answers.get(timeout=5) for _ in range(2)] == [0, 2]
+        database.submit(insert(3), answers.put)
+        assert answers.get(timeout=5) == 3
+    assert rows_of(tmp_path / "j.db") == [0, 1, 2, 3]
+
+
 def test_many_threads_lose_nothing(tmp_path: Path) -> None:
     """Eight submitters at once: every row acknowledged is there, each in its thread's order."""
     answers: list[queue.SimpleQueue[object]] = [queue.SimpleQueue() for _ in range(8)]

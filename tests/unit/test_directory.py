@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,7 @@ def test_a_file_in_the_place_of_the_directory_is_refused(tmp_path: Path) -> None
 
 _TAKE = """
 import sys
+import time
 from pathlib import Path
 from zmqex.adapters.storage.directory import DirectoryLock
 lock = DirectoryLock(Path(sys.argv[1]))
@@ -90,13 +92,24 @@ def test_a_released_lock_can_be_taken_again(tmp_path: Path) -> None:
     DirectoryLock(tmp_path).release()
 
 
+def until_taken(path: Path) -> DirectoryLock:
+    """Take a lock that is about to be free: the child may still be on its way into `exec`."""
+    deadline = time.monotonic() + 5
+    while True:
+        try:
+            return DirectoryLock(path)
+        except ConfigError:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+
+
 def test_children_do_not_inherit_the_lock(tmp_path: Path) -> None:
     """A program that the node started does not keep the directory locked."""
     waits = [sys.executable, "-c", "import sys; sys.stdin.read()"]
     with DirectoryLock(tmp_path):
         child = subprocess.Popen(waits, stdin=subprocess.PIPE, close_fds=False)
     with child:
-        DirectoryLock(tmp_path).release()
+        until_taken(tmp_path).release()
         assert child.poll() is None
 
 

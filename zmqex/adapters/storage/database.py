@@ -17,6 +17,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
@@ -79,8 +80,8 @@ class Database:
         `work` runs in the writer thread inside an open transaction, with others before and
         after it; it raises `StorageError` if what it finds contradicts what it was told.  Then
         the whole group is rolled back, and all of it and all later work get a `StorageError`.
-        `done` is called exactly once, in the writer thread (after `close`: in the caller's),
-        and must not raise.
+        `done` is called exactly once, in the writer thread (after `close`: in the caller's);
+        it should not raise, but if it does, the others are still called.
         """
         self._check_process()
         self._queue.append(_Item(work, done))
@@ -136,8 +137,11 @@ class Database:
             # Also when `work` raised what nobody foresaw: whoever waits must be told.
             if sys.exception() is not None:
                 self._fail(sys.exception())
-            for item, result in zip(group, results or [self._fault] * len(group), strict=True):
-                item.done(result)
+            # The stack runs backwards, and runs all of them even if one raises.
+            with ExitStack() as answers:
+                told = results or [self._fault] * len(group)
+                for item, result in zip(reversed(group), reversed(told), strict=True):
+                    answers.callback(item.done, result)
         if self._fault is None:
             self._checkpoint(WAL_BYTES_MAX)
 
@@ -184,11 +188,13 @@ class Database:
             self._fail(error)
 
     def _finish(self) -> None:
-        while self._queue:
-            self._commit_queued()
-        if self._fault is None:
-            self._fault = StorageError(f"the journal {self._path} is closed")
-            self._connection.close()
+        try:
+            while self._queue:
+                self._commit_queued()
+        finally:
+            if self._fault is None:
+                self._fault = StorageError(f"the journal {self._path} is closed")
+                self._connection.close()
 
     def _answer_queued(self) -> None:
         """Answer what came while the thread ended."""
