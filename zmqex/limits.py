@@ -254,3 +254,13 @@ PLAY_BALANCE_MSAT: Final = 10 * 100_000_000 * 1_000
 MIN_FINAL_CLTV_BLOCKS: Final = 40
 # Play payments that our own ledger is asked for at the same time.
 PLAY_PAYMENTS_AT_ONCE_MAX: Final = 256
+
+# --- the process -----------------------------------------------------------------------------
+# A loop that comes this late was suspended, with everything that its peers said meanwhile lost.
+SLEPT_MS: Final = 5 * SECOND_MS
+# How often the embedded hold server is looked after: it is back in well under half a second.
+HOLD_SERVER_WATCH_S: Final = 0.1
+# One look-up of the operator in the DHT.
+LOOKUP_WAIT_MS: Final = 2 * SECOND_MS
+# What is on its way to disk and peers at the end gets this long.
+STOP_WAIT_S: Final = 2

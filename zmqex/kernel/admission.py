@@ -60,7 +60,7 @@ class Admission:
         orders.reserved_lots = self._reserved_lots
         sessions.serve("take", self._on_take)
 
-    # --- answers to waiting takers -------------------------------------------------------------------
+    # --- answers to waiting takers -------------------------------------------------------------
 
     def answer(self, trade: Trade, accept: bytes) -> None:
         """Hand the signed accept to whoever asked for this take."""
@@ -78,7 +78,7 @@ class Admission:
         if reservation is not None:
             reservation.doomed = True
 
-    # --- a take ------------------------------------------------------------------------------------
+    # --- a take --------------------------------------------------------------------------------
 
     def _on_take(self, incoming: Incoming) -> None:
         said = decode(incoming.body, TradeSaid)
@@ -242,14 +242,14 @@ class Admission:
         retry = SECOND_MS if reason in {RejectReason.HELD, RejectReason.HOLDS_UNAVAILABLE} else 0
         self._sessions.refuse(incoming, reason, retry_after_ms=retry)
 
-    # --- the hold ------------------------------------------------------------------------------------
+    # --- the hold ------------------------------------------------------------------------------
 
     def on_hold_answered(self, event: HoldAnswered) -> None:
         """The hold server has said yes or no to a reservation."""
         reservation = self._reserving.pop(event.trade_id, None)
         if reservation is None:
             return
-        if event.outcome == "full":
+        if event.outcome in {"full", "stale_fence"}:
             # Redis only turns the crowd away; if it remembers more than the journal, tell it.
             self.rebuild_holds()
             self._refuse_reservation(reservation, RejectReason.HELD)

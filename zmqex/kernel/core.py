@@ -63,7 +63,7 @@ class Core:
         self._timer_names: dict[Hashable, int] = {}
         self._timer_serial = 0
 
-    # --- one event ---------------------------------------------------------------------------------
+    # --- one event -----------------------------------------------------------------------------
 
     def begin(self, now: Now) -> None:
         """Open the moment of an event."""
@@ -116,7 +116,7 @@ class Core:
         """Sign a body as this node: envelope bytes."""
         return seal(self.signer, self.settings.network, kind, body)
 
-    # --- answers to the operator ---------------------------------------------------------------------
+    # --- answers to the operator ---------------------------------------------------------------
 
     def answer(self, client: bytes, request_id: int, result: dict[str, Any]) -> None:
         """Answer a command."""
@@ -127,7 +127,7 @@ class Core:
         result = {"reason": reason.value, "message": message}
         self.emit(AnswerCommand(client, request_id, ok=False, result=result))
 
-    # --- timers: at most one per name ----------------------------------------------------------------
+    # --- timers: at most one per name ----------------------------------------------------------
 
     def call_at(self, name: Hashable, at_ms: int, call: Callable[[], None]) -> None:
         """Call at a monotonic time; an earlier timer of the same name is replaced."""

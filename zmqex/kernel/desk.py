@@ -93,7 +93,7 @@ class Desk:
         orders.on_expired = self._expired
         trades.on_moved.append(self._trade_moved)
 
-    # --- placing -------------------------------------------------------------------------------------
+    # --- placing -------------------------------------------------------------------------------
 
     def place(self, client: bytes, request_id: int, command: PlaceOrder) -> None:
         """Place an order; answered when every take of it has ended one way or another."""
@@ -184,7 +184,7 @@ class Desk:
             self.keys[key] = order_id
             self._core.persist(PutCommand(key, order_id))
 
-    # --- working: rounds of plan and take ---------------------------------------------------------------
+    # --- working: rounds of plan and take ------------------------------------------------------
 
     def _work(self, serial: int) -> None:
         job = self._jobs[serial]
@@ -269,7 +269,7 @@ class Desk:
         else:
             self._conclude(serial)
 
-    # --- finishing ---------------------------------------------------------------------------------------
+    # --- finishing -----------------------------------------------------------------------------
 
     def _finish(self, serial: int) -> None:
         job = self._jobs[serial]
@@ -383,7 +383,7 @@ class Desk:
             message += f" (order {blocker.hex()[:12]})"
         self._core.refuse(client, request_id, reason, message)
 
-    # --- a bare take ---------------------------------------------------------------------------------------
+    # --- a bare take ---------------------------------------------------------------------------
 
     def take(self, client: bytes, request_id: int, command: TakeOrder) -> None:
         """Take a quantity of one order, whatever else the book has."""
@@ -420,7 +420,7 @@ class Desk:
             return RejectReason.INSUFFICIENT_QUANTITY
         return None
 
-    # --- cancel and expiry -----------------------------------------------------------------------------------
+    # --- cancel and expiry ---------------------------------------------------------------------
 
     def cancel(self, client: bytes, request_id: int, command: CancelOrder) -> None:
         """Cancel one order or all: what is held stays held until its trade has ended."""
@@ -478,7 +478,7 @@ class Desk:
         )
         self._orders.publish(fresh.order_id)
 
-    # --- after a restart ---------------------------------------------------------------------------------------
+    # --- after a restart -----------------------------------------------------------------------
 
     def resume(self) -> None:
         """Go on working what was not finished, once its makers have had time to be found."""

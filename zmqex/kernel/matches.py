@@ -15,7 +15,7 @@ from zmqex.kernel.core import Core
 from zmqex.kernel.replicas import FoundOrder, Replicas
 from zmqex.kernel.sessions import Incoming, Refusal, Sessions
 from zmqex.kernel.views import id_problem
-from zmqex.limits import DAY_MS, MATCH_DEADLINE_MS, MATCHES_MAX, MATCH_PEERS_MAX
+from zmqex.limits import DAY_MS, MATCH_DEADLINE_MS, MATCH_PEERS_MAX, MATCHES_MAX
 from zmqex.market.matching import plan
 from zmqex.market.orders import BookOrder, IncomingOrder, OrderFlags, Side
 from zmqex.protocol.codec import decode
@@ -76,7 +76,7 @@ class Matching:
             for fill in planned.fills[:MATCHES_MAX]
         ]
 
-    # --- the operator's question ---------------------------------------------------------------------
+    # --- the operator's question ---------------------------------------------------------------
 
     def on_command(self, client: bytes, request_id: int, command: MatchOrder) -> None:
         """List what crosses an order, best first; peers have a second to answer."""

@@ -35,7 +35,6 @@ from zmqex.protocol.identity import to_text
 from zmqex.reasons import RejectReason
 from zmqex.trading.states import TERMINAL, Claim, Input, State, TradeRole
 
-
 _REFUSALS: Final[Mapping[RejectReason, str]] = {
     RejectReason.ALREADY_PAID: "it has been paid already",
     RejectReason.TOO_LATE_TO_PAY: "it is too late to pay: the payment might land after the hold",
@@ -85,7 +84,7 @@ class Operator:
         call(client, request_id, command)
         return True
 
-    # --- lists -------------------------------------------------------------------------------------
+    # --- lists ---------------------------------------------------------------------------------
 
     def _list_orders(self, client: bytes, request_id: int, command: ListOrders) -> None:
         rows = [row for row in self._orders.rows.values() if command.closed or row.state != CLOSED]
@@ -155,7 +154,7 @@ class Operator:
         ]
         self._core.answer(client, request_id, {"holds": holds})
 
-    # --- moves -------------------------------------------------------------------------------------
+    # --- moves ---------------------------------------------------------------------------------
 
     def _pay(self, client: bytes, request_id: int, command: PayTrade) -> None:
         trade = self._find(client, request_id, command.trade_id)
@@ -236,7 +235,7 @@ class Operator:
             return
         self._core.answer(client, request_id, {"trade": self._view(trade)})
 
-    # --- private -----------------------------------------------------------------------------------
+    # --- private -------------------------------------------------------------------------------
 
     def _find(self, client: bytes, request_id: int, text: str) -> Trade | None:
         found = find_by_prefix(text, self._trades.by_id)

@@ -41,7 +41,7 @@ class OwnOrders:
         self.on_expired: Callable[[OwnOrder], None] = lambda _row: None
         trades.capacity = self.capacity
 
-    # --- numbers -----------------------------------------------------------------------------------
+    # --- numbers -------------------------------------------------------------------------------
 
     def terms(self, order_id: bytes) -> Order:
         """The terms of an own order."""
@@ -96,7 +96,11 @@ class OwnOrders:
             return RejectReason.LEAVES_DUST
         return lots
 
-    # --- changes -----------------------------------------------------------------------------------
+    def open_count(self) -> int:
+        """How many of our orders rest in the book."""
+        return sum(row.state == OPEN for row in self.rows.values())
+
+    # --- changes -------------------------------------------------------------------------------
 
     def add(self, order: Order, **fields: Any) -> OwnOrder:  # noqa: ANN401
         """A new own order, being matched; it is not published yet."""
@@ -193,7 +197,7 @@ class OwnOrders:
             if row.state == OPEN:
                 self._arm(row)
 
-    # --- private -------------------------------------------------------------------------------------
+    # --- private -------------------------------------------------------------------------------
 
     def _arm(self, row: OwnOrder) -> None:
         left_ms = self._terms[row.order_id].expires_at_ms - self._core.now.wall_ms

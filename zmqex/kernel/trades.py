@@ -30,7 +30,7 @@ from zmqex.protocol.codec import decode_envelope, encode
 from zmqex.protocol.identity import digest
 from zmqex.protocol.messages import TradeMessage, TradeSaid
 from zmqex.reasons import RejectReason
-from zmqex.trading.states import TERMINAL, Claim, Input, State, TradeRole, claim, step
+from zmqex.trading.states import TERMINAL, Claim, Input, TradeRole, claim, step
 
 # Refusals after which the same message may be accepted later.
 _TRY_AGAIN = frozenset(
@@ -63,7 +63,7 @@ class Trades:
         self.on_refused: dict[TradeRole, Callable[[Trade, OutboxLine, Refusal], None]] = {}
         sessions.on_live.append(self._peer_is_live)
 
-    # --- looking ---------------------------------------------------------------------------------
+    # --- looking -------------------------------------------------------------------------------
 
     def of_order(self, order_id: bytes) -> list[Trade]:
         """The trades in which an order is taken or takes, oldest first."""
@@ -102,7 +102,7 @@ class Trades:
         """All trades that have not ended, in the order of their creation."""
         return [trade for trade in self.by_id.values() if trade.state not in TERMINAL]
 
-    # --- changing --------------------------------------------------------------------------------
+    # --- changing ------------------------------------------------------------------------------
 
     def add(self, trade: Trade) -> Trade:
         """A new trade, revision 1."""
@@ -178,7 +178,7 @@ class Trades:
         ]
         return own[-1] if own else None
 
-    # --- after a restart -------------------------------------------------------------------------
+    # --- after a restart -----------------------------------------------------------------------
 
     def restore(
         self,
@@ -199,7 +199,7 @@ class Trades:
         for trade_id in list(self._outbox):
             self._deliver(trade_id)
 
-    # --- delivering: first in first out per trade --------------------------------------------------
+    # --- delivering: first in first out per trade ----------------------------------------------
 
     def forget_outbox(self, trade: Trade) -> None:
         """Stop delivering: the trade has ended on both sides, or the other one is gone."""
@@ -248,7 +248,7 @@ class Trades:
                 self._sending[trade_id] = 0
                 self._deliver(trade_id)
 
-    # --- writing down ------------------------------------------------------------------------------
+    # --- writing down --------------------------------------------------------------------------
 
     def _replace(self, trade: Trade, **changes: Any) -> Trade:  # noqa: ANN401
         after = msgspec.structs.replace(

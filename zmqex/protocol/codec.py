@@ -6,8 +6,7 @@ caller's, in that order, so that the cheap ones turn the crowd away.
 
 from __future__ import annotations
 
-from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -19,6 +18,7 @@ from zmqex.protocol.messages import AnyTradeMessage, Envelope, Frame, Message
 T = TypeVar("T")
 
 _encoder = msgspec.msgpack.Encoder()
+_decoders: dict[object, msgspec.msgpack.Decoder[Any]] = {}
 
 
 def encode(message: msgspec.Struct) -> bytes:
@@ -60,9 +60,12 @@ def decode_trade_message(raw: bytes) -> AnyTradeMessage:
     return decode(raw, AnyTradeMessage)  # type: ignore[arg-type]
 
 
-@cache
 def _decoder(wanted: type[T]) -> msgspec.msgpack.Decoder[T]:
-    return msgspec.msgpack.Decoder(wanted)
+    """One decoder per type: building it costs more than a thousand messages."""
+    decoder = _decoders.get(wanted)
+    if decoder is None:
+        decoder = _decoders[wanted] = msgspec.msgpack.Decoder(wanted)
+    return decoder
 
 
 def _name(wanted: object) -> str:

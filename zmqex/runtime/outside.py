@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from zmqex.adapters.holds.port import HoldRow, Holds
-from zmqex.adapters.ports import Lightning
+from zmqex.adapters.ports import Lightning, PaymentInfo
 from zmqex.errors import (
     HoldsUnavailableError,
     LightningUnavailableError,
@@ -45,6 +45,9 @@ from zmqex.reasons import RejectReason
 
 Post = Callable[[Event], None]
 Call = Literal["create_invoice", "invoice", "cancel", "pay", "payment"]
+
+
+HOLD_EFFECTS = (ReserveHold, ReleaseHold, ExtendHold, RebuildHolds)
 
 
 class HoldCalls:
@@ -179,6 +182,11 @@ class LightningCalls:
 
 
 _WORDS = frozenset(reason.value for reason in RejectReason)
+
+
+def _payment_seen(effect: PayInvoice | LookupPayment, info: PaymentInfo) -> PaymentSeen:
+    reason = RejectReason(info.reason) if info.reason in _WORDS else None
+    return PaymentSeen(effect.trade_id, effect.payment_hash, info.state, info.preimage, reason)
 
 
 class KernelWire:

@@ -42,6 +42,7 @@ from zmqex.kernel.records import (
 
 R = TypeVar("R", bound=Record)
 
+SQLITE_VERSION: Final = sqlite3.sqlite_version
 MIGRATIONS: Final = (
     """
     CREATE TABLE own_order (

@@ -1,0 +1,236 @@
+"""One node: the kernel, its adapters, and the loop that carries events in and effects out.
+
+The loop is the only one that calls the kernel.  Whatever fails outside becomes an event, a counter
+or a log line; only a journal that cannot be trusted stops the node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from zmqex.adapters.clock import monotonic_ms, wall_ms
+from zmqex.adapters.ports import ControlServer, Transport
+from zmqex.adapters.storage.journal import Journal
+from zmqex.errors import StorageError
+from zmqex.kernel.effects import (
+    AnswerCommand,
+    Announce,
+    ConnectPeer,
+    CreditPlay,
+    DialHello,
+    DisconnectPeer,
+    Effect,
+    Log,
+    PlayPayEnded,
+    Publish,
+    PublishRecord,
+    SendReply,
+    SendRequest,
+    Verify,
+)
+from zmqex.kernel.events import Event, Now, PlayCredited, Tick, Woke
+from zmqex.kernel.kernel import Kernel
+from zmqex.kernel.records import Write
+from zmqex.limits import SLEPT_MS, SECOND_MS
+from zmqex.logs import get_logger
+from zmqex.runtime.gate import Gate
+from zmqex.runtime.outside import (
+    HOLD_EFFECTS,
+    LIGHTNING_EFFECTS,
+    HoldCalls,
+    KernelWire,
+    LightningCalls,
+)
+from zmqex.runtime.verifying import Verifier
+
+_ENTROPY_BYTES: Final = 32
+
+Receive = Callable[..., Coroutine[Any, Any, tuple[bytes | None, str]]]
+
+
+class Node:
+    """Runs a kernel.  `post` gives it an event; `stopped` is set when it must end."""
+
+    def __init__(self, kernel: Kernel, journal: Journal, tasks: asyncio.TaskGroup) -> None:
+        """Outside things are attached with `attach` before the first event."""
+        self.kernel = kernel
+        self.journal = journal
+        self.fault: StorageError | None = None
+        self.stopped = asyncio.Event()
+        self._tasks = tasks
+        self._running: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+        self._log = get_logger()
+        self._gate = Gate(self._commit, self._carry_out)
+        self._queue: deque[Event] = deque()
+        self._handling = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._beat = (wall_ms(), monotonic_ms())
+        self._answered: dict[tuple[bytes, int], Callable[[AnswerCommand], None]] = {}
+
+    def attach(
+        self,
+        transport: Transport,
+        control: ControlServer,
+        holds: HoldCalls,
+        lightning: LightningCalls,
+        wire: KernelWire,
+        receive_play: Receive,
+    ) -> None:
+        """The outside world."""
+        self._control = control
+        self._wire = wire
+        self._receive_play = receive_play
+        self.verifier = Verifier(self.kernel.core.settings.network, self.post)
+        self._calls: dict[type[Effect], Callable[[Any], None]] = {
+            Log: self._on_log,
+            DialHello: lambda one: transport.dial_hello(one.host, one.port, one.source),
+            ConnectPeer: lambda one: transport.connect(
+                one.peer, one.curve_key, one.rpc, one.orders, one.topics
+            ),
+            DisconnectPeer: lambda one: transport.disconnect(one.peer),
+            PublishRecord: lambda one: transport.set_record(one.record),
+            Verify: self.verifier.submit,
+            SendRequest: lambda one: self._sent(sent=transport.send(one.peer, one.frame)),
+            SendReply: lambda one: self._sent(
+                sent=transport.reply(one.route.connection, one.frame)
+            ),
+            Publish: lambda one: transport.publish(one.topic, one.envelope),
+            AnswerCommand: self._on_answer,
+            Announce: lambda one: control.announce(one.topic, one.facts),
+            PlayPayEnded: wire.ended,
+            CreditPlay: lambda one: self.spawn(self._credit(one)),
+        }
+        for hold_effect in HOLD_EFFECTS:
+            self._calls[hold_effect] = lambda one: self.spawn(holds.carry_out(one))
+        for lightning_effect in LIGHTNING_EFFECTS:
+            self._calls[lightning_effect] = lambda one: self.spawn(lightning.carry_out(one))
+
+    # --- events in -----------------------------------------------------------------------------
+
+    def post(self, event: Event) -> None:
+        """Give the kernel an event; called on the loop, from anywhere, also while it decides."""
+        self._queue.append(event)
+        if self._handling:
+            return
+        self._handling = True
+        try:
+            while self._queue and self.fault is None:
+                effects = self.kernel.handle(self._queue.popleft(), self._now())
+                self._gate.pass_through(effects)
+        finally:
+            self._handling = False
+        self._arm()
+
+    def on_answer(
+        self, client: bytes, request_id: int, call: Callable[[AnswerCommand], None]
+    ) -> None:
+        """Give the kernel's answer to one command to `call` in place of the control socket."""
+        self._answered[client, request_id] = call
+
+    def beat(self) -> None:
+        """To be called every second: notices that the machine or the process was suspended."""
+        wall, monotonic = wall_ms(), monotonic_ms()
+        wall_before, monotonic_before = self._beat
+        self._beat = (wall, monotonic)
+        slept_ms = max(wall - wall_before, monotonic - monotonic_before) - SECOND_MS
+        if slept_ms > SLEPT_MS:
+            self._log.warning("woke", slept_ms=slept_ms)
+            self.post(Woke(slept_ms))
+
+    def has_waiting(self) -> bool:
+        """Whether something still waits for the disk before it may leave."""
+        return self._gate.waiting > 0
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a call to the outside; what it raises is logged and ends nothing else."""
+        task = self._tasks.create_task(self._guarded(work))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    def cancel_calls(self) -> None:
+        """Give up what still waits for an answer from outside."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._running:
+            task.cancel()
+
+    # --- effects out ---------------------------------------------------------------------------
+
+    def _carry_out(self, effect: Effect) -> None:
+        self._calls[type(effect)](effect)
+
+    def _commit(self, writes: tuple[Write, ...], done: Callable[[], None]) -> None:
+        def told(error: StorageError | None) -> None:
+            # From the writer thread; a loop that has ended needs no answer.
+            if not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(finish, error)
+
+        def finish(error: StorageError | None) -> None:
+            if error is None:
+                done()
+            else:
+                self.fail(error)
+
+        self.journal.commit(writes, told)
+
+    def fail(self, error: StorageError) -> None:
+        """The journal cannot be trusted: nothing more is decided or sent."""
+        if self.fault is None:
+            self.fault = error
+            self._log.critical("storage_failed", why=str(error))
+        self.stopped.set()
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except StorageError as error:
+            self.fail(error)
+        except Exception as error:
+            # The one place where anything is caught: a fault in one call must not end the node.
+            self.kernel.core.count("faults")
+            self._log.exception("call_failed", why=repr(error))
+
+    async def _credit(self, effect: CreditPlay) -> None:
+        preimage, reason = await self._receive_play(
+            effect.payment_hash, amount_msat=effect.amount_msat, payer_node=effect.payer_node
+        )
+        self.post(PlayCredited(effect.ticket, preimage, reason))
+
+    def _sent(self, *, sent: bool) -> None:
+        if not sent:
+            self.kernel.core.count("frames_not_sent")
+
+    def _on_answer(self, effect: AnswerCommand) -> None:
+        call = self._answered.pop((effect.client, effect.request_id), None)
+        if call is not None:
+            call(effect)
+        else:
+            self._control.answer(
+                effect.client, effect.request_id, ok=effect.ok, result=effect.result
+            )
+
+    def _on_log(self, effect: Log) -> None:
+        getattr(self._log, effect.level)(effect.event, **effect.facts)
+
+    # --- time ----------------------------------------------------------------------------------
+
+    def _now(self) -> Now:
+        return Now(wall_ms(), monotonic_ms(), secrets.token_bytes(_ENTROPY_BYTES))
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline_ms = self.kernel.next_deadline_ms()
+        if deadline_ms is not None and self.fault is None:
+            delay_s = max(deadline_ms - monotonic_ms(), 0) / SECOND_MS
+            self._timer = self._loop.call_later(delay_s, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self.post(Tick())

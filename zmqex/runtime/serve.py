@@ -1,0 +1,389 @@
+"""The life of a node's process: open everything, run, and close it in reverse order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import nacl.bindings
+
+from zmqex import __version__
+from zmqex.adapters.clock import monotonic_ms
+from zmqex.adapters.discovery.candidate import Candidate
+from zmqex.adapters.discovery.dht import DhtDiscovery
+from zmqex.adapters.holds.embedded import EmbeddedServer
+from zmqex.adapters.holds.redis_holds import RedisHolds
+from zmqex.adapters.lightning.play import PlayLightning
+from zmqex.adapters.storage.directory import (
+    DirectoryLock,
+    create_private_file,
+    open_data_directory,
+    read_private_file,
+    runtime_directory,
+)
+from zmqex.adapters.storage.journal import SQLITE_VERSION, Journal
+from zmqex.adapters.transport.control import ControlSocket
+from zmqex.adapters.transport.zeromq import ZeroMqTransport
+from zmqex.config import Config, control_path, running_nodes, runtime_path
+from zmqex.dht.names import rendezvous_name
+from zmqex.errors import ConfigError, HoldsUnavailableError
+from zmqex.kernel.commands import GetStatus, ListHolds, LookupPeers, StopNode
+from zmqex.kernel.core import Settings
+from zmqex.kernel.effects import AnswerCommand
+from zmqex.kernel.events import (
+    CandidatesFound,
+    CommandReceived,
+    Event,
+    HoldsForgotten,
+    Started,
+    Stopping,
+)
+from zmqex.kernel.kernel import Kernel
+from zmqex.limits import HOLD_SERVER_WATCH_S, LOOKUP_WAIT_MS, STOP_WAIT_S
+from zmqex.logs import configure_logs, get_logger
+from zmqex.market.instruments import Currencies
+from zmqex.protocol.identity import IdentityKey, to_text
+from zmqex.runtime.crash import crash_hook
+from zmqex.runtime.node import Node
+from zmqex.runtime.outside import HoldCalls, KernelWire, LightningCalls
+
+OnReady = Callable[[dict[str, Any]], None]
+EXIT_DONE: Final = 0
+EXIT_FAULT: Final = 70  # EX_SOFTWARE: the supervisor starts the node again
+
+
+def serve(config: Config, on_ready: OnReady) -> int:
+    """Run a node in this process until it is told to stop; returns the exit code.
+
+    Raises ConfigError for what the operator must mend.  `on_ready` gets what `serve` prints.
+    """
+    directory = open_data_directory(config.data_dir)
+    configure_logs(config.log_level, config.log_format, directory / "logs")
+    with DirectoryLock(directory):
+        return asyncio.run(_Process(config, directory, on_ready).run())
+
+
+class _Process:
+    def __init__(self, config: Config, directory: Path, on_ready: OnReady) -> None:
+        self._config = config
+        self._directory = directory
+        self._on_ready = on_ready
+        self._log = get_logger()
+        self._started_ms = monotonic_ms()
+        self._early: list[Event] = []
+        self._post: Callable[[Event], None] = self._early.append
+
+    async def run(self) -> int:
+        async with contextlib.AsyncExitStack() as stack:
+            identity = IdentityKey(_identity_seed(self._directory / "identity.key"))
+            path = self._directory / "journal.sqlite3"
+            self._journal = Journal(path, on_commit=crash_hook())
+            stack.callback(self._journal.close)
+            self._lightning = PlayLightning(self._directory)
+            stack.push_async_callback(self._lightning.close)
+            self._open_holds(identity, stack)
+            self._open_transport(stack)
+            await self._open_discovery(stack)
+            tasks = await stack.enter_async_context(_calls())
+            self._make_node(identity, await self._lightning_node(), tasks)
+            stack.callback(self._node.verifier.close)
+            stack.callback(self._node.cancel_calls)
+            self._listen_to_signals()
+            for work in (self._watch_holds(), self._beat()):
+                self._node.spawn(work)
+            self._start()
+            await self._node.stopped.wait()
+            await self._stop()
+        return EXIT_DONE if self._node.fault is None else EXIT_FAULT
+
+    # --- opening -------------------------------------------------------------------------------
+
+    def _open_holds(self, identity: IdentityKey, stack: contextlib.AsyncExitStack) -> None:
+        self._embedded: EmbeddedServer | None = None
+        url = self._config.redis
+        if url is None:
+            self._embedded = EmbeddedServer.start(
+                self._directory, runtime_directory(self._directory)
+            )
+            stack.callback(self._embedded.stop)
+            url = self._embedded.url
+        self._holds = RedisHolds.connect(
+            url, identity=identity.public_key, embedded=self._embedded is not None
+        )
+        stack.push_async_callback(self._holds.close)
+
+    def _open_transport(self, stack: contextlib.AsyncExitStack) -> None:
+        config = self._config
+        self._curve_key, secret = nacl.bindings.crypto_box_keypair()
+        self._transport = ZeroMqTransport(
+            self._deliver,
+            curve_public=self._curve_key,
+            curve_secret=secret,
+            host=config.bind_host,
+            hello_port=config.hello_port,
+            rpc_port=config.rpc_port,
+            orders_port=config.orders_port,
+        )
+        self._transport.start()
+        stack.callback(self._transport.close)
+        self._control = ControlSocket(self._deliver, control_path(self._directory))
+        self._control.start()
+        stack.callback(self._control.close)
+
+    async def _open_discovery(self, stack: contextlib.AsyncExitStack) -> None:
+        self._discovery = DhtDiscovery(self._found)
+        # Nodes of the same user on this machine are the first DHT nodes to ask.
+        neighbours = [
+            ("127.0.0.1", node.dht_port)
+            for node in running_nodes()
+            if node.data_dir != self._directory and node.dht_port
+        ]
+        bootstrap = [*self._config.bootstrap, *neighbours]
+        wanted = self._config.dht_port
+        port = self._transport.hello_port if wanted is None else wanted
+        try:
+            await self._discovery.start(self._config.bind_host, port, bootstrap)
+        except ConfigError:
+            if wanted is not None:
+                raise
+            await self._discovery.start(self._config.bind_host, 0, bootstrap)
+        stack.push_async_callback(self._discovery.close)
+
+    async def _lightning_node(self) -> bytes:
+        return (await self._lightning.info()).node
+
+    def _make_node(
+        self, identity: IdentityKey, lightning_node: bytes, tasks: asyncio.TaskGroup
+    ) -> None:
+        config = self._config
+        settings = Settings(
+            network=config.network,
+            hold_ttl_ms=config.hold_ttl_ms,
+            host=config.announce_host,
+            hello_port=self._transport.hello_port,
+            rpc_port=self._transport.rpc_port,
+            orders_port=self._transport.orders_port,
+            curve_key=self._curve_key,
+            lightning_node=lightning_node,
+            markets=config.markets,
+            holds_strict=config.holds == "strict",
+            static_peers=config.peers,
+        )
+        currencies = Currencies(config.currencies)
+        kernel = Kernel(settings, identity, currencies, self._journal.load())
+        self._node = Node(kernel, self._journal, tasks)
+        wire = KernelWire(self._node.post)
+        self._lightning.connect(wire)
+        self._node.attach(
+            self._transport,
+            self._control,
+            HoldCalls(self._holds, self._node.post),
+            LightningCalls(self._lightning, self._node.post),
+            wire,
+            self._lightning.receive,
+        )
+
+    # --- running -------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        self._post = self._node.post
+        self._post(Started())
+        for event in self._early:
+            self._deliver(event)
+        for market in self._config.markets:
+            name = rendezvous_name(self._config.network, market)
+            self._discovery.announce(name, self._transport.hello_port)
+            self._discovery.follow(name)
+        info = self._where()
+        path = runtime_path(self._directory)
+        path.unlink(missing_ok=True)
+        create_private_file(path, msgspec.json.encode(info))
+        self._log.info("serving", **info)
+        self._on_ready(info)
+
+    def _where(self) -> dict[str, Any]:
+        host = self._config.bind_host
+        return {
+            "pid": os.getpid(),
+            "identity": to_text(self._node.kernel.core.identity),
+            "network": self._config.network,
+            "data_dir": str(self._directory),
+            "control": str(control_path(self._directory)),
+            "host": host,
+            "hello_port": self._transport.hello_port,
+            "rpc_port": self._transport.rpc_port,
+            "orders_port": self._transport.orders_port,
+            "dht_port": self._discovery.udp_port,
+            "redis_pid": self._embedded.pid if self._embedded else 0,
+        }
+
+    def _listen_to_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._node.stopped.set)
+
+    def _found(self, candidates: list[Candidate]) -> None:
+        found = tuple((one.host, one.port, one.source) for one in candidates)
+        self._deliver(CandidatesFound(found))
+
+    def _deliver(self, event: Event) -> None:
+        """Answer what only this process knows; everything else is the kernel's."""
+        if isinstance(event, CommandReceived) and self._post != self._early.append:
+            calls = {
+                GetStatus: self._answer_status,
+                LookupPeers: self._answer_lookup,
+                ListHolds: self._answer_holds,
+            }
+            call = calls.get(type(event.command))
+            if call is not None:
+                self._node.spawn(call(event))
+                return
+            if isinstance(event.command, StopNode):
+                self._answer(event, {"stopping": True})
+                self._node.stopped.set()
+                return
+        self._post(event)
+
+    async def _watch_holds(self) -> None:
+        """Start the embedded server again when it has ended; a new one has forgotten its holds."""
+        while True:
+            await asyncio.sleep(HOLD_SERVER_WATCH_S)
+            if self._embedded is None or self._embedded.alive():
+                continue
+            self._log.warning("hold_server_ended", pid=self._embedded.pid)
+            try:
+                await asyncio.to_thread(self._embedded.ensure_running)
+            except HoldsUnavailableError as error:
+                self._log.error("hold_server_gone", why=str(error))
+            self._post(HoldsForgotten())
+
+    async def _beat(self) -> None:
+        parent = os.getppid()
+        while True:
+            await asyncio.sleep(1)
+            self._node.beat()
+            if self._config.supervised and os.getppid() != parent:
+                self._log.warning("supervisor_ended")
+                self._node.stopped.set()
+
+    async def _stop(self) -> None:
+        """Withdraw, and let what is on its way to the disk and the peers get there."""
+        if self._node.fault is None:
+            self._post(Stopping())
+            loop = asyncio.get_running_loop()
+            end_s = loop.time() + STOP_WAIT_S
+            while self._node.has_waiting() and loop.time() < end_s:
+                await asyncio.sleep(0)
+        runtime_path(self._directory).unlink(missing_ok=True)
+        self._log.info("stopped", commits=self._journal.commits)
+
+    # --- what only the process knows -------------------------------------------------------------
+
+    def _answer(self, event: CommandReceived, result: dict[str, Any]) -> None:
+        self._control.answer(event.client, event.request_id, ok=True, result=result)
+
+    async def _answer_status(self, event: CommandReceived) -> None:
+        core, kernel = self._node.kernel.core, self._node.kernel
+        where = self._where()
+        host = where["host"]
+        ports = {name: f"{host}:{where[f'{name}_port']}" for name in ("hello", "rpc", "orders")}
+        lightning = await self._lightning.info()
+        warnings: list[str] = []
+        redis = await self._redis_status(warnings)
+        counted = {**core.counted, **self._transport.counters()}
+        result = {
+            "identity": where["identity"],
+            "network": core.settings.network,
+            "version": __version__,
+            "pid": where["pid"],
+            "uptime_ms": monotonic_ms() - self._started_ms,
+            "data_dir": where["data_dir"],
+            "endpoints": {**ports, "dht": f"{host}:{where['dht_port']}"},
+            "redis": redis,
+            "lightning": {
+                "backend": lightning.backend,
+                "node": lightning.node.hex(),
+                "balance_msat": lightning.balance_msat,
+                "in_flight_msat": lightning.in_flight_msat,
+                "play": lightning.backend == "play",
+            },
+            "journal": {
+                "path": str(self._journal.path),
+                "commits": self._journal.commits,
+                "sqlite": SQLITE_VERSION,
+            },
+            "peers": kernel.sessions.summary(),
+            "orders": {"open": kernel.orders.open_count()},
+            "trades": {"running": len(kernel.trades.running())},
+            "counters": dict(sorted(counted.items())),
+            "dht": self._discovery.health(),
+            "warnings": warnings,
+        }
+        self._answer(event, result)
+
+    async def _redis_status(self, warnings: list[str]) -> dict[str, Any]:
+        try:
+            info = await self._holds.info()
+        except HoldsUnavailableError as error:
+            warnings.append(f"the hold server does not answer: {error}")
+            return {"ok": False, "server": "", "version": "", "pid": 0, "url": ""}
+        return {
+            "ok": True,
+            "server": info.name,
+            "version": info.version,
+            "pid": info.pid,
+            "embedded": info.embedded,
+            "url": info.url,
+        }
+
+    async def _answer_lookup(self, event: CommandReceived) -> None:
+        found: dict[tuple[str, int], Candidate] = {}
+        for market in self._config.markets:
+            name = rendezvous_name(self._config.network, market)
+            for one in await self._discovery.lookup(name, LOOKUP_WAIT_MS):
+                found[one.host, one.port] = one
+        rows = [
+            {"host": one.host, "port": one.port, "source": one.source} for one in found.values()
+        ]
+        self._answer(event, {"candidates": rows, "dht": self._discovery.health()})
+
+    async def _answer_holds(self, event: CommandReceived) -> None:
+        """The journal's holds, each with what Redis says of it."""
+        try:
+            left = {view.trade_id.hex(): view.remaining_ms for view in await self._holds.list()}
+        except HoldsUnavailableError:
+            left = {}
+
+        def enrich(answer: AnswerCommand) -> None:
+            for hold in answer.result["holds"]:
+                hold["redis_left_ms"] = left.get(hold["trade_id"])
+            self._answer(event, answer.result)
+
+        self._node.on_answer(event.client, event.request_id, enrich)
+        self._post(event)
+
+
+@contextlib.asynccontextmanager
+async def _calls() -> AsyncIterator[asyncio.TaskGroup]:
+    """The task group of all calls to the outside; leaving it cancels what still waits."""
+    async with asyncio.TaskGroup() as tasks:
+        yield tasks
+
+
+def _identity_seed(path: Path) -> bytes:
+    try:
+        seed = read_private_file(path)
+    except FileNotFoundError:
+        seed = secrets.token_bytes(32)
+        create_private_file(path, seed)
+    if len(seed) != nacl.bindings.crypto_sign_SEEDBYTES:
+        msg = f"{path} is not an identity key; restore it from a copy, or move it away"
+        raise ConfigError(msg)
+    return seed
