@@ -98,7 +98,7 @@ def _check(draft: Draft) -> None:
         (0 <= draft.expiry_s <= INVOICE_EXPIRY_S_MAX, "an expiry has 32 bits"),
         (
             0 <= draft.min_final_cltv <= INVOICE_CLTV_BLOCKS_MAX,
-            f"a final expiry delta is at most {INVOICE_CLTV_BLOCKS_MAX} blocks",
+            "a final expiry delta is a number of blocks, below those that are dates",
         ),
         (
             draft.features > 0 and features.has_payment_secret(draft.features),
