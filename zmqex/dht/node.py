@@ -45,7 +45,8 @@ from zmqex.limits import (
 
 _SEED_BYTES_MIN: Final = 16
 _SEED_BYTES_MAX: Final = 64
-_TRANSACTION_BYTES: Final = 4
+_CHANCE_BYTES: Final = 4
+_COUNT_BYTES: Final = 2
 _PORT_MAX: Final = 65_535
 # Silent contacts that one round of upkeep calls again.
 _RECHECKS: Final = 8
@@ -124,6 +125,7 @@ class DhtNode:
         self.counters = Counters()
         self._seed = seed
         self._draws = 0
+        self._queries = 0
         self._table = RoutingTable(node_id)
         self._store = PeerStore()
         self._rate = RateLimit()
@@ -385,9 +387,9 @@ class DhtNode:
         lookup: Lookup | None = None,
         round_: _Round | None = None,
     ) -> None:
-        transaction = self._random(_TRANSACTION_BYTES)
-        while transaction in self._pending:
-            transaction = self._random(_TRANSACTION_BYTES)
+        # Chance, so that it cannot be guessed, and a count, so that it cannot come twice.
+        self._queries = (self._queries + 1) % (1 << 8 * _COUNT_BYTES)
+        transaction = self._random(_CHANCE_BYTES) + self._queries.to_bytes(_COUNT_BYTES, "big")
         deadline_ms = now_ms + DHT_QUERY_TIMEOUT_MS
         self._pending[transaction] = _Pending(address, deadline_ms, lookup, round_)
         datagram = krpc.encode_query(transaction, method, self.node_id, arguments)
