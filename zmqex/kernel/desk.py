@@ -20,6 +20,7 @@ from zmqex.kernel.records import OwnOrder, PutCommand, Trade
 from zmqex.kernel.replicas import FoundOrder, Replicas
 from zmqex.kernel.sessions import Sessions
 from zmqex.kernel.taker import Taker
+from zmqex.kernel.taking import Taking
 from zmqex.kernel.trades import Trades
 from zmqex.kernel.views import find_by_prefix, id_problem, order_view, trade_view
 from zmqex.limits import (
@@ -77,6 +78,7 @@ class Desk:
         replicas: Replicas,
         trades: Trades,
         orders: OwnOrders,
+        taking: Taking,
         taker: Taker,
     ) -> None:
         """Start without orders."""
@@ -85,6 +87,7 @@ class Desk:
         self._replicas = replicas
         self._trades = trades
         self._orders = orders
+        self._taking = taking
         self._taker = taker
         self._jobs: dict[int, Job] = {}
         self._job_serial = 0
@@ -237,15 +240,16 @@ class Desk:
 
     def _take(self, serial: int, found: FoundOrder, quantity_lots: int) -> None:
         job = self._jobs[serial]
-        trade = self._taker.take(
+        trade = self._taking.take(
             found,
             quantity_lots,
             own_order_id=job.order_id,
             pay_mode=job.pay_mode,
-            defer=job.all_or_nothing,
             done=lambda trade: self._taken(serial, trade),
         )
         job.trades.append(trade.trade_id)
+        if job.all_or_nothing:
+            self._taker.defer(trade.trade_id)
 
     def _taken(self, serial: int, trade: Trade) -> None:
         job = self._jobs[serial]

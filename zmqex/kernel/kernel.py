@@ -53,6 +53,7 @@ from zmqex.kernel.records import Snapshot, Trade
 from zmqex.kernel.replicas import Replicas
 from zmqex.kernel.sessions import Sessions
 from zmqex.kernel.taker import Taker
+from zmqex.kernel.taking import Taking
 from zmqex.kernel.trades import Trades
 from zmqex.market.instruments import Currencies
 from zmqex.protocol.identity import Signer
@@ -79,9 +80,16 @@ class Kernel:
         self.orders = OwnOrders(self.core, self.trades, self.publisher)
         self.admission = Admission(self.core, self.sessions, self.trades, self.orders)
         self.maker = Maker(self.core, self.trades, self.orders, self.admission)
-        self.taker = Taker(self.core, self.sessions, self.trades, self.orders)
+        self.taking = Taking(self.core, self.sessions, self.trades, self.orders)
+        self.taker = Taker(self.core, self.trades, self.orders, self.taking)
         self.desk = Desk(
-            self.core, self.sessions, self.replicas, self.trades, self.orders, self.taker
+            self.core,
+            self.sessions,
+            self.replicas,
+            self.trades,
+            self.orders,
+            self.taking,
+            self.taker,
         )
         self.dialogue = Dialogue(self.core, self.sessions, self.trades, self.maker, self.taker)
         self.matching = Matching(self.core, self.sessions, self.replicas)

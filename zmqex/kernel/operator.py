@@ -226,7 +226,8 @@ class Operator:
         if trade is None:
             return
         if trade.role is TradeRole.TAKER and self._trades.can(trade, Input.ABANDON):
-            trade = self._taker.abandon(trade, RejectReason.CANCELLED)
+            self._taker.abandon(trade, RejectReason.CANCELLED)
+            trade = self._trades.by_id[trade.trade_id]
         elif trade.role is TradeRole.MAKER and self._trades.can(trade, Input.END_ASKED):
             self._maker.say_cancel(trade)
             trade = self._trades.by_id[trade.trade_id]

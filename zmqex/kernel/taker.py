@@ -1,28 +1,21 @@
-"""The taker's side of a trade: take, check the accept, go first, and never pay for what we left.
+"""The taker's side of an accepted take: go first, or get out, and never pay for what we left.
 
-A take that was not answered in time is abandoned, not forgotten: we ask the maker to cancel it
-until it has said so, and whatever it accepts afterwards is never paid.  "In flight" is not
-"failed": only Lightning's final word ends a payment.  Not for choosing makers (desk.py).
+A take that we abandon is cancelled at the maker, again and again until it has said so, and whatever
+it accepts afterwards is never paid.  "In flight" is not "failed": only Lightning's final word ends
+a payment.  Not for choosing makers (desk.py) or for asking them (taking.py).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 
-import msgspec
-
-from zmqex.bolt11 import InvalidInvoiceError
-from zmqex.bolt11 import decode as decode_invoice
-from zmqex.errors import RemoteProtocolError
 from zmqex.kernel.core import Core
 from zmqex.kernel.effects import CancelInvoice, CreateInvoice, LookupInvoice, LookupPayment
 from zmqex.kernel.events import InvoiceCreated, InvoiceSeen, LightningFailed, PaymentSeen
 from zmqex.kernel.maker import pay_invoice
 from zmqex.kernel.orders import OwnOrders
 from zmqex.kernel.records import Trade
-from zmqex.kernel.replicas import FoundOrder
-from zmqex.kernel.sessions import Refusal, Sessions
+from zmqex.kernel.taking import Taking
 from zmqex.kernel.trades import Trades
 from zmqex.limits import (
     ABANDON_GRACE_MS,
@@ -32,228 +25,46 @@ from zmqex.limits import (
     PAY_START_MAX_MS,
     RETRY_LAST_MS,
     SECOND_MS,
-    SKIP_MAKER_MS,
-    TAKE_DEADLINE_MS,
 )
-from zmqex.protocol.codec import decode, decode_envelope, decode_trade_message
-from zmqex.protocol.identity import ZERO_DIGEST, digest, short, trade_id, verify
 from zmqex.protocol.messages import (
-    Accept,
     InvoiceFailed,
     QuoteConfirmed,
     QuoteSent,
-    Take,
     TradeCancel,
     TradeCancelled,
     TradeInvoice,
-    TradeSaid,
 )
 from zmqex.reasons import RejectReason
-from zmqex.trading.settlement import (
-    PLAIN,
-    Expected,
-    amounts,
-    proves_payment,
-    why_not_pay,
-)
-from zmqex.trading.states import Input, State, TradeRole
-
-# The take may have reached the maker: it must be told that we want out.
-_MAY_HAVE_ARRIVED = frozenset({RejectReason.TIMED_OUT, RejectReason.MALFORMED})
-# The maker is no use for now, whichever of its orders we ask for.
-_SET_ASIDE = _MAY_HAVE_ARRIVED | {
-    RejectReason.NOT_CONNECTED,
-    RejectReason.NOT_GREETED,
-    RejectReason.HOLDS_UNAVAILABLE,
-    RejectReason.LIGHTNING_UNAVAILABLE,
-    RejectReason.STARTING,
-    RejectReason.RATE_LIMITED,
-    RejectReason.DECLINED,
-}
-
-Done = Callable[[Trade], None]
+from zmqex.trading.settlement import Expected, proves_payment, why_not_pay
+from zmqex.trading.states import Input, State
 
 
 class Taker:
     """Carries trades in which we took another maker's order to an end."""
 
-    def __init__(self, core: Core, sessions: Sessions, trades: Trades, orders: OwnOrders) -> None:
-        """Start without trades."""
+    def __init__(self, core: Core, trades: Trades, orders: OwnOrders, taking: Taking) -> None:
+        """Carry on whatever `taking` brings in."""
         self._core = core
-        self._sessions = sessions
         self._trades = trades
         self._orders = orders
-        self._done: dict[bytes, Done] = {}
+        self._taking = taking
         self._deferred: set[bytes] = set()
         self._retries: dict[bytes, int] = {}
-        self._abandoning: dict[bytes, RejectReason] = {}
+        self._dead_invoices: dict[bytes, RejectReason] = {}
+        taking.on_accepted = self._accepted
+        taking.on_abandoned = self.abandon
 
-    # --- taking --------------------------------------------------------------------------------
+    def defer(self, key: bytes) -> None:
+        """Pay nothing of this trade before `release`: its order wants all or nothing."""
+        self._deferred.add(key)
 
-    def take(
-        self,
-        order: FoundOrder,
-        quantity_lots: int,
-        *,
-        own_order_id: bytes,
-        pay_mode: str,
-        defer: bool,
-        done: Done,
-    ) -> Trade:
-        """Take a quantity of an order; `done` is called once, when the maker's answer is known.
-
-        With `defer` nothing is paid before `release`.
-        """
-        core, now_ms = self._core, self._core.now.wall_ms
-        take_id = core.random(32)
-        buying = order.order.side == "sell"
-        preimage = core.random(32) if buying else b""
-        payment_hash = hashlib.sha256(preimage).digest() if buying else b""
-        message = Take(
-            trade_id=trade_id(core.settings.network, order.maker, core.identity, take_id),
-            previous=ZERO_DIGEST,
-            sent_at_ms=now_ms,
-            take_id=take_id,
-            maker=order.maker,
-            taker=core.identity,
-            order_id=order.order_id,
-            quantity_lots=quantity_lots,
-            price_ticks=order.order.price_ticks,
-            settlement=PLAIN,
-            payment_hash=payment_hash or None,
-        )
-        trade = self._trades.add(
-            Trade(
-                trade_id=message.trade_id,
-                role=TradeRole.TAKER,
-                take_id=take_id,
-                order_id=order.order_id,
-                own_order_id=own_order_id,
-                market=order.order.market,
-                side=order.order.side,
-                maker=order.maker,
-                taker=core.identity,
-                quantity_lots=quantity_lots,
-                price_ticks=order.order.price_ticks,
-                settlement=PLAIN,
-                state=State.TAKING,
-                revision=1,
-                created_ms=now_ms,
-                updated_ms=now_ms,
-                first_sent_ms=now_ms,
-                payment_hash=payment_hash,
-                preimage=preimage,
-                pay_mode=pay_mode,
-            )
-        )
-        trade, envelope = self._trades.sign(trade, message)
-        trade = self._trades.amend(trade, take_digest=digest(envelope))
-        self._done[trade.trade_id] = done
-        if defer:
-            self._deferred.add(trade.trade_id)
-        self._ask(trade, envelope)
-        return trade
-
-    def _ask(self, trade: Trade, envelope: bytes) -> None:
-        key = trade.trade_id
-        self._sessions.request(
-            trade.maker,
-            "take",
-            TradeSaid(envelope),
-            lambda answer: self._answered(key, answer),
-            TAKE_DEADLINE_MS,
-        )
-
-    def _answered(self, key: bytes, answer: msgspec.Raw | Refusal) -> None:
-        trade = self._trades.by_id[key]
-        if trade.state is not State.TAKING:
-            return
-        refused = answer if isinstance(answer, Refusal) else self._on_accept(trade, answer)
-        if refused is None:
-            return
-        reason = refused.reason
-        if reason in _SET_ASIDE:
-            until_ms = max(refused.retry_after_ms, SKIP_MAKER_MS)
-            self._sessions.set_aside(trade.maker, until_ms, reason)
-        self._core.log(
-            "warning",
-            "maker_skipped",
-            trade_id=key.hex(),
-            maker=short(trade.maker),
-            reason=reason.value,
-        )
-        if reason in _MAY_HAVE_ARRIVED:
-            self.abandon(trade, reason)
-        else:
-            self._trades.move(trade, Input.REFUSE, reason=reason.value)
-        self._finish(key)
-
-    def _finish(self, key: bytes) -> None:
-        done = self._done.pop(key, None)
-        if done is not None:
-            done(self._trades.by_id[key])
-
-    def _on_accept(self, trade: Trade, answer: msgspec.Raw) -> Refusal | None:
-        """Check an accept; what does not hold is abandoned with the reason."""
-        try:
-            said = decode(answer, TradeSaid)
-            envelope = decode_envelope(said.envelope)
-            accept = decode_trade_message(envelope.body)
-        except RemoteProtocolError as error:
-            return Refusal(RejectReason.MALFORMED, 0, str(error)[:200])
-        network = self._core.settings.network
-        if not isinstance(accept, Accept) or not verify(trade.maker, network, "accept", envelope):
-            return Refusal(RejectReason.MALFORMED, 0, "not a signed accept")
-        reason = self._why_not(trade, accept)
-        trade = self._trades.heard(trade, said.envelope)
-        if reason is RejectReason.MALFORMED:
-            return Refusal(reason, 0, "the accept does not match the take")
-        own_clock_end = trade.first_sent_ms + min(accept.hold_ttl_ms, HOLD_TTL_MS)
-        trade = self._trades.move(
-            trade,
-            Input.ACCEPT,
-            quantity_lots=accept.quantity_lots,
-            base_msat=accept.base_msat,
-            quote_units=accept.quote_units,
-            invoice=accept.invoice or "",
-            payment_hash=self._hash_of(trade, accept),
-            pay_instructions=accept.pay_instructions,
-            hold_ttl_ms=accept.hold_ttl_ms,
-            # By our own clock, from our own first send: a re-read accept never extends it.
-            hold_expires_ms=own_clock_end,
-            fence=accept.fence,
-            counterparty_node=accept.lightning_node,
-        )
-        if trade.own_order_id:
-            self._orders.taken(trade.own_order_id, trade.quantity_lots)
-        if reason is None and self._our_side(trade) == "sell":
-            reason = self._why_not_pay(trade)
+    def _accepted(self, trade: Trade) -> None:
         self._arm(trade)
+        reason = self._why_not_pay(trade) if self._our_side(trade) == "sell" else None
         if reason is not None:
             self.abandon(trade, reason)
-        self._finish(trade.trade_id)
-        if reason is None and trade.trade_id not in self._deferred:
-            self._pay_if_auto(self._trades.by_id[trade.trade_id])
-        return None
-
-    def _hash_of(self, trade: Trade, accept: Accept) -> bytes:
-        from_invoice = invoice_hash(accept.invoice) if accept.invoice else b""
-        return trade.payment_hash or from_invoice
-
-    def _why_not(self, trade: Trade, accept: Accept) -> RejectReason | None:
-        instrument = self._core.currencies.instrument(trade.market)
-        legs = amounts(instrument, accept.quantity_lots, trade.price_ticks)
-        # A hash of another trade would contradict the journal, and pay two trades at once.
-        other = self._trades.by_hash(self._hash_of(trade, accept))
-        sound = (
-            (other is None or other.trade_id == trade.trade_id)
-            and accept.trade_id == trade.trade_id
-            and accept.take_digest == trade.take_digest
-            and 0 < accept.quantity_lots <= trade.quantity_lots
-            and (accept.base_msat, accept.quote_units) == (legs.base_msat, legs.quote_units)
-            and (accept.invoice is None) == (trade.side == "sell")
-        )
-        return None if sound else RejectReason.MALFORMED
+        elif trade.trade_id not in self._deferred:
+            self._pay_if_auto(trade)
 
     def _our_side(self, trade: Trade) -> str:
         return self._trades.our_side(trade)
@@ -370,14 +181,13 @@ class Taker:
         return None
 
     def _gone(self, trade: Trade, reason: str) -> None:
-        was_accepted = trade.fence > 0 and trade.state is not State.DISPUTED
         trade = self._trades.move(trade, Input.GONE, reason=trade.reason or reason)
         self._trades.forget_outbox(trade)
-        if was_accepted and trade.own_order_id and trade.state is State.CANCELLED:
+        if trade.counted and trade.state is State.CANCELLED:
             self._orders.lost(trade.own_order_id, trade.quantity_lots)
-        self._finish(trade.trade_id)
+        self._taking.finish(trade.trade_id)
 
-    def abandon(self, trade: Trade, reason: RejectReason) -> Trade:
+    def abandon(self, trade: Trade, reason: RejectReason) -> None:
         """Get out of a trade in which we have not moved; we will never pay for it."""
         trade = self._trades.move(trade, Input.ABANDON, reason=reason.value)
         self._deferred.discard(trade.trade_id)
@@ -389,7 +199,6 @@ class Taker:
             reason=RejectReason.CANCELLED.value,
         )
         self._arm(trade)
-        return trade
 
     # --- invoices: a buying taker --------------------------------------------------------------
 
@@ -430,9 +239,9 @@ class Taker:
             self._trades.move(trade, Input.BASE_SETTLED, reason="")
         elif trade.state is State.CONFIRMED and event.state in {"unknown", "open"}:
             self._create_invoice(trade)
-        elif event.state == "canceled" and trade.trade_id in self._abandoning:
+        elif event.state == "canceled" and trade.trade_id in self._dead_invoices:
             # The maker gave this invoice up, and our node will take no payment for it any more.
-            reason = self._abandoning.pop(trade.trade_id)
+            reason = self._dead_invoices.pop(trade.trade_id)
             preimage = self._core.random(32)
             trade = self._trades.move(
                 trade,
@@ -450,7 +259,7 @@ class Taker:
         if trade.state is not State.INVOICED or message.payment_hash != trade.payment_hash:
             return RejectReason.WRONG_STATE
         trade = self._trades.heard(trade, envelope)
-        self._abandoning[trade.trade_id] = RejectReason.PAYMENT_FAILED
+        self._dead_invoices[trade.trade_id] = RejectReason.PAYMENT_FAILED
         self._core.emit(CancelInvoice(trade.trade_id, trade.payment_hash))
         return None
 
@@ -526,11 +335,3 @@ class Taker:
         else:
             self._arm(trade)
             self._pay_if_auto(trade)
-
-
-def invoice_hash(text: str) -> bytes:
-    """The payment hash that an invoice names, or b"" where it is no invoice."""
-    try:
-        return decode_invoice(text).payment_hash
-    except InvalidInvoiceError:
-        return b""
