@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from random import Random
 
-from zmqex.dht.address import Address
+from zmqex.dht.address import Address, family_of
 from zmqex.dht.events import Event
 from zmqex.dht.node import DhtNode
 
@@ -36,8 +36,7 @@ class Wire:
         """Start a node at `host` and a port of its own."""
         address = (host, port or 10_000 + number)
         seed = number.to_bytes(16, "big")
-        family = 6 if ":" in host else 4
-        node = DhtNode(node_id(number), self.now_ms, seed, family=family)
+        node = DhtNode(node_id(number), self.now_ms, seed, family=family_of(host))
         self.nodes[address] = node
         self.events[address] = []
         return node, address

@@ -23,21 +23,27 @@ OTHER = b"mnopqrstuvwxyz123456"
     [
         (b"d1:ad2:id20:abcdefghij0123456789e1:q4:ping1:t2:aa1:y1:qe", b"ping", {}),
         (
-            b"d1:ad2:id20:abcdefghij01234567896:target20:mnopqrstuvwxyz123456e"
-            b"1:q9:find_node1:t2:aa1:y1:qe",
+            (
+                b"d1:ad2:id20:abcdefghij01234567896:target20:mnopqrstuvwxyz123456e"
+                b"1:q9:find_node1:t2:aa1:y1:qe"
+            ),
             b"find_node",
             {b"target": OTHER},
         ),
         (
-            b"d1:ad2:id20:abcdefghij01234567899:info_hash20:mnopqrstuvwxyz123456e"
-            b"1:q9:get_peers1:t2:aa1:y1:qe",
+            (
+                b"d1:ad2:id20:abcdefghij01234567899:info_hash20:mnopqrstuvwxyz123456e"
+                b"1:q9:get_peers1:t2:aa1:y1:qe"
+            ),
             b"get_peers",
             {b"info_hash": OTHER},
         ),
         (
-            b"d1:ad2:id20:abcdefghij012345678912:implied_porti1e"
-            b"9:info_hash20:mnopqrstuvwxyz1234564:porti6881e5:token8:aoeusnthe"
-            b"1:q13:announce_peer1:t2:aa1:y1:qe",
+            (
+                b"d1:ad2:id20:abcdefghij012345678912:implied_porti1e"
+                b"9:info_hash20:mnopqrstuvwxyz1234564:porti6881e5:token8:aoeusnthe"
+                b"1:q13:announce_peer1:t2:aa1:y1:qe"
+            ),
             b"announce_peer",
             {b"implied_port": 1, b"info_hash": OTHER, b"port": 6881, b"token": b"aoeusnth"},
         ),
@@ -134,7 +140,7 @@ LONG = b"t" * (DHT_TRANSACTION_BYTES_MAX + 1)
 )
 def test_what_is_no_krpc_message_is_refused(message: Value) -> None:
     """Well-formed bencoding alone is not enough."""
-    with pytest.raises(RemoteProtocolError, match="KRPC|node id"):
+    with pytest.raises(RemoteProtocolError, match=r"KRPC|node id"):
         krpc.decode_message(bencode.encode(message))
 
 

@@ -125,8 +125,10 @@ def test_only_a_new_peer_is_reported() -> None:
 def test_a_wrong_announce_is_refused_even_with_a_token(arguments: dict[str, Value]) -> None:
     """Error 203, and nothing is stored."""
     bench = Bench()
-    answer = bench.ask(b"announce_peer", token=bench.token(), **arguments)
-    assert answer == krpc.Failure(b"tt", 203)
+    named = {key.encode(): value for key, value in arguments.items()}
+    query = krpc.Query(b"tt", b"announce_peer", ASKER, {**named, b"token": bench.token()})
+    raw = bench.responder.answer(query, HERE, 0, {}, {}).datagram
+    assert krpc.decode_message(raw) == krpc.Failure(b"tt", 203)
     assert len(bench.store) == 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from zmqex.dht import schedule
 from zmqex.limits import DHT_ANNOUNCE_EVERY_MS, DHT_FOLLOW_EVERY_MS
 
@@ -25,7 +27,7 @@ def test_an_announcer_repeats_soon_and_then_within_40_s() -> None:
     for chance in (b"\0" * 4, b"\xff" * 4, b"\x12\x34\x56\x78"):
         times = _times(schedule.announce(7, 1), 6, chance)
         assert times[:3] == [7, 1_007, 5_007]
-        pauses = [after - before for before, after in zip(times[2:], times[3:], strict=False)]
+        pauses = [after - before for before, after in itertools.pairwise(times[2:])]
         every = DHT_ANNOUNCE_EVERY_MS
         assert all(every * 3 // 4 <= pause <= every for pause in pauses)
 

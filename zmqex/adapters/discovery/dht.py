@@ -248,7 +248,9 @@ class DhtDiscovery:
 
     def _resolve(self, target: Address) -> None:
         """Ask the system's resolver in its own thread; a dead DNS never holds up anything."""
-        self._retries.pop(target, None)
+        retry = self._retries.pop(target, None)
+        if retry is not None:
+            retry.cancel()
         if target in self._resolving:
             return
         node, _ = self._started()
