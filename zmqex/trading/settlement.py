@@ -10,11 +10,10 @@ from typing import Final
 
 import msgspec
 
-from zmqex.bolt11 import Invoice, InvalidInvoiceError, decode
+from zmqex.bolt11 import InvalidInvoiceError, Invoice, decode
 from zmqex.limits import (
     INVOICE_MARGIN_MS,
     MIN_FINAL_CLTV_BLOCKS_MAX,
-    SECOND_MS,
 )
 from zmqex.market.instruments import Instrument
 from zmqex.market.units import notional_quote_units
@@ -61,16 +60,14 @@ def why_not_pay(text: str, expected: Expected, *, now_ms: int) -> RejectReason |
         (invoice.amount_msat == expected.amount_msat, RejectReason.WRONG_INVOICE_AMOUNT),
         (invoice.payment_hash == expected.payment_hash, RejectReason.WRONG_PAYMENT_HASH),
         (invoice.payee == expected.payee, RejectReason.WRONG_PAYEE),
-        (expiry_ms(invoice) > now_ms, RejectReason.INVOICE_EXPIRED),
-        (expiry_ms(invoice) > now_ms + INVOICE_MARGIN_MS, RejectReason.INVOICE_EXPIRES_TOO_SOON),
+        (expires_at_ms(invoice) > now_ms, RejectReason.INVOICE_EXPIRED),
+        (
+            expires_at_ms(invoice) > now_ms + INVOICE_MARGIN_MS,
+            RejectReason.INVOICE_EXPIRES_TOO_SOON,
+        ),
         (invoice.min_final_cltv <= MIN_FINAL_CLTV_BLOCKS_MAX, RejectReason.CLTV_TOO_LONG),
     )
     return next((reason for holds, reason in checks if not holds), None)
-
-
-def expiry_ms(invoice: Invoice) -> int:
-    """When an invoice can no longer be paid, in Unix milliseconds."""
-    return (invoice.timestamp_s + invoice.expiry_s) * SECOND_MS
 
 
 def fee_limit_msat(amount_msat: int) -> int:
