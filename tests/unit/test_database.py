@@ -364,11 +364,8 @@ database.close()
 
 def test_a_connection_is_not_carried_over_a_fork(tmp_path: Path) -> None:
     """The child is refused by all three calls; the parent goes on unharmed."""
-    subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", _FORK, str(tmp_path / "j.db")],
-        check=True,
-        timeout=20,
-    )
+    story = [sys.executable, "-W", "ignore", "-c", _FORK, str(tmp_path / "j.db")]
+    assert subprocess.run(story, check=False, timeout=20).returncode == 0
 
 
 _KILLED = """

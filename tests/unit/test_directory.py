@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -55,6 +56,7 @@ def test_a_file_in_the_place_of_the_directory_is_refused(tmp_path: Path) -> None
 
 _TAKE = """
 import sys
+import threading
 import time
 from pathlib import Path
 from zmqex.adapters.storage.directory import DirectoryLock
@@ -94,13 +96,13 @@ def test_a_released_lock_can_be_taken_again(tmp_path: Path) -> None:
 
 def until_taken(path: Path) -> DirectoryLock:
     """Take a lock that is about to be free: the child may still be on its way into `exec`."""
-    deadline = time.monotonic() + 5
+    deadline, pause = time.monotonic() + 5, threading.Event()
     while True:
         try:
             return DirectoryLock(path)
         except ConfigError:
             assert time.monotonic() < deadline
-            time.sleep(0.005)
+            pause.wait(0.005)
 
 
 def test_children_do_not_inherit_the_lock(tmp_path: Path) -> None:
