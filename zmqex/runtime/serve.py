@@ -20,7 +20,6 @@ from zmqex.adapters.discovery.candidate import Candidate
 from zmqex.adapters.discovery.dht import DhtDiscovery
 from zmqex.adapters.holds.embedded import EmbeddedServer
 from zmqex.adapters.holds.redis_holds import RedisHolds
-from zmqex.adapters.lightning.play import PlayLightning
 from zmqex.adapters.storage.directory import (
     DirectoryLock,
     create_private_file,
@@ -50,7 +49,7 @@ from zmqex.limits import HOLD_SERVER_WATCH_S, LOOKUP_WAIT_MS, STOP_WAIT_S
 from zmqex.logs import configure_logs, get_logger
 from zmqex.market.instruments import Currencies
 from zmqex.protocol.identity import IdentityKey, to_text
-from zmqex.runtime.crash import crash_hook
+from zmqex.runtime.faults import crash_hook, open_play
 from zmqex.runtime.node import Node
 from zmqex.runtime.outside import HoldCalls, KernelWire, LightningCalls
 
@@ -86,7 +85,7 @@ class _Process:
             path = self._directory / "journal.sqlite3"
             self._journal = Journal(path, on_commit=crash_hook())
             stack.callback(self._journal.close)
-            self._lightning = PlayLightning(self._directory)
+            self._lightning = open_play(self._directory)
             stack.push_async_callback(self._lightning.close)
             self._open_holds(identity, stack)
             self._open_transport(stack)
