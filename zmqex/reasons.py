@@ -21,6 +21,7 @@ class RejectReason(enum.StrEnum):
     WRONG_PARTY = "wrong_party"
     CLOCK_SKEW = "clock_skew"
     # --- order logs --------------------------------------------------------------------------
+    UNKNOWN_PEER = "unknown_peer"
     UNKNOWN_MAKER = "unknown_maker"
     OLD_EPOCH = "old_epoch"
     FUTURE_EPOCH = "future_epoch"

@@ -1,0 +1,531 @@
+"""The links to peers: who they are, whether they can be asked, and when to dial them again.
+
+A candidate address says hello, proves an identity by its signed record, is connected over CURVE,
+greeted, and is then live until it falls silent (`peers.TABLE`).
+Not for: addresses without a proven peer (`addresses`); ids and deadlines of questions
+(`requests`); what everybody may ask, and the operator's commands (`sessions`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from zmqex.errors import LocalProtocolError, RemoteProtocolError
+from zmqex.kernel.addresses import Addresses
+from zmqex.kernel.core import Core
+from zmqex.kernel.effects import ConnectPeer, DisconnectPeer, Publish, PublishRecord
+from zmqex.kernel.events import CandidatesFound, HelloAnswered, HelloFailed, Route, Woke
+from zmqex.kernel.peers import ASKABLE, CONNECTED, Input, Peer, State
+from zmqex.kernel.records import DropPeer, KnownPeer, PutPeer
+from zmqex.kernel.requests import Answer, Incoming, Refusal, Requests
+from zmqex.limits import (
+    BAN_MS,
+    PEER_FORGET_MS,
+    PEERS_KNOWN_MAX,
+    PEERS_MAX,
+    PENALTY_BAN,
+    PENALTY_HALF_LIFE_MS,
+    RECORD_LIFE_MS,
+    REQUEST_DEADLINE_MS,
+    SECOND_MS,
+    SILENT_MS,
+    TIMEOUTS_BEFORE_HELLO,
+)
+from zmqex.protocol.codec import decode, encode
+from zmqex.protocol.identity import short
+from zmqex.protocol.log import topic
+from zmqex.protocol.messages import Endpoint, Envelope, Greet, PeerRecord
+from zmqex.protocol.record import check_record
+from zmqex.reasons import RejectReason
+
+RECORD_TOPIC: Final = b"p"
+_RECORD_COUNTER: Final = "record_sequence"
+
+
+class Links:
+    """All links of one node; `sessions.Sessions` adds the public services."""
+
+    def __init__(self, core: Core) -> None:
+        """Know nobody; `start` makes our record and dials."""
+        self._core = core
+        self._requests = requests = Requests(core)
+        self.addresses = Addresses(core)
+        self.peers: dict[bytes, Peer] = {}
+        self._by_curve: dict[bytes, bytes] = {}
+        self._removed: dict[bytes, None] = {}
+        self._aside: dict[bytes, tuple[int, RejectReason]] = {}
+        self._record = b""
+        self._renew_at_ms = 0
+        self._leaving = False
+        # Called with the identity whenever a peer becomes askable; and after the machine slept.
+        self.on_live: list[Callable[[bytes], None]] = []
+        self.after_sleep: list[Callable[[], None]] = []
+        self.request = requests.request
+        self.serve = requests.serve
+        self.answer = requests.answer
+        self.refuse = requests.refuse
+        self.on_request = requests.on_request
+        self.on_reply = requests.on_reply
+        self.addresses.wanted = self._needs_hello
+        requests.can_ask = self.is_live
+        requests.who = self.who
+        requests.why_not = self._why_not
+        requests.greet_again = self._greet_again
+        requests.answered = self._answered
+        requests.timed_out = self._timed_out
+        requests.blame = self.blame
+        self.serve("greet", self._on_greet, strangers=True)
+
+    # --- life of the node ------------------------------------------------------------------------
+
+    def start(self, known_peers: tuple[KnownPeer, ...] = ()) -> None:
+        """Publish our record; dial the operator's peers and the address book."""
+        self._publish_record()
+        self._core.call_after("sessions", SECOND_MS, self._sweep)
+        for identity, host, port in self._core.settings.static_peers:
+            self.add(host, port, identity, "static")
+        for known in known_peers:
+            self._remember(known)
+
+    def stop(self) -> None:
+        """Tell everybody that we leave: a newer record without endpoints."""
+        self._leaving = True
+        self._publish_record()
+
+    def record(self) -> bytes:
+        """Our own record as envelope bytes."""
+        return self._record
+
+    def on_woke(self, _event: Woke) -> None:
+        """Every peer must be heard anew; all are dialled at once."""
+        for peer in list(self.peers.values()):
+            if peer.state in CONNECTED:
+                peer.step(Input.SILENT, "this machine slept")
+            self.addresses.dial_peer(peer.identity, now=True)
+        for call in self.after_sleep:
+            call()
+
+    # --- candidates ------------------------------------------------------------------------------
+
+    def add(self, host: str, port: int, identity: bytes = b"", source: str = "operator") -> bool:
+        """Pin an address that the operator named and dial it; False if it is nonsense."""
+        self._removed.pop(identity, None)
+        address = self.addresses.name(host, port, source, pinned=True, expected=identity)
+        if address is None:
+            return False
+        if address.proven:
+            self._removed.pop(address.proven, None)
+        self.addresses.dial_now(address)
+        return True
+
+    def on_candidates(self, event: CandidatesFound) -> None:
+        """Dial what discovery found, unless it is known, under way or backing off."""
+        for host, port, source in event.candidates:
+            address = self.addresses.name(host, port, source)
+            if address is not None:
+                self.addresses.dial_soon(address)
+
+    def on_hello_failed(self, event: HelloFailed) -> None:
+        """Nobody there, or nobody that speaks our language."""
+        address = self.addresses.get(event.host, event.port)
+        if address is not None and address.dialling:
+            self.addresses.failed(address)
+
+    def on_hello_answered(self, event: HelloAnswered) -> None:
+        """Check the record of whoever answered, and connect."""
+        address = self.addresses.get(event.host, event.port)
+        if address is None or not address.dialling:
+            return
+        record = self._check_record(event.record)
+        if isinstance(record, PeerRecord) and address.expected not in {b"", record.identity}:
+            record = RejectReason.WRONG_PARTY
+        if isinstance(record, RejectReason):
+            self._core.count("hello_" + record.value)
+            self._core.log(
+                "info", "hello_refused", host=event.host, port=event.port, reason=record.value
+            )
+            self.addresses.failed(address)
+            return
+        self.addresses.answered(address)
+        if record.identity == self._core.identity:
+            address.own = True
+            return
+        address.proven = record.identity
+        refused = self._prove(
+            record, event.record, event.host, address.source, pinned=address.pinned
+        )
+        if refused is not None:
+            self.addresses.failed(address)
+
+    def on_record(self, raw: bytes) -> None:
+        """A record from a stream: news of a peer that we know, or that it leaves."""
+        try:
+            claimed = decode(decode(raw, Envelope).body, PeerRecord)
+        except RemoteProtocolError:
+            self._core.count("malformed")
+            return
+        peer = self.peers.get(claimed.identity)
+        if peer is None or claimed.sequence <= peer.record.sequence:
+            return
+        record = self._check_record(raw)
+        if isinstance(record, RejectReason):
+            self._core.count("record_" + record.value)
+        elif _reachable(record):
+            if record.curve_key == peer.record.curve_key:
+                peer.record, peer.raw = record, raw  # renewed at half-life
+            else:
+                self._prove(record, raw, peer.host, peer.source, pinned=peer.pinned)
+        else:
+            peer.record, peer.raw = record, raw
+            if peer.state in CONNECTED or peer.state is State.STALE:
+                self._close(peer, Input.LEFT, "it has left")
+
+    # --- one peer --------------------------------------------------------------------------------
+
+    def is_live(self, peer: bytes) -> bool:
+        """Whether questions to this peer are sent."""
+        known = self.peers.get(peer)
+        return known is not None and known.state in ASKABLE
+
+    def live_peers(self) -> list[bytes]:
+        """Who can be asked."""
+        return [peer.identity for peer in self.peers.values() if peer.state in ASKABLE]
+
+    def heard(self, identity: bytes) -> None:
+        """A sign of life that only this peer can give."""
+        peer = self.peers.get(identity)
+        if peer is None:
+            return
+        peer.heard_ms = self._core.now.monotonic_ms
+        if peer.state is State.STALE:
+            peer.step(Input.HEARD)
+            self._became_live(peer)
+        elif peer.state is State.BACKING_OFF:
+            self.addresses.dial_peer(identity)
+
+    def synced(self, identity: bytes) -> None:
+        """Everything that this peer knew when it became askable has been fetched."""
+        peer = self.peers.get(identity)
+        if peer is not None and peer.state is State.SYNCING:
+            peer.step(Input.SYNCED)
+
+    def peer_of_node(self, node_key: bytes) -> bytes | None:
+        """The peer that pays and is paid by this Lightning node, as its record says."""
+        for peer in self.peers.values():
+            if peer.record.lightning_node == node_key:
+                return peer.identity
+        return None
+
+    def known_for_ms(self, identity: bytes) -> int:
+        """For how long a peer has been connected without a break."""
+        peer = self.peers.get(identity)
+        live = peer is not None and peer.state in ASKABLE
+        return self._core.now.monotonic_ms - peer.live_since_ms if peer and live else 0
+
+    def set_aside(self, peer: bytes, for_ms: int, reason: RejectReason) -> None:
+        """Do not take from this maker for a time, because of what it did."""
+        self._aside.pop(peer, None)
+        if len(self._aside) >= PEERS_KNOWN_MAX:
+            del self._aside[next(iter(self._aside))]
+        self._aside[peer] = self._core.now.monotonic_ms + for_ms, reason
+
+    def set_aside_until(self, peer: bytes) -> tuple[int, RejectReason] | None:
+        """Until when (monotonic) and why this maker is skipped, if it is."""
+        aside = self._aside.get(peer)
+        if aside is not None and aside[0] <= self._core.now.monotonic_ms:
+            del self._aside[peer]
+            aside = None
+        return aside
+
+    def who(self, route: Route) -> bytes:
+        """The identity that greeted over this connection, or b""."""
+        return self._by_curve.get(route.curve_key, b"")
+
+    def blame(self, identity: bytes, points: int, why: str) -> None:
+        """A peer broke the rules; enough of it, and it is banned for a while."""
+        peer = self.peers.get(identity)
+        if peer is None or peer.state is State.BANNED:
+            return
+        peer.penalty, peer.blamed_ms = peer.penalty + points, self._core.now.monotonic_ms
+        self._core.log("warning", "peer_blamed", peer=short(identity), points=points, why=why)
+        if peer.penalty >= PENALTY_BAN:
+            self._close(peer, Input.BAN, why)
+            self._core.call_after(("ban", identity), BAN_MS, lambda: self._pardon(identity))
+
+    def remove(self, identity: bytes) -> None:
+        """Forget a peer, and have nothing to do with it until it is added again."""
+        peer = self.peers.pop(identity)
+        if len(self._removed) >= PEERS_KNOWN_MAX:
+            del self._removed[next(iter(self._removed))]
+        self._removed[identity] = None
+        self.addresses.forget_peer(identity)
+        self._forget_curve_keys(identity)
+        self._core.cancel_timer(("ban", identity))
+        self._core.emit(DisconnectPeer(identity))
+        self._core.persist(DropPeer(identity))
+        self._requests.drop(identity, RejectReason.NOT_CONNECTED)
+        self._core.log("info", "peer_removed", peer=short(identity), was=peer.state.value)
+
+    # --- proof, connection, greeting -------------------------------------------------------------
+
+    def _check_record(self, raw: bytes) -> PeerRecord | RejectReason:
+        return check_record(raw, self._core.settings.network, self._core.now.wall_ms)
+
+    def _prove(
+        self, record: PeerRecord, raw: bytes, host: str, source: str, *, pinned: bool
+    ) -> RejectReason | None:
+        """Connect to the peer of a checked record, unless we are; or say why not."""
+        identity = record.identity
+        if identity in self._removed:
+            return RejectReason.DECLINED
+        if not _reachable(record):
+            return RejectReason.UNAVAILABLE
+        peer = self.peers.get(identity)
+        if peer is None:
+            peer = Peer(identity, record, raw, host, source)
+            if not self._make_room():
+                return RejectReason.UNAVAILABLE
+            self.peers[identity] = peer
+        if record.sequence < peer.record.sequence or peer.state is State.BANNED:
+            return RejectReason.DECLINED
+        peer.pinned = peer.pinned or pinned
+        if peer.state in CONNECTED and record.curve_key == peer.record.curve_key:
+            peer.record, peer.raw = record, raw  # the same, or renewed at half-life
+            return None
+        if sum(one.state in CONNECTED for one in self.peers.values()) >= PEERS_MAX:
+            return RejectReason.UNAVAILABLE
+        peer.record, peer.raw, peer.host, peer.source = record, raw, host, source
+        self._connect(peer)
+        return None
+
+    def _connect(self, peer: Peer) -> None:
+        """Open fresh sockets to a peer, and greet."""
+        peer.step(Input.CONNECT)
+        peer.timeouts = 0
+        self._requests.drop(peer.identity, RejectReason.NOT_CONNECTED)
+        record = peer.record
+        if record.rpc is None or record.orders is None:
+            raise LocalProtocolError("only a reachable peer is connected")
+        self._note_address(peer)
+        topics = (b"h", RECORD_TOPIC, b"e", *map(topic, self._core.settings.markets))
+        self._core.emit(
+            ConnectPeer(
+                peer.identity, record.curve_key, peer.at(record.rpc), peer.at(record.orders), topics
+            )
+        )
+        self._greet(peer, lambda: None)
+
+    def _greet(self, peer: Peer, then: Callable[[], None]) -> None:
+        peer.greet_serial += 1
+        serial, sent = peer.greet_serial, self._core.now
+        body = Greet(self._record, sent.wall_ms)
+
+        def on_answer(answer: Answer) -> None:
+            if serial != peer.greet_serial or self.peers.get(peer.identity) is not peer:
+                return
+            if isinstance(answer, Refusal):
+                self._not_greeted(peer, answer)
+                return
+            greet = decode(answer, Greet)
+            self._greeted(peer, greet, sent.monotonic_ms)
+            then()
+
+        self._requests.send(peer.identity, "greet", body, on_answer, REQUEST_DEADLINE_MS)
+
+    def _greeted(self, peer: Peer, greet: Greet, sent_ms: int) -> None:
+        now = self._core.now
+        peer.round_trip_ms = now.monotonic_ms - sent_ms
+        # The answerer's clock was read about half a round trip ago.
+        peer.skew_ms = greet.wall_ms + peer.round_trip_ms // 2 - now.wall_ms
+        peer.heard_ms, peer.timeouts = now.monotonic_ms, 0
+        self.addresses.forget_peer(peer.identity, keep=self._note_address(peer))
+        self._core.persist(
+            PutPeer(KnownPeer(peer.identity, peer.raw, peer.host, now.wall_ms, peer.pinned))
+        )
+        if peer.state is State.GREETING:
+            peer.step(Input.GREETED)
+            peer.live_since_ms = now.monotonic_ms
+            self._core.log("info", "peer_live", peer=short(peer.identity), host=peer.host)
+            self._became_live(peer)
+
+    def _not_greeted(self, peer: Peer, refusal: Refusal) -> None:
+        if peer.state is State.GREETING:
+            self._close(peer, Input.FAILED, refusal.reason.value)
+
+    def _greet_again(self, identity: bytes, then: Callable[[], None]) -> None:
+        """A peer has forgotten who we are."""
+        peer = self.peers.get(identity)
+        if peer is not None and peer.state in ASKABLE:
+            self._greet(peer, then)
+
+    def _became_live(self, peer: Peer) -> None:
+        for call in self.on_live:
+            call(peer.identity)
+
+    def _on_greet(self, incoming: Incoming) -> None:
+        """Somebody connected to us: learn who it is, and connect back."""
+        greet = decode(incoming.body, Greet)
+        record = self._check_record(greet.record)
+        if isinstance(record, PeerRecord):
+            refused = self._why_not_greet(record, incoming.route)
+            if refused is None:
+                self._welcome(incoming, record, greet.record)
+        else:
+            refused = record
+        if refused is not None:
+            self._requests.refuse(incoming, refused)
+
+    def _welcome(self, incoming: Incoming, record: PeerRecord, raw: bytes) -> None:
+        route = incoming.route
+        if self._by_curve.get(route.curve_key) != record.identity:
+            self._forget_curve_keys(record.identity)
+            while len(self._by_curve) >= PEERS_KNOWN_MAX:
+                del self._by_curve[next(iter(self._by_curve))]
+            self._by_curve[route.curve_key] = record.identity
+        self._requests.answer(incoming, Greet(self._record, self._core.now.wall_ms))
+        self._prove(record, raw, route.address, "greet", pinned=False)
+
+    def _why_not_greet(self, record: PeerRecord, route: Route) -> RejectReason | None:
+        if record.curve_key != route.curve_key or record.identity == self._core.identity:
+            return RejectReason.WRONG_PARTY
+        if record.identity in self._removed:
+            return RejectReason.DECLINED
+        known = self.peers.get(record.identity)
+        if known is not None and known.record.sequence > record.sequence:
+            return RejectReason.WRONG_PARTY
+        return None
+
+    # --- private ---------------------------------------------------------------------------------
+
+    def _note_address(self, peer: Peer) -> tuple[str, int]:
+        """Remember where a proven peer can be asked for its record again."""
+        if peer.record.hello is None:
+            raise LocalProtocolError("only a reachable peer is connected")
+        host, port = peer.at(peer.record.hello)
+        address = self.addresses.name(host, port, peer.source)
+        if address is not None:
+            address.proven = peer.identity
+        return host, port
+
+    def _close(self, peer: Peer, happened: Input, why: str) -> None:
+        """Close a peer's sockets; dial it again later unless it is banned."""
+        peer.step(happened, why)
+        self._core.log("info", "peer_closed", peer=short(peer.identity), why=why)
+        self._core.emit(DisconnectPeer(peer.identity))
+        self._requests.drop(peer.identity, RejectReason.NOT_CONNECTED)
+        self.addresses.dial_peer(peer.identity)
+
+    def _pardon(self, identity: bytes) -> None:
+        peer = self.peers[identity]
+        peer.step(Input.PARDON)
+        peer.penalty = 0
+        self.addresses.dial_peer(identity, now=True)
+
+    def _make_room(self) -> bool:
+        """Whether one more peer can be remembered; forgets one that is of no use if need be."""
+        if len(self.peers) < PEERS_KNOWN_MAX:
+            return True
+        idle = (State.CANDIDATE, State.BACKING_OFF)
+        for peer in self.peers.values():
+            if peer.state in idle and not peer.pinned:
+                del self.peers[peer.identity]
+                self._forget_curve_keys(peer.identity)
+                self._core.persist(DropPeer(peer.identity))
+                return True
+        return False
+
+    def _remember(self, known: KnownPeer) -> None:
+        """Dial a peer of the address book, or drop it where nobody has seen it for too long."""
+        record = decode(decode(known.record, Envelope).body, PeerRecord)
+        too_old = self._core.now.wall_ms - known.seen_ms > PEER_FORGET_MS
+        if record.hello is None or (too_old and not known.pinned):
+            self._core.persist(DropPeer(known.identity))
+            return
+        host = known.host or record.hello.host
+        address = self.addresses.name(host, record.hello.port, "book", pinned=known.pinned)
+        if address is not None:
+            address.proven = known.identity
+            self.addresses.dial_soon(address)
+
+    def _needs_hello(self, identity: bytes) -> bool:
+        peer = self.peers.get(identity)
+        if peer is None:
+            return identity not in self._removed
+        suspect = peer.timeouts >= TIMEOUTS_BEFORE_HELLO
+        return suspect or not (peer.state in CONNECTED or peer.state is State.BANNED)
+
+    def _answered(self, identity: bytes) -> None:
+        peer = self.peers.get(identity)
+        if peer is not None:
+            peer.timeouts = 0
+            self.heard(identity)
+
+    def _timed_out(self, identity: bytes) -> None:
+        """Ask the hello socket of a peer that does not answer: it may be another process now."""
+        peer = self.peers.get(identity)
+        if peer is None:
+            return
+        peer.timeouts += 1
+        if peer.timeouts >= TIMEOUTS_BEFORE_HELLO and peer.state in ASKABLE:
+            self.addresses.dial_peer(identity)
+
+    def _why_not(self, identity: bytes) -> Refusal | None:
+        """Why nothing of this peer is served."""
+        peer = self.peers.get(identity)
+        if peer is None or peer.state is not State.BANNED:
+            return None
+        return Refusal(RejectReason.RATE_LIMITED, BAN_MS, "banned: " + peer.why)
+
+    def _forget_curve_keys(self, identity: bytes) -> None:
+        for key in [key for key, whose in self._by_curve.items() if whose == identity]:
+            del self._by_curve[key]
+
+    def _sweep(self) -> None:
+        """Once a second: who fell silent, whose blame fades, whether our record grows old."""
+        now = self._core.now
+        self._core.call_after("sessions", SECOND_MS, self._sweep)
+        for peer in list(self.peers.values()):
+            if peer.state in ASKABLE and now.monotonic_ms - peer.heard_ms >= SILENT_MS:
+                peer.step(Input.SILENT, "silent")
+                self._core.log("info", "peer_stale", peer=short(peer.identity))
+            if peer.state is State.STALE:
+                self.addresses.dial_peer(peer.identity)
+            if peer.penalty and now.monotonic_ms - peer.blamed_ms >= PENALTY_HALF_LIFE_MS:
+                peer.penalty //= 2
+                peer.blamed_ms = now.monotonic_ms
+        if now.wall_ms >= self._renew_at_ms:
+            self._publish_record()
+
+    def _publish_record(self) -> None:
+        """Sign and publish a record newer than all before, whatever the clock did meanwhile."""
+        core = self._core
+        settings, now_ms = core.settings, core.now.wall_ms
+        sequence = max(core.counters.get(_RECORD_COUNTER, 0) + 1, now_ms)
+        core.set_counter(_RECORD_COUNTER, sequence)
+        hello, rpc, orders = (
+            None if self._leaving else Endpoint(settings.host, port)
+            for port in (settings.hello_port, settings.rpc_port, settings.orders_port)
+        )
+        record = PeerRecord(
+            network=settings.network,
+            identity=core.identity,
+            hello=hello,
+            rpc=rpc,
+            orders=orders,
+            curve_key=settings.curve_key,
+            lightning_node=settings.lightning_node,
+            capabilities=["plain"],
+            not_before_ms=now_ms,
+            not_after_ms=now_ms + RECORD_LIFE_MS,
+            sequence=sequence,
+        )
+        self._record = core.seal("record", encode(record))
+        self._renew_at_ms = now_ms + RECORD_LIFE_MS // 2
+        core.emit(PublishRecord(self._record))
+        core.emit(Publish(RECORD_TOPIC, self._record))
+
+
+def _reachable(record: PeerRecord) -> bool:
+    """Whether a record names all three endpoints; without them its peer is leaving."""
+    return None not in (record.hello, record.rpc, record.orders)

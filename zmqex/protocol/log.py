@@ -1,0 +1,268 @@
+"""One maker's order log in one market: its hash chain, the orders that it leaves open, their root.
+
+A log is a chain of signed batches; what the maker's orders are is the fold over it, the same on
+every node whatever was lost, repeated or reordered on the way.  A fold reads no clock: expired
+orders stay in it until the maker closes them, and readers hide them.
+Not for: signatures, sockets, or deciding whom to ask for what is missing (`kernel.replicas`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+
+from zmqex.errors import RemoteProtocolError
+from zmqex.limits import CLOCK_SKEW_MAX_MS, LOG_PAGE_BATCHES_MAX, ORDER_LIFE_MAX_MS
+from zmqex.market.orders import OrderFlags
+from zmqex.protocol.codec import decode
+from zmqex.protocol.identity import ZERO_DIGEST, order_id
+from zmqex.protocol.messages import Batch, Close, Fill, Head, Operation, Order, Place, Update
+from zmqex.reasons import RejectReason
+
+BUCKETS: Final = 256
+_FLAGS_UNKNOWN: Final = ~int(OrderFlags.ALL_OR_NONE | OrderFlags.CANCEL_ON_DISCONNECT)
+_TOPIC_BYTES: Final = 8
+
+
+def topic(market: str) -> bytes:
+    """The topic of a market's batches: `o` and the 8-byte BLAKE2b of its symbol."""
+    return b"o" + hashlib.blake2b(market.encode(), digest_size=_TOPIC_BYTES).digest()
+
+
+class Row(msgspec.Struct, frozen=True, gc=False):
+    """One open order as its maker last spoke of it; `remaining_lots` counts what is held."""
+
+    order: Order
+    raw: bytes
+    remaining_lots: int
+    held_lots: int
+
+    @property
+    def available_lots(self) -> int:
+        """What can be taken."""
+        return self.remaining_lots - self.held_lots
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What a checked batch will change: the new row of each order id, None where it is closed."""
+
+    sequence: int
+    digest: bytes
+    rows: dict[bytes, Row | None]
+
+
+class Fold:
+    """The open orders of one log, at one point of it."""
+
+    def __init__(self, network: str, maker: bytes, market: str) -> None:
+        """Know nothing: no epoch, no batch."""
+        self.network: Final = network
+        self.maker: Final = maker
+        self.market: Final = market
+        self.begin(0)
+
+    def begin(self, epoch: int) -> None:
+        """Start a newer epoch: everything that was said in older ones is void."""
+        self.epoch = epoch
+        self.sequence = 0
+        self.head_hash = ZERO_DIGEST
+        self.head_only = False
+        self.orders: dict[bytes, Row] = {}
+        self._ids: dict[int, list[bytes]] = {}
+        self._digests = [_EMPTY_BUCKET] * BUCKETS
+        self._dirty: dict[int, None] = {}
+        self._root = _EMPTY_ROOT
+
+    def forget_orders(self) -> None:
+        """Go head-only: follow the chain, keep no orders (their maker has more than we store)."""
+        self.head_only = True
+        self.orders = {}
+        self._ids = {}
+
+    def check(self, batch: Batch, digest: bytes) -> Plan | RejectReason:
+        """What a batch with this body digest would change, or why it cannot come next.
+
+        Its signature must have been checked.  Changes nothing.
+        """
+        if batch.maker != self.maker:
+            return RejectReason.WRONG_PARTY
+        if batch.market != self.market:
+            return RejectReason.WRONG_MARKET
+        if batch.epoch != self.epoch:
+            older = batch.epoch < self.epoch
+            return RejectReason.OLD_EPOCH if older else RejectReason.FUTURE_EPOCH
+        if batch.sequence != self.sequence + 1:
+            repeated = batch.sequence <= self.sequence
+            return RejectReason.DUPLICATE_BATCH if repeated else RejectReason.SEQUENCE_GAP
+        if batch.previous_hash != self.head_hash:
+            return RejectReason.FORKED_LOG
+        rows: dict[bytes, Row | None] = {}
+        if not self.head_only:
+            for operation in batch.operations:
+                refused = self._stage(rows, operation, batch.sent_at_ms)
+                if refused is not None:
+                    return refused
+        return Plan(batch.sequence, digest, rows)
+
+    def apply(self, plan: Plan) -> None:
+        """Carry out a plan made by `check` at this very point; cannot fail."""
+        orders = self.orders
+        for key, row in plan.rows.items():
+            bucket = key[0]
+            if row is None:
+                if orders.pop(key, None) is not None:
+                    ids = self._ids[bucket]
+                    del ids[bisect_left(ids, key)]
+            else:
+                if key not in orders:
+                    insort(self._ids.setdefault(bucket, []), key)
+                orders[key] = row
+            self._dirty[bucket] = None
+        self.sequence = plan.sequence
+        self.head_hash = plan.digest
+
+    def root(self) -> bytes:
+        """BLAKE2b over the 256 bucket digests; only changed buckets are hashed again."""
+        if self._dirty:
+            for bucket in self._dirty:
+                self._digests[bucket] = self._bucket_digest(bucket)
+            self._dirty = {}
+            self._root = _root_of(self._digests)
+        return self._root
+
+    def head(self) -> Head:
+        """Where this log stands."""
+        return Head(
+            self.market, self.epoch, self.sequence, self.head_hash, len(self.orders), self.root()
+        )
+
+    def _bucket_digest(self, bucket: int) -> bytes:
+        hashed = hashlib.blake2b(digest_size=32, person=b"zmqex bucket")
+        orders = self.orders
+        for key in self._ids.get(bucket, ()):
+            row = orders[key]
+            hashed.update(key)
+            hashed.update(row.remaining_lots.to_bytes(8, "big"))
+            hashed.update(row.held_lots.to_bytes(8, "big"))
+        return hashed.digest()
+
+    def _row(self, rows: dict[bytes, Row | None], key: bytes) -> Row | None:
+        return rows[key] if key in rows else self.orders.get(key)
+
+    def _stage(
+        self, rows: dict[bytes, Row | None], operation: Operation, sent_at_ms: int
+    ) -> RejectReason | None:
+        """Add one operation to the rows of a plan, or say why it is refused."""
+        if isinstance(operation, Place):
+            return self._stage_place(rows, operation.order, sent_at_ms)
+        row = self._row(rows, operation.order_id)
+        if row is None:
+            return RejectReason.UNKNOWN_ORDER
+        if isinstance(operation, Update):
+            remaining, held = operation.remaining_lots, operation.held_lots
+            if not held <= remaining <= row.order.quantity_lots:
+                return RejectReason.INVALID_QUANTITY
+            rows[operation.order_id] = Row(row.order, row.raw, remaining, held)
+        elif isinstance(operation, Close):
+            rows[operation.order_id] = None
+        else:
+            return _why_not_print(row, operation)
+        return None
+
+    def _stage_place(
+        self, rows: dict[bytes, Row | None], raw: bytes, sent_at_ms: int
+    ) -> RejectReason | None:
+        try:
+            order = decode(raw, Order)
+        except RemoteProtocolError:
+            return RejectReason.MALFORMED
+        if order.market != self.market:
+            return RejectReason.WRONG_MARKET
+        if order.minimum_lots > order.quantity_lots:
+            return RejectReason.MINIMUM_ABOVE_QUANTITY
+        if order.flags & _FLAGS_UNKNOWN:
+            return RejectReason.CONTRADICTORY_FLAGS
+        # Against the maker's own clock, so that every node decides alike; readers hide what is
+        # too long by theirs.
+        if order.expires_at_ms > sent_at_ms + ORDER_LIFE_MAX_MS + CLOCK_SKEW_MAX_MS:
+            return RejectReason.EXPIRY_TOO_FAR
+        key = order_id(self.network, self.maker, raw)
+        if self._row(rows, key) is not None:
+            return RejectReason.DUPLICATE_ORDER
+        rows[key] = Row(order, raw, order.quantity_lots, 0)
+        return None
+
+
+class Tail:
+    """The batches of one epoch, verbatim and in order, to be served to others.
+
+    Keeps at most `bytes_max`: the oldest go first, and who asks for them is told so.
+    """
+
+    def __init__(self, bytes_max: int) -> None:
+        """Keep nothing yet; the first batch to come is number 1."""
+        self._bytes_max: Final = bytes_max
+        self._bytes = 0
+        self._dropped = 0
+        self._batches: list[tuple[bytes, bytes]] = []
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The envelopes that are kept, oldest first."""
+        return (envelope for _, envelope in self._batches)
+
+    def append(self, digest: bytes, envelope: bytes) -> None:
+        """Keep the next batch: its body digest and its envelope."""
+        self._batches.append((digest, envelope))
+        self._bytes += len(envelope)
+        drop = 0
+        while self._bytes > self._bytes_max:
+            self._bytes -= len(self._batches[drop][1])
+            drop += 1
+        if drop:
+            # In one go and some more, so that a full tail does not move its list at every batch.
+            spare = min(len(self._batches) - 1, drop + len(self._batches) // 8)
+            while drop < spare:
+                self._bytes -= len(self._batches[drop][1])
+                drop += 1
+            del self._batches[:drop]
+            self._dropped += drop
+
+    def get(self, sequence: int) -> tuple[bytes, bytes] | None:
+        """`(digest, envelope)` of the batch with that number, if it is kept."""
+        index = sequence - 1 - self._dropped
+        return self._batches[index] if 0 <= index < len(self._batches) else None
+
+    def page(self, from_sequence: int, bytes_max: int) -> list[bytes] | RejectReason:
+        """Envelopes from that number on, at least one if there is one, within the bounds."""
+        start = from_sequence - 1 - self._dropped
+        if start < 0:
+            return RejectReason.LOG_TOO_OLD
+        page: list[bytes] = []
+        size = 0
+        for _, envelope in self._batches[start : start + LOG_PAGE_BATCHES_MAX]:
+            size += len(envelope)
+            if page and size > bytes_max:
+                break
+            page.append(envelope)
+        return page
+
+
+def _why_not_print(row: Row, fill: Fill) -> RejectReason | None:
+    """Why a print of a trade cannot be of this order; a good one changes nothing."""
+    if fill.price_ticks != row.order.price_ticks:
+        return RejectReason.INVALID_PRICE
+    if fill.quantity_lots > row.order.quantity_lots:
+        return RejectReason.INVALID_QUANTITY
+    return None
+
+
+def _root_of(digests: list[bytes]) -> bytes:
+    return hashlib.blake2b(b"".join(digests), digest_size=32, person=b"zmqex root").digest()
+
+
+_EMPTY_BUCKET: Final = hashlib.blake2b(digest_size=32, person=b"zmqex bucket").digest()
+_EMPTY_ROOT: Final = _root_of([_EMPTY_BUCKET] * BUCKETS)
