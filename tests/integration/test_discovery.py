@@ -36,12 +36,13 @@ class Found:
         self.ports.update(candidate.port for candidate in candidates)
         self._more.set()
 
-    async def until(self, *ports: int) -> None:
+    async def until(self, *ports: int) -> bool:
         """Wait until all of `ports` were found."""
         async with asyncio.timeout(PATIENCE_S):
             while not self.ports.issuperset(ports):
                 self._more.clear()
                 await self._more.wait()
+        return True
 
 
 @asynccontextmanager
@@ -73,8 +74,8 @@ def test_two_nodes_find_each_other_at_once(host: str) -> None:
             async with running([(host, first.udp_port)], second_found, host) as second:
                 second.announce(NAME, 502)
                 second.follow(NAME)
-                await second_found.until(501)
-                await first_found.until(502)
+                assert await second_found.until(501)
+                assert await first_found.until(502)
                 assert Candidate(host, 502, "dht") in await first.lookup(NAME, 1_000)
                 assert Candidate(host, 501, "dht") in await second.lookup(NAME, 1_000)
                 assert second.contacts() == [(host, first.udp_port)]
@@ -128,7 +129,7 @@ def test_twenty_nodes_on_one_machine_all_find_all_twenty() -> None:
                 nodes.append(node)
             for number in range(20):
                 others = set(range(500, 520)) - {500 + number}
-                await found[number].until(*others)
+                assert await found[number].until(*others)
             for node in nodes:
                 health = node.health()
                 assert health["dropped_rate"] == 0
@@ -146,7 +147,7 @@ def test_a_bootstrap_node_may_be_given_by_its_name() -> None:
             first.announce(NAME, 501)
             async with running([("localhost", first.udp_port)], found) as second:
                 second.follow(NAME)
-                await found.until(501)
+                assert await found.until(501)
 
     asyncio.run(story())
 
@@ -281,10 +282,10 @@ def test_after_a_wake_everything_is_done_anew() -> None:
             first.announce(NAME, 501)
             async with running([("127.0.0.1", first.udp_port)], found) as second:
                 second.follow(NAME)
-                await found.until(501)
+                assert await found.until(501)
                 found.ports.clear()
                 second.wake()
-                await found.until(501)
+                assert await found.until(501)
 
     asyncio.run(story())
 

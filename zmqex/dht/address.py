@@ -29,6 +29,7 @@ class Scope(enum.IntEnum):
     PUBLIC = 3
 
 
+@functools.lru_cache(_CACHED_HOSTS)
 def pack_address(address: Address) -> bytes:
     """Return the compact form: host then port, 6 bytes (BEP 5) or 18 (BEP 32)."""
     host, port = address

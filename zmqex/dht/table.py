@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from zmqex.dht.address import Address, Scope, network_of, scope_of
@@ -45,6 +45,11 @@ class Contact:
     address: Address
     seen_ms: int
     failures: int = 0
+    number: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Keep the id as a number too: every question compares all of them."""
+        self.number = int.from_bytes(self.node_id, "big")
 
 
 class RoutingTable:
@@ -118,11 +123,7 @@ class RoutingTable:
         """
         aim = int.from_bytes(target, "big")
         good = [contact for contact in self if not contact.failures]
-        return heapq.nsmallest(
-            count,
-            good or self,
-            key=lambda contact: int.from_bytes(contact.node_id, "big") ^ aim,
-        )
+        return heapq.nsmallest(count, good or self, key=lambda contact: contact.number ^ aim)
 
     def doubtful(self, count: int) -> list[Contact]:
         """Return up to `count` contacts that were silent, the longest unseen first."""
