@@ -1,0 +1,595 @@
+"""A whole market in one thread: real kernels, virtual time, and an outside that can go wrong.
+
+Network, journal, hold server and Lightning are small in-memory models with the same promises as the
+real ones; the journal model makes the same checks as the SQL does.  `World.run` moves time; a
+`drop` hook loses frames; `crash_at` ends a node right before or after one of its commits, and
+`restart` brings it back with what was on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import random
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+
+from zmqex.bolt11 import Draft, InvoiceNetwork, decode, encode, public_key
+from zmqex.errors import StorageError
+from zmqex.kernel import effects as out
+from zmqex.kernel import events as happened
+from zmqex.kernel import records
+from zmqex.kernel.commands import Command
+from zmqex.kernel.core import Settings
+from zmqex.kernel.kernel import Kernel
+from zmqex.market.instruments import Currencies
+from zmqex.protocol.identity import IdentityKey, to_text
+from zmqex.reasons import RejectReason
+from zmqex.runtime.verifying import check_all
+
+START_MS = 1_800_000_000_000
+DELAY_MS = 1
+_CURRENCIES = Currencies()
+
+
+class MemoryJournal:
+    """Rows in dictionaries, with the checks of the real journal."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.orders: dict[bytes, records.OwnOrder] = {}
+        self.trades: dict[bytes, records.Trade] = {}
+        self.claims: dict[bytes, int] = {}
+        self.hashes: dict[bytes, bytes] = {}
+        self.batches: dict[tuple[str, int, int], records.OwnBatch] = {}
+        self.lines: dict[bytes, records.TradeLine] = {}
+        self.outbox: dict[bytes, records.OutboxLine] = {}
+        self.peers: dict[bytes, records.KnownPeer] = {}
+        self.counters: dict[str, int] = {}
+        self.commands: dict[str, bytes] = {}
+        self.commits = 0
+
+    def commit(self, writes: tuple[records.Write, ...]) -> None:
+        """Apply one transaction."""
+        self.commits += 1
+        for write in writes:
+            self._apply(write)
+
+    def snapshot(self) -> records.Snapshot:
+        """What a kernel is restored from."""
+        return records.Snapshot(
+            orders=tuple(self.orders.values()),
+            trades=tuple(self.trades.values()),
+            batches=tuple(self.batches[key] for key in sorted(self.batches)),
+            lines=tuple(self.lines.values()),
+            outbox=tuple(self.outbox.values()),
+            peers=tuple(self.peers.values()),
+            counters=tuple(sorted(self.counters.items())),
+            commands=tuple(sorted(self.commands.items())),
+        )
+
+    def _apply(self, write: records.Write) -> None:
+        match write:
+            case records.PutOrder(order):
+                _follows(self.orders.get(order.order_id), order)
+                self.orders[order.order_id] = order
+            case records.PutTrade(trade, claimed, capacity):
+                self._put_trade(trade, claimed, capacity)
+            case records.PutBatch(batch):
+                key = (batch.market, batch.epoch, batch.sequence)
+                _unique(key not in self.batches, "batch")
+                self.batches[key] = batch
+            case records.PutLine(line):
+                self.lines.setdefault(line.digest, line)
+            case records.PutOutbox(waiting):
+                _unique(waiting.digest not in self.outbox, "outbox")
+                self.outbox[waiting.digest] = waiting
+            case records.DropOutbox(_, digest):
+                self.outbox.pop(digest, None)
+            case records.PutPeer(peer):
+                self.peers[peer.identity] = peer
+            case records.DropPeer(identity):
+                self.peers.pop(identity, None)
+            case records.PutCounter(name, value):
+                self.counters[name] = max(value, self.counters.get(name, 0))
+            case records.PutCommand(key, made):
+                _unique(key not in self.commands, "command")
+                self.commands[key] = made
+
+    def _put_trade(self, trade: records.Trade, claimed: int, capacity: int) -> None:
+        _follows(self.trades.get(trade.trade_id), trade)
+        self.trades[trade.trade_id] = trade
+        if trade.payment_hash:
+            owner = self.hashes.setdefault(trade.payment_hash, trade.trade_id)
+            _unique(owner == trade.trade_id, "payment hash")
+        self.claims[trade.trade_id] = claimed
+        if claimed:
+            total = sum(
+                self.claims[one.trade_id]
+                for one in self.trades.values()
+                if one.role == trade.role and one.order_id == trade.order_id
+            )
+            _unique(total <= capacity, f"oversold: {total} of {capacity}")
+
+
+def _follows(before: Any, after: Any) -> None:
+    expected = 1 if before is None else before.revision + 1
+    _unique(after.revision == expected, f"revision {after.revision}, expected {expected}")
+
+
+def _unique(holds: bool, what: str) -> None:
+    if not holds:
+        raise StorageError(what)
+
+
+class Ledger:
+    """One node's play money, as the real backend keeps it."""
+
+    def __init__(self, world: World, name: str) -> None:
+        """Start with 10 BTC."""
+        self._world = world
+        self._secret = hashlib.sha256(name.encode()).digest()
+        self.node = public_key(self._secret)
+        self.balance_msat = 10**12
+        self.invoices: dict[bytes, dict[str, Any]] = {}
+        self.payments: dict[bytes, dict[str, Any]] = {}
+        self.fail_create: Literal["", "rejected", "indeterminate"] = ""
+        self.fail_pay: Literal["", "rejected", "indeterminate"] = ""
+        self.unreachable = False
+        self.overcharge_msat = 0
+
+    def create(self, effect: out.CreateInvoice) -> str:
+        """Make an invoice, or give the one of that preimage again."""
+        known = self.invoices.get(effect.payment_hash)
+        if known is not None:
+            return str(known["text"])
+        now_ms = self._world.wall_ms
+        draft = Draft(
+            network=InvoiceNetwork.REGTEST,
+            timestamp_s=now_ms // 1_000,
+            payment_hash=effect.payment_hash,
+            payment_secret=bytes(32),
+            amount_msat=effect.amount_msat + self.overcharge_msat,
+            description=effect.memo,
+            expiry_s=effect.expiry_s,
+        )
+        text = encode(draft, self._secret)
+        self.invoices[effect.payment_hash] = {
+            "text": text,
+            "preimage": effect.preimage,
+            "state": "open",
+            "amount_msat": draft.amount_msat,
+            "expires_ms": now_ms // 1_000 * 1_000 + effect.expiry_s * 1_000,
+        }
+        return text
+
+    def state(self, payment_hash: bytes) -> str:
+        """The state of an invoice of ours; an expired one is cancelled."""
+        invoice = self.invoices.get(payment_hash)
+        if invoice is None:
+            return "unknown"
+        if invoice["state"] == "open" and invoice["expires_ms"] <= self._world.wall_ms:
+            invoice["state"] = "canceled"
+        return str(invoice["state"])
+
+    def pay(self, text: str) -> str:
+        """Pay an invoice; the state of the payment."""
+        invoice = decode(text)
+        known = self.payments.get(invoice.payment_hash)
+        if known is not None and known["state"] != "failed":
+            return self.drive(invoice.payment_hash)
+        amount = invoice.amount_msat or 0
+        if amount > self.balance_msat:
+            return "insufficient"
+        self.balance_msat -= amount
+        self.payments[invoice.payment_hash] = {
+            "state": "in_flight",
+            "payee": invoice.payee,
+            "amount_msat": amount,
+            "preimage": None,
+        }
+        return self.drive(invoice.payment_hash)
+
+    def drive(self, payment_hash: bytes) -> str:
+        """Ask the payee of a payment in flight; its state."""
+        payment = self.payments.get(payment_hash)
+        if payment is None:
+            return "none"
+        if payment["state"] == "in_flight" and not self.unreachable:
+            payee = self._world.ledger_of(payment["payee"])
+            if payee is not None:
+                preimage = payee.receive(payment_hash, payment["amount_msat"], self.node)
+                payment["state"] = "succeeded" if preimage else "failed"
+                payment["preimage"] = preimage
+                if not preimage:
+                    self.balance_msat += payment["amount_msat"]
+        return str(payment["state"])
+
+    def receive(self, payment_hash: bytes, amount_msat: int, payer: bytes) -> bytes | None:
+        """Credit ourselves and reveal the preimage, once per invoice and payer."""
+        state, invoice = self.state(payment_hash), self.invoices.get(payment_hash)
+        if invoice is None or invoice["amount_msat"] != amount_msat:
+            return None
+        if state == "settled":
+            return invoice["preimage"] if invoice["payer"] == payer else None
+        if state != "open":
+            return None
+        invoice["state"], invoice["payer"] = "settled", payer
+        self.balance_msat += amount_msat
+        self._world.settled(self, payment_hash)
+        return bytes(invoice["preimage"])
+
+
+class SimNode:
+    """One node: what survives a crash, and the kernel that does not."""
+
+    def __init__(self, world: World, name: str, number: int, **settings: Any) -> None:
+        """Give it an address of its own."""
+        self.world = world
+        self.name = name
+        self.host = f"10.{number}.0.1"
+        self.signer = IdentityKey(hashlib.sha256(b"seed " + name.encode()).digest())
+        self.identity = self.signer.public_key
+        self.text = to_text(self.identity)
+        self.journal = MemoryJournal()
+        self.ledger = Ledger(world, name)
+        self.held: dict[bytes, tuple[bytes, int, int]] = {}  # trade: (order, lots, ends_ms)
+        self.holds: Literal["up", "silent", "full", "stale"] = "up"
+        self.links: dict[bytes, str] = {}  # peer identity -> its host, our dialled sockets
+        self.record = b""
+        self.starts = 0
+        self.settings = settings
+        self.kernel: Kernel | None = None
+        self.paused: list[happened.Event] | None = None
+        self.answers: dict[int, out.AnswerCommand] = {}
+        self.logs: list[out.Log] = []
+        self.crash_at: tuple[str, int] | None = None
+        self.request_id = 0
+
+    @property
+    def up(self) -> bool:
+        """Whether the node runs (it may be paused)."""
+        return self.kernel is not None
+
+    @property
+    def k(self) -> Kernel:
+        """The running kernel."""
+        assert self.kernel is not None
+        return self.kernel
+
+    def start(self) -> None:
+        """Start it from what is on disk, with a fresh CURVE key."""
+        self.starts += 1
+        self.curve_key = hashlib.sha256(f"{self.name} {self.starts}".encode()).digest()
+        settings = Settings(
+            host=self.host,
+            hello_port=7100,
+            rpc_port=7101,
+            orders_port=7102,
+            curve_key=self.curve_key,
+            lightning_node=self.ledger.node,
+            **self.settings,
+        )
+        self.links = {}
+        self.kernel = Kernel(settings, self.signer, _CURRENCIES, self.journal.snapshot())
+        self.handle(happened.Started())
+
+    def crash(self) -> None:
+        """End it as kill -9 does."""
+        self.kernel = None
+        self.paused = None
+        self.links = {}
+
+    def pause(self) -> None:
+        """SIGSTOP: events pile up."""
+        self.paused = []
+
+    def resume(self) -> None:
+        """SIGCONT: what piled up is handled now."""
+        events, self.paused = self.paused or [], None
+        for event in events:
+            self.handle(event)
+
+    def command(self, command: Command) -> int:
+        """Give a command; its answer appears in `answers` under the returned id."""
+        self.request_id += 1
+        self.handle(happened.CommandReceived(b"cli", self.request_id, command))
+        return self.request_id
+
+    def tell(self, command: Command, *, within_ms: int = 10_000) -> dict[str, Any]:
+        """Give a command and run the world until it is answered; asserts that it was accepted."""
+        answer = self.ask(command, within_ms=within_ms)
+        assert answer.ok, answer.result
+        return answer.result
+
+    def ask(self, command: Command, *, within_ms: int = 10_000) -> out.AnswerCommand:
+        """Give a command and run the world until it is answered."""
+        request_id = self.command(command)
+        self.world.run_until(lambda: request_id in self.answers, within_ms)
+        return self.answers[request_id]
+
+    def handle(self, event: happened.Event) -> None:
+        """One event through the kernel; its effects are carried out unless it crashes."""
+        if self.kernel is None:
+            return
+        if self.paused is not None:
+            self.paused.append(event)
+            return
+        effects = self.kernel.handle(event, self.world.now())
+        for effect in effects:
+            if isinstance(effect, out.Persist):
+                number = self.journal.commits + 1
+                if self.crash_at == ("before", number):
+                    self.crash()
+                    return
+                self.journal.commit(effect.writes)
+                if self.crash_at == ("after", number):
+                    self.crash()
+                    return
+            else:
+                self.world.carry_out(self, effect)
+        self.world.arm(self)
+
+
+class World:
+    """The nodes, the time and the wire between them."""
+
+    def __init__(self, seed: int = 1) -> None:
+        """Everything random comes from the seed."""
+        self.random = random.Random(seed)
+        self.wall_ms = START_MS
+        self.monotonic_ms = 1_000
+        self.nodes: dict[str, SimNode] = {}
+        self.drop: Callable[[SimNode, SimNode, out.Effect], bool] = lambda *_: False
+        self.spy: Callable[[SimNode, out.Effect], None] = lambda *_: None
+        self._queue: list[tuple[int, int, Callable[[], None]]] = []
+        self._serial = 0
+        self._ticks: dict[str, int] = {}
+
+    # --- building ------------------------------------------------------------------------------
+
+    def add(self, name: str, *, start: bool = True, **settings: Any) -> SimNode:
+        """A new node; it finds all earlier ones."""
+        node = SimNode(self, name, len(self.nodes) + 1, **settings)
+        self.nodes[name] = node
+        if start:
+            node.start()
+            self.introduce(node)
+        return node
+
+    def introduce(self, node: SimNode) -> None:
+        """Discovery brings a node the addresses of all others."""
+        found = tuple(
+            (other.host, 7100, "dht") for other in self.nodes.values() if other is not node
+        )
+        if found:
+            node.handle(happened.CandidatesFound(found))
+
+    def meet(self, *names: str) -> list[SimNode]:
+        """New nodes that are connected to each other."""
+        nodes = [self.add(name) for name in names]
+        self.run(2_000)
+        return nodes
+
+    # --- time ----------------------------------------------------------------------------------
+
+    def now(self) -> happened.Now:
+        """The moment, with fresh entropy."""
+        return happened.Now(self.wall_ms, self.monotonic_ms, self.random.randbytes(32))
+
+    def run(self, ms: int) -> None:
+        """Let this much time pass."""
+        end = self.monotonic_ms + ms
+        while self._queue and self._queue[0][0] <= end:
+            self._step()
+        self._advance(end)
+
+    def run_until(self, done: Callable[[], bool], within_ms: int = 10_000) -> None:
+        """Let time pass until it is so; fails if it is not so in time."""
+        end = self.monotonic_ms + within_ms
+        while not done():
+            assert self._queue, "nothing will ever happen again"
+            assert self._queue[0][0] <= end, f"not within {within_ms} ms"
+            self._step()
+
+    def arm(self, node: SimNode) -> None:
+        """Schedule the node's next Tick."""
+        if node.kernel is None:
+            return
+        deadline = node.kernel.next_deadline_ms()
+        if deadline is None or self._ticks.get(node.name) == deadline:
+            return
+        self._ticks[node.name] = deadline
+        self.at(max(deadline, self.monotonic_ms), lambda: self._tick(node, deadline))
+
+    def at(self, time_ms: int, call: Callable[[], None]) -> None:
+        """Call at a monotonic time."""
+        self._serial += 1
+        heapq.heappush(self._queue, (time_ms, self._serial, call))
+
+    def _step(self) -> None:
+        time_ms, _, call = heapq.heappop(self._queue)
+        self._advance(time_ms)
+        call()
+
+    def _advance(self, time_ms: int) -> None:
+        passed = max(time_ms - self.monotonic_ms, 0)
+        self.monotonic_ms += passed
+        self.wall_ms += passed
+
+    def _tick(self, node: SimNode, deadline: int) -> None:
+        if self._ticks.get(node.name) == deadline:
+            del self._ticks[node.name]
+        if node.paused is not None:
+            self.at(self.monotonic_ms + 100, lambda: self._tick(node, deadline))
+        elif node.kernel is not None:
+            due = node.kernel.next_deadline_ms()
+            if due is not None and due <= self.monotonic_ms:
+                node.handle(happened.Tick())
+            self.arm(node)
+
+    # --- the outside ---------------------------------------------------------------------------
+
+    def ledger_of(self, node_key: bytes) -> Ledger | None:
+        """The ledger of a running node."""
+        for node in self.nodes.values():
+            if node.ledger.node == node_key and node.up and node.paused is None:
+                return node.ledger
+        return None
+
+    def settled(self, ledger: Ledger, payment_hash: bytes) -> None:
+        """A payee's backend tells its node."""
+        node = next(one for one in self.nodes.values() if one.ledger is ledger)
+        self.soon(node, happened.InvoiceSeen(payment_hash, "settled"))
+
+    def soon(self, node: SimNode, event: happened.Event, delay_ms: int = DELAY_MS) -> None:
+        """An event for a node, a moment from now; one for a node that has crashed is lost."""
+        starts = node.starts
+
+        def deliver() -> None:
+            if node.starts == starts:
+                node.handle(event)
+
+        self.at(self.monotonic_ms + delay_ms, deliver)
+
+    def carry_out(self, node: SimNode, effect: out.Effect) -> None:
+        """Do what a kernel asks."""
+        self.spy(node, effect)
+        match effect:
+            case out.Log():
+                node.logs.append(effect)
+            case out.AnswerCommand():
+                node.answers[effect.request_id] = effect
+            case out.PublishRecord():
+                node.record = effect.record
+            case out.Verify():
+                valid = tuple(check_all("play", effect.items))
+                self.soon(node, happened.Verified(effect.ticket, valid), 0)
+            case out.DialHello():
+                self._dial(node, effect)
+            case out.ConnectPeer():
+                node.links[effect.peer] = effect.rpc[0]
+            case out.DisconnectPeer():
+                node.links.pop(effect.peer, None)
+            case out.SendRequest() | out.SendReply() | out.Publish():
+                self._send(node, effect)
+            case out.ReserveHold() | out.ReleaseHold() | out.ExtendHold() | out.RebuildHolds():
+                self._hold(node, effect)
+            case out.Announce():
+                pass
+            case _:
+                self._lightning(node, effect)
+
+    def _at_host(self, host: str) -> SimNode | None:
+        for node in self.nodes.values():
+            if node.host == host and node.up:
+                return node
+        return None
+
+    def _dial(self, node: SimNode, effect: out.DialHello) -> None:
+        target = self._at_host(effect.host)
+        place = (effect.host, effect.port, effect.source)
+        if target is None or target.paused is not None or self.drop(node, target, effect):
+            self.soon(node, happened.HelloFailed(*place, "silent"), 1_000)
+        else:
+            self.soon(node, happened.HelloAnswered(*place, target.record))
+
+    def _send(self, node: SimNode, effect: out.SendRequest | out.SendReply | out.Publish) -> None:
+        match effect:
+            case out.SendRequest(peer, frame):
+                target = self._at_host(node.links.get(peer, ""))
+                if target is not None and target.identity == peer:
+                    route = happened.Route(node.curve_key, node.name.encode(), node.host)
+                    self._wire(node, target, effect, happened.RequestReceived(route, frame))
+            case out.SendReply(route, frame):
+                target = self.nodes.get(route.connection.decode())
+                if target is not None and target.curve_key == route.curve_key:
+                    self._wire(node, target, effect, happened.ReplyReceived(node.identity, frame))
+            case out.Publish(topic, envelope):
+                for target in self.nodes.values():
+                    if target.links.get(node.identity) == node.host:
+                        event = happened.StreamReceived(((topic, envelope),))
+                        self._wire(node, target, effect, event)
+
+    def _wire(
+        self, node: SimNode, target: SimNode, effect: out.Effect, event: happened.Event
+    ) -> None:
+        if not self.drop(node, target, effect):
+            self.soon(target, event)
+
+    def _hold(self, node: SimNode, effect: out.Effect) -> None:
+        match effect:
+            case out.ReserveHold() if node.holds == "silent":
+                self.soon(node, happened.HoldFailed(effect.trade_id, 1_000))
+            case out.ReserveHold() if node.holds in {"full", "stale"}:
+                outcome: Any = "full" if node.holds == "full" else "stale_fence"
+                self.soon(node, happened.HoldAnswered(effect.trade_id, outcome))
+            case out.ReserveHold():
+                live = sum(
+                    lots
+                    for order_id, lots, ends in node.held.values()
+                    if order_id == effect.order_id and ends > self.monotonic_ms
+                )
+                fits = live + effect.quantity_lots <= effect.capacity_lots
+                if fits:
+                    ends = self.monotonic_ms + effect.ttl_ms
+                    node.held[effect.trade_id] = (effect.order_id, effect.quantity_lots, ends)
+                answer = happened.HoldAnswered(effect.trade_id, "reserved" if fits else "full")
+                self.soon(node, answer)
+            case out.ReleaseHold():
+                node.held.pop(effect.trade_id, None)
+            case out.ExtendHold() if effect.trade_id in node.held:
+                order_id, lots, _ = node.held[effect.trade_id]
+                node.held[effect.trade_id] = (order_id, lots, self.monotonic_ms + effect.ttl_ms)
+            case out.RebuildHolds(_, rows):
+                node.held = {
+                    trade_id: (order_id, lots, self.monotonic_ms + ttl_ms)
+                    for order_id, trade_id, lots, _, ttl_ms in rows
+                }
+
+    def _lightning(self, node: SimNode, effect: out.Effect) -> None:
+        match effect:
+            case out.CreateInvoice() if node.ledger.fail_create:
+                self._fails(node, effect, "create_invoice", node.ledger.fail_create)
+            case out.CreateInvoice(trade_id, payment_hash):
+                text = node.ledger.create(effect)
+                self.soon(node, happened.InvoiceCreated(trade_id, payment_hash, text))
+            case out.LookupInvoice(_, payment_hash):
+                state: Any = node.ledger.state(payment_hash)
+                self.soon(node, happened.InvoiceSeen(payment_hash, state))
+            case out.CancelInvoice(_, payment_hash):
+                if node.ledger.state(payment_hash) == "open":
+                    node.ledger.invoices[payment_hash]["state"] = "canceled"
+                state = node.ledger.state(payment_hash)
+                self.soon(node, happened.InvoiceSeen(payment_hash, state))
+            case out.PayInvoice() if node.ledger.fail_pay:
+                self._fails(node, effect, "pay", node.ledger.fail_pay)
+            case out.PayInvoice(_, payment_hash, invoice):
+                self._paid(node, effect, payment_hash, node.ledger.pay(invoice))
+            case out.LookupPayment(_, payment_hash):
+                self._paid(node, effect, payment_hash, node.ledger.drive(payment_hash))
+
+    def _paid(self, node: SimNode, effect: Any, payment_hash: bytes, state: Any) -> None:
+        reason = None
+        if state == "insufficient":
+            self._fails(node, effect, "pay", "rejected")
+            return
+        payment = node.ledger.payments.get(payment_hash)
+        preimage = payment["preimage"] if payment else None
+        seen = happened.PaymentSeen(effect.trade_id, payment_hash, state, preimage, reason)
+        self.soon(node, seen)
+
+    def _fails(self, node: SimNode, effect: Any, call: Any, how: str) -> None:
+        rejected = RejectReason.INSUFFICIENT_BALANCE
+        reason = rejected if call == "pay" else RejectReason.LIGHTNING_UNAVAILABLE
+        event = happened.LightningFailed(
+            effect.trade_id, effect.payment_hash, call, how == "indeterminate", reason, how
+        )
+        self.soon(node, event)
+
+
+def plain(value: Any) -> Any:
+    """A record as plain data, for messages of failing tests."""
+    return msgspec.to_builtins(value)
