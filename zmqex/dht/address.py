@@ -36,6 +36,7 @@ def pack_address(address: Address) -> bytes:
     return ipaddress.ip_address(host).packed + port.to_bytes(_PORT_BYTES, "big")
 
 
+@functools.lru_cache(_CACHED_HOSTS)
 def unpack_address(raw: bytes, family: Family) -> Address | None:
     """Read a compact address; None if it is not one of `family` or its port is 0."""
     size = _HOST_BYTES[family]

@@ -318,7 +318,7 @@ class DhtNode:
         near = self._table.closest(position_of(name))
         lookup.add((contact.node_id, contact.address) for contact in near)
         if self._table.good < DHT_ALPHA:
-            lonely = not self._table.good
+            lonely = self._table.is_deserted
             lookup.add(
                 (None, address)
                 for address, bootstrap in self._bootstrap.items()
@@ -461,7 +461,7 @@ class DhtNode:
     # --- housekeeping --------------------------------------------------------------------
 
     def _is_joining(self) -> bool:
-        return bool(self._bootstrap) and not self._table.good
+        return bool(self._bootstrap) and self._table.is_deserted
 
     def _tend(self, now_ms: int) -> None:
         self._store.expire(now_ms)

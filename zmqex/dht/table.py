@@ -76,6 +76,11 @@ class RoutingTable:
         """How many contacts answered when they were last asked."""
         return sum(not contact.failures for contact in self)
 
+    @property
+    def is_deserted(self) -> bool:
+        """True when nobody answered when last asked."""
+        return all(contact.failures for contact in self)
+
     def replied(self, node_id: bytes, address: Address, now_ms: int) -> bool:
         """Note that `node_id` answered from `address`; True if it is new in the table."""
         known = self._contacts.get(address)
