@@ -299,7 +299,7 @@ class Admission:
             for trade in self._trades.running()
             if trade.role is TradeRole.MAKER and self._trades.claim_of(trade) is Claim.HELD
         )
-        self._core.emit(RebuildHolds(self._core.identity[:16], rows))
+        self._core.emit(RebuildHolds(self._core.random(16), rows))
 
 
 def digest_id(envelope: bytes) -> bytes:

@@ -18,8 +18,7 @@ from zmqex import __version__
 from zmqex.adapters.clock import monotonic_ms
 from zmqex.adapters.discovery.candidate import Candidate
 from zmqex.adapters.discovery.dht import DhtDiscovery
-from zmqex.adapters.holds.embedded import EmbeddedServer
-from zmqex.adapters.holds.redis_holds import RedisHolds
+from zmqex.adapters.holds.choose import open_hold_server
 from zmqex.adapters.storage.directory import (
     DirectoryLock,
     create_private_file,
@@ -87,7 +86,7 @@ class _Process:
             stack.callback(self._journal.close)
             self._lightning = open_play(self._directory)
             stack.push_async_callback(self._lightning.close)
-            self._open_holds(identity, stack)
+            await self._open_holds(identity, stack)
             self._open_transport(stack)
             await self._open_discovery(stack)
             tasks = await stack.enter_async_context(_calls())
@@ -104,19 +103,17 @@ class _Process:
 
     # --- opening -------------------------------------------------------------------------------
 
-    def _open_holds(self, identity: IdentityKey, stack: contextlib.AsyncExitStack) -> None:
-        self._embedded: EmbeddedServer | None = None
-        url = self._config.redis
-        if url is None:
-            self._embedded = EmbeddedServer.start(
-                self._directory, runtime_directory(self._directory)
-            )
-            stack.callback(self._embedded.stop)
-            url = self._embedded.url
-        self._holds = RedisHolds.connect(
-            url, identity=identity.public_key, embedded=self._embedded is not None
+    async def _open_holds(self, identity: IdentityKey, stack: contextlib.AsyncExitStack) -> None:
+        server = open_hold_server(
+            self._config.redis,
+            identity=identity.public_key,
+            data_dir=self._directory,
+            runtime_dir=runtime_directory(self._directory),
         )
-        stack.push_async_callback(self._holds.close)
+        stack.push_async_callback(server.close)
+        self._holds, self._embedded = server.holds, server.embedded
+        if server.notice:
+            self._log.warning("hold_server_notice", notice=server.notice)
 
     def _open_transport(self, stack: contextlib.AsyncExitStack) -> None:
         config = self._config
