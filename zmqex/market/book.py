@@ -184,9 +184,9 @@ class Book:
         """Remove every order whose time has come; return them, earliest first, then by id."""
         expired: list[BookOrder] = []
         while (due := self.next_expiry_ms()) is not None and due <= now_ms:
-            order = self.cancel(heappop(self._expiries)[1])
-            if order is not None:
-                expired.append(order)
+            order_id = heappop(self._expiries)[1]
+            expired.append(self._orders[order_id])
+            self.cancel(order_id)
         return expired
 
     def next_expiry_ms(self) -> int | None:

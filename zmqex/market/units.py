@@ -75,9 +75,9 @@ def parse_quantity(text: str, instrument: Instrument) -> int:
     _check_text(text, ORDER_TEXT_CHARS_MAX, "a quantity")
     number, code = _split(text, "a quantity", "0.5" + instrument.base)
     _check_code(code, instrument.base, "a quantity", instrument)
-    digits, decimals = _parse_number(number, RejectReason.INVALID_QUANTITY, "quantity")
-    lots, rest = divmod(_scaled(digits, decimals, instrument.base_decimals), instrument.lot)
-    if rest or _is_finer(digits, decimals, instrument.base_decimals):
+    amount = _parse_number(number, RejectReason.INVALID_QUANTITY, "quantity")
+    lots = _steps(amount, instrument.base_decimals, instrument.lot)
+    if lots is None:
         smallest = format_quantity(1, instrument)
         msg = f"the quantity {shown(number)} is not a multiple of {smallest}, the smallest lot"
         raise InputError(RejectReason.BELOW_LOT, msg)
@@ -92,9 +92,9 @@ def parse_price(text: str, instrument: Instrument) -> int:
     _check_text(text, ORDER_TEXT_CHARS_MAX, "a price")
     number, code = _split(text, "a price", "50000" + instrument.quote)
     _check_code(code, instrument.quote, "a price", instrument)
-    digits, decimals = _parse_number(number, RejectReason.INVALID_PRICE, "price")
-    ticks, rest = divmod(_scaled(digits, decimals, instrument.price_decimals), instrument.tick)
-    if rest or _is_finer(digits, decimals, instrument.price_decimals):
+    amount = _parse_number(number, RejectReason.INVALID_PRICE, "price")
+    ticks = _steps(amount, instrument.price_decimals, instrument.tick)
+    if ticks is None:
         smallest = format_price(1, instrument)
         msg = f"the price {shown(number)} is not a multiple of {smallest}, the smallest step"
         raise InputError(RejectReason.INVALID_PRICE, msg)
@@ -240,14 +240,13 @@ def _parse_number(text: str, reason: RejectReason, what: str) -> tuple[int, int]
     return digits, len(fraction)
 
 
-def _is_finer(digits: int, decimals: int, allowed: int) -> bool:
-    """Whether the number has more decimals (end zeros do not count) than the unit has."""
-    return digits > 0 and decimals > allowed
-
-
-def _scaled(digits: int, decimals: int, wanted: int) -> int:
-    """The number in units of 10^-wanted; 0 if it is finer than that."""
-    return digits * 10 ** (wanted - decimals) if decimals <= wanted else 0
+def _steps(amount: tuple[int, int], unit_decimals: int, step: int) -> int | None:
+    """How many steps of `step` units the amount is; None if it is not a whole number of them."""
+    digits, decimals = amount
+    if decimals > unit_decimals:
+        return None
+    steps, rest = divmod(digits * 10 ** (unit_decimals - decimals), step)
+    return None if rest else steps
 
 
 def _malformed(text: str, what: str, example: str) -> InputError:

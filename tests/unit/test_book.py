@@ -1,0 +1,121 @@
+"""What the property tests of the book cannot reach: large books, queues full of holes."""
+
+from __future__ import annotations
+
+from zmqex.market.book import Book, Level
+from zmqex.market.orders import BookOrder, Side
+from zmqex.reasons import RejectReason
+
+FOREVER_MS = 10**15
+
+
+def order(
+    number: int, *, price: int = 10, lots: int = 1, expires_at_ms: int = FOREVER_MS
+) -> BookOrder:
+    """A buy order of a maker of its own."""
+    name = number.to_bytes(32, "big")
+    return BookOrder(name, name, Side.BUY, price, lots, 1, 0, expires_at_ms)
+
+
+def test_a_full_book_refuses_until_an_order_leaves() -> None:
+    """The bound holds exactly."""
+    book = Book("BTC/USD", orders_max=2)
+    assert book.symbol == "BTC/USD"
+    assert [book.place(order(number), 0) for number in (1, 2)] == [None, None]
+    assert book.place(order(3), 0) is RejectReason.BOOK_FULL
+    book.cancel(order(1).order_id)
+    assert book.place(order(3), 0) is None
+
+
+def test_a_queue_full_of_holes_is_rebuilt_in_order() -> None:
+    """Thousands of orders leave a level from the front, and those behind keep their places."""
+    book = Book()
+    for number in range(5_000):
+        book.place(order(number), 0)
+    for number in range(4_000):
+        book.cancel(order(number).order_id)
+    queue = book._bids.queues[10]
+    assert queue.holes < 2_000, "the level walks over the dead of long ago"
+    left = [int.from_bytes(resting.order_id, "big") for resting in book.orders(Side.BUY)]
+    assert left == list(range(4_000, 5_000))
+    assert book.levels(Side.BUY) == [Level(10, 1_000, 1_000, 1_000)]
+
+
+def test_orders_that_come_and_go_leave_nothing_behind() -> None:
+    """Placing and cancelling for ever needs no more memory than what rests."""
+    book = Book()
+    for number in range(20_000):
+        book.place(order(number, price=number + 1), 0)
+        book.cancel(order(number).order_id)
+    assert len(book) == 0
+    assert len(book._expiries) < 2_000
+    assert not book._bids.queues
+    assert not book._bids.keys
+    assert book.next_expiry_ms() is None
+
+
+def test_an_order_that_was_placed_again_expires_once_and_at_its_new_time() -> None:
+    """The entry of its earlier life in the expiry queue means nothing."""
+    book = Book()
+    book.place(order(1, expires_at_ms=50), 0)
+    book.cancel(order(1).order_id)
+    book.place(order(1, expires_at_ms=90), 0)
+    assert book.next_expiry_ms() == 90
+    assert book.expire(60) == []
+    assert [gone.expires_at_ms for gone in book.expire(90)] == [90]
+    book.place(order(2, expires_at_ms=99), 0)
+    book.cancel(order(2).order_id)
+    book.place(order(2, expires_at_ms=99), 0)
+    assert len(book.expire(99)) == 1
+    assert book.expire(99) == []
+
+
+def test_equal_ends_come_in_the_order_of_ids() -> None:
+    """What expires together is told in an order that no history can change."""
+    book = Book()
+    for number in (3, 1, 2):
+        book.place(order(number, expires_at_ms=7, price=number), 0)
+    assert [gone.price_ticks for gone in book.expire(7)] == [1, 2, 3]
+
+
+def test_a_hidden_order_keeps_its_place_and_its_level_is_not_shown() -> None:
+    """Time priority survives a hold; a level of hidden orders is no best price."""
+    book = Book()
+    book.place(order(1, price=11), 0)
+    book.place(order(2, price=10), 0)
+    book.place(order(3, price=10), 0)
+    assert book.update(order(1).order_id, 0)
+    assert book.update(order(2).order_id, 0)
+    assert book.best_bid() == 10
+    assert book.best_ask() is None
+    assert book.levels(Side.BUY) == [Level(10, 1, 1, 1)]
+    assert book.update(order(1).order_id, 5)
+    assert book.update(order(2).order_id, 5)
+    assert book.levels(Side.BUY) == [Level(11, 5, 5, 1), Level(10, 6, 11, 2)]
+    assert [resting.available_lots for resting in book.orders(Side.BUY)] == [5, 5, 1]
+
+
+def test_levels_can_be_cut_to_a_depth() -> None:
+    """Depth 0 is nothing, more than there is is everything."""
+    book = Book()
+    for price in (1, 2, 3):
+        book.place(order(price, price=price), 0)
+    assert book.levels(Side.BUY, 0) == []
+    assert [level.price_ticks for level in book.levels(Side.BUY, 2)] == [3, 2]
+    assert len(book.levels(Side.BUY, 9)) == 3
+
+
+def test_the_hash_depends_on_the_queue_and_not_on_the_history() -> None:
+    """Same queue, same hash; another order within a level, another hash."""
+    straight, detour, swapped = Book(), Book(), Book()
+    straight.place(order(1), 0)
+    straight.place(order(2), 0)
+    detour.place(order(9), 0)
+    detour.place(order(1), 0)
+    detour.cancel(order(9).order_id)
+    detour.place(order(2), 0)
+    swapped.place(order(2), 0)
+    swapped.place(order(1), 0)
+    assert straight.state_hash() == detour.state_hash()
+    assert straight.state_hash() != swapped.state_hash()
+    assert len(straight.state_hash()) == 32
