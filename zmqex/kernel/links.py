@@ -9,13 +9,13 @@ Not for: addresses without a proven peer (`addresses`); ids and deadlines of que
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
 from zmqex.errors import LocalProtocolError, RemoteProtocolError
 from zmqex.kernel.addresses import Addresses
 from zmqex.kernel.core import Core
-from zmqex.kernel.effects import ConnectPeer, DisconnectPeer, Publish, PublishRecord
+from zmqex.kernel.effects import ConnectPeer, DisconnectPeer
 from zmqex.kernel.events import CandidatesFound, HelloAnswered, HelloFailed, Route, Woke
+from zmqex.kernel.own_record import RECORD_TOPIC, OwnRecord
 from zmqex.kernel.peers import ASKABLE, CONNECTED, Input, Peer, State
 from zmqex.kernel.records import DropPeer, KnownPeer, PutPeer
 from zmqex.kernel.requests import Answer, Incoming, Refusal, Requests
@@ -26,21 +26,17 @@ from zmqex.limits import (
     PEERS_MAX,
     PENALTY_BAN,
     PENALTY_HALF_LIFE_MS,
-    RECORD_LIFE_MS,
     REQUEST_DEADLINE_MS,
     SECOND_MS,
     SILENT_MS,
     TIMEOUTS_BEFORE_HELLO,
 )
-from zmqex.protocol.codec import decode, encode
+from zmqex.protocol.codec import decode
 from zmqex.protocol.identity import short
 from zmqex.protocol.log import topic
-from zmqex.protocol.messages import Endpoint, Envelope, Greet, PeerRecord
+from zmqex.protocol.messages import Envelope, Greet, PeerRecord
 from zmqex.protocol.record import check_record
 from zmqex.reasons import RejectReason
-
-RECORD_TOPIC: Final = b"p"
-_RECORD_COUNTER: Final = "record_sequence"
 
 
 class Links:
@@ -55,9 +51,7 @@ class Links:
         self._by_curve: dict[bytes, bytes] = {}
         self._removed: dict[bytes, None] = {}
         self._aside: dict[bytes, tuple[int, RejectReason]] = {}
-        self._record = b""
-        self._renew_at_ms = 0
-        self._leaving = False
+        self._own = OwnRecord(core)
         # Called with the identity whenever a peer becomes askable; and after the machine slept.
         self.on_live: list[Callable[[bytes], None]] = []
         self.after_sleep: list[Callable[[], None]] = []
@@ -81,7 +75,7 @@ class Links:
 
     def start(self, known_peers: tuple[KnownPeer, ...] = ()) -> None:
         """Publish our record; dial the operator's peers and the address book."""
-        self._publish_record()
+        self._own.publish()
         self._core.call_after("sessions", SECOND_MS, self._sweep)
         for identity, host, port in self._core.settings.static_peers:
             self.add(host, port, identity, "static")
@@ -90,12 +84,11 @@ class Links:
 
     def stop(self) -> None:
         """Tell everybody that we leave: a newer record without endpoints."""
-        self._leaving = True
-        self._publish_record()
+        self._own.publish(leaving=True)
 
     def record(self) -> bytes:
         """Our own record as envelope bytes."""
-        return self._record
+        return self._own.raw
 
     def on_woke(self, _event: Woke) -> None:
         """Every peer must be heard anew; all are dialled at once."""
@@ -319,7 +312,7 @@ class Links:
     def _greet(self, peer: Peer, then: Callable[[], None]) -> None:
         peer.greet_serial += 1
         serial, sent = peer.greet_serial, self._core.now
-        body = Greet(self._record, sent.wall_ms)
+        body = Greet(self._own.raw, sent.wall_ms)
 
         def on_answer(answer: Answer) -> None:
             if serial != peer.greet_serial or self.peers.get(peer.identity) is not peer:
@@ -383,7 +376,7 @@ class Links:
             while len(self._by_curve) >= PEERS_KNOWN_MAX:
                 del self._by_curve[next(iter(self._by_curve))]
             self._by_curve[route.curve_key] = record.identity
-        self._requests.answer(incoming, Greet(self._record, self._core.now.wall_ms))
+        self._requests.answer(incoming, Greet(self._own.raw, self._core.now.wall_ms))
         self._prove(record, raw, route.address, "greet", pinned=False)
 
     def _why_not_greet(self, record: PeerRecord, route: Route) -> RejectReason | None:
@@ -494,36 +487,7 @@ class Links:
             if peer.penalty and now.monotonic_ms - peer.blamed_ms >= PENALTY_HALF_LIFE_MS:
                 peer.penalty //= 2
                 peer.blamed_ms = now.monotonic_ms
-        if now.wall_ms >= self._renew_at_ms:
-            self._publish_record()
-
-    def _publish_record(self) -> None:
-        """Sign and publish a record newer than all before, whatever the clock did meanwhile."""
-        core = self._core
-        settings, now_ms = core.settings, core.now.wall_ms
-        sequence = max(core.counters.get(_RECORD_COUNTER, 0) + 1, now_ms)
-        core.set_counter(_RECORD_COUNTER, sequence)
-        hello, rpc, orders = (
-            None if self._leaving else Endpoint(settings.host, port)
-            for port in (settings.hello_port, settings.rpc_port, settings.orders_port)
-        )
-        record = PeerRecord(
-            network=settings.network,
-            identity=core.identity,
-            hello=hello,
-            rpc=rpc,
-            orders=orders,
-            curve_key=settings.curve_key,
-            lightning_node=settings.lightning_node,
-            capabilities=["plain"],
-            not_before_ms=now_ms,
-            not_after_ms=now_ms + RECORD_LIFE_MS,
-            sequence=sequence,
-        )
-        self._record = core.seal("record", encode(record))
-        self._renew_at_ms = now_ms + RECORD_LIFE_MS // 2
-        core.emit(PublishRecord(self._record))
-        core.emit(Publish(RECORD_TOPIC, self._record))
+        self._own.renew()
 
 
 def _reachable(record: PeerRecord) -> bool:

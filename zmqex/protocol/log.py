@@ -99,7 +99,7 @@ class Fold:
             repeated = batch.sequence <= self.sequence
             return RejectReason.DUPLICATE_BATCH if repeated else RejectReason.SEQUENCE_GAP
         if batch.previous_hash != self.head_hash:
-            return RejectReason.FORKED_LOG
+            return RejectReason.FORKED_LOG if self.sequence else RejectReason.MALFORMED
         rows: dict[bytes, Row | None] = {}
         if not self.head_only:
             for operation in batch.operations:

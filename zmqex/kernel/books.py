@@ -1,0 +1,263 @@
+"""The operator's view of books: our own, and the whole verified book of one peer.
+
+Not for: keeping books up to date (`replicas`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from zmqex.errors import RemoteProtocolError
+from zmqex.kernel.commands import Command, GetBook, GetPeerBook
+from zmqex.kernel.core import Core
+from zmqex.kernel.logs import resting
+from zmqex.kernel.sessions import Answer, Refusal, Sessions
+from zmqex.limits import MAKERS_MAX, ORDERS_TOTAL_MAX
+from zmqex.market.book import Book
+from zmqex.market.orders import BookOrder, OrderFlags, Side
+from zmqex.protocol.codec import decode, decode_envelope
+from zmqex.protocol.identity import digest, to_text, verify
+from zmqex.protocol.log import Fold, Row
+from zmqex.protocol.messages import (
+    Batch,
+    Head,
+    Heads,
+    Heartbeat,
+    LogPage,
+    LogRequest,
+    Message,
+    Page,
+)
+from zmqex.reasons import RejectReason
+
+if TYPE_CHECKING:
+    from zmqex.kernel.replicas import Replicas
+
+
+class Books:
+    """Answers GetBook and GetPeerBook."""
+
+    def __init__(self, core: Core, sessions: Sessions, replicas: Replicas) -> None:
+        """Keep nothing."""
+        self._core = core
+        self._sessions = sessions
+        self._replicas = replicas
+
+    def on_command(self, client: bytes, request_id: int, command: Command) -> bool:
+        """Answer a command about books; False where it is about something else."""
+        if not isinstance(command, GetBook | GetPeerBook):
+            return False
+        if command.market not in self._replicas.markets():
+            markets = ", ".join(self._replicas.markets())
+            message = f"this node does not follow {command.market[:30]!r}; it follows {markets}"
+            self._core.refuse(client, request_id, RejectReason.WRONG_MARKET, message)
+        elif isinstance(command, GetBook):
+            result = self._own_view(command)
+            self._core.answer(client, request_id, result)
+        else:
+            self._fetch(client, request_id, command)
+        return True
+
+    def _own_view(self, command: GetBook) -> dict[str, Any]:
+        folds = [
+            log.fold
+            for maker in self._replicas.makers
+            for log in self._replicas.logs_of(maker)
+            if log.fold.market == command.market and not log.forked
+        ]
+        book = self._replicas.book(command.market)
+        return self._view(book, folds, command)
+
+    def _fetch(self, client: bytes, request_id: int, command: GetPeerBook) -> None:
+        peer = self._sessions.find(command.peer)
+        if isinstance(peer, RejectReason):
+            message = f"{command.peer[:60]!r} names no peer, or several: {peer.value}"
+            self._core.refuse(client, request_id, peer, message)
+            return
+
+        def done(fetched: Fetch, refusal: Refusal | None) -> None:
+            if refusal is not None:
+                message = f"{to_text(peer)[:8]} did not give its book: "
+                message += refusal.detail or refusal.reason.value
+                self._core.refuse(client, request_id, refusal.reason, message)
+                return
+            book = fetched.book(self._core.now.wall_ms)
+            folds = list(fetched.folds.values())
+            view = self._view(book, folds, command)
+            view |= {"peer": to_text(peer), "batches": fetched.batches}
+            self._core.answer(client, request_id, view)
+
+        Fetch(self._core, self._sessions, peer, command.market, done).start()
+
+    def _view(
+        self, book: Book, folds: list[Fold], command: GetBook | GetPeerBook
+    ) -> dict[str, Any]:
+        """The answer's shape, as promised in `commands.GetBook`."""
+        depth = command.depth or len(book)
+        bids, bid_orders = self._side(book, Side.BUY, depth)
+        asks, ask_orders = self._side(book, Side.SELL, depth)
+        rows = {fold.maker: fold.orders for fold in folds}
+        makers = [fold.maker for fold in folds if fold.orders]
+        bid, ask = book.best_bid(), book.best_ask()
+        shown = [*bid_orders, *ask_orders] if command.orders else []
+        return {
+            "market": book.symbol,
+            "bids": bids,
+            "asks": asks,
+            "spread_ticks": None if bid is None or ask is None else ask - bid,
+            "orders": [self._order(order, rows[order.maker][order.order_id]) for order in shown],
+            "makers": len(makers),
+            "stale_makers": sum(map(self._replicas.is_stale, makers)),
+        }
+
+    def _side(
+        self, book: Book, side: Side, depth: int
+    ) -> tuple[list[dict[str, Any]], list[BookOrder]]:
+        """The best levels of a side, and their orders."""
+        levels: list[dict[str, Any]] = []
+        orders: list[BookOrder] = []
+        cumulative_lots = 0
+        for order in book.orders(side):
+            if not levels or levels[-1]["price_ticks"] != order.price_ticks:
+                if len(levels) == depth:
+                    break
+                levels.append(
+                    {
+                        "price_ticks": order.price_ticks,
+                        "quantity_lots": 0,
+                        "cumulative_lots": 0,
+                        "orders": 0,
+                        "own_lots": 0,
+                        "stale_lots": 0,
+                    }
+                )
+            level, lots = levels[-1], order.available_lots
+            cumulative_lots += lots
+            level["quantity_lots"] += lots
+            level["cumulative_lots"] = cumulative_lots
+            level["orders"] += 1
+            if order.maker == self._core.identity:
+                level["own_lots"] += lots
+            elif self._replicas.is_stale(order.maker):
+                level["stale_lots"] += lots
+            orders.append(order)
+        return levels, orders
+
+    def _order(self, order: BookOrder, row: Row) -> dict[str, Any]:
+        return {
+            "order_id": order.order_id.hex(),
+            "maker": to_text(order.maker),
+            "side": order.side.value,
+            "price_ticks": order.price_ticks,
+            "remaining_lots": row.remaining_lots,
+            "held_lots": row.held_lots,
+            "available_lots": order.available_lots,
+            "minimum_lots": order.minimum_lots,
+            "expires_at_ms": order.expires_at_ms,
+            "own": order.maker == self._core.identity,
+            "stale": self._replicas.is_stale(order.maker),
+            "all_or_none": bool(order.flags & OrderFlags.ALL_OR_NONE),
+        }
+
+
+class Fetch:
+    """One peer's whole book of one market: every log that it has, verified batch by batch."""
+
+    def __init__(
+        self,
+        core: Core,
+        sessions: Sessions,
+        peer: bytes,
+        market: str,
+        done: Callable[[Fetch, Refusal | None], None],
+    ) -> None:
+        """Ask nothing yet; `done` is called once, with why it failed if it did."""
+        self._core = core
+        self._sessions = sessions
+        self._peer = peer
+        self._market = market
+        self._done = done
+        self._wanted: list[tuple[bytes, Head]] = []
+        self.folds: dict[bytes, Fold] = {}
+        self.batches = 0
+
+    def start(self) -> None:
+        """Ask for the heads of all makers, then for their logs, one page at a time."""
+        self._ask_heads(b"")
+
+    def book(self, now_ms: int) -> Book:
+        """The fetched orders, as this node would show them."""
+        book = Book(self._market)
+        for fold in self.folds.values():
+            for key, row in fold.orders.items():
+                book.place(resting(key, fold.maker, row), now_ms)
+        return book
+
+    def _ask_heads(self, after: bytes) -> None:
+        self._ask("heads", Page(after), lambda body: self._on_heads(after, body))
+
+    def _on_heads(self, after: bytes, body: msgspec.Raw) -> None:
+        heartbeats = decode(body, Heads).heartbeats
+        last = after
+        for raw in heartbeats:
+            envelope = decode_envelope(raw)
+            beat = decode(envelope.body, Heartbeat)
+            last = max(last, beat.maker)
+            self._check_signature(beat.maker, "heartbeat", raw)
+            heads = [head for head in beat.heads if head.market == self._market and head.sequence]
+            self._wanted.extend((beat.maker, head) for head in heads)
+        if heartbeats and last <= after:
+            raise RemoteProtocolError("heads that do not go on", penalty=5)
+        if heartbeats and len(self._wanted) < MAKERS_MAX:
+            self._ask_heads(last)
+        else:
+            self._next_log()
+
+    def _next_log(self) -> None:
+        """Start with the next maker; all are there when none is left."""
+        if not self._wanted:
+            self._done(self, None)
+            return
+        maker, head = self._wanted.pop()
+        fold = Fold(self._core.settings.network, maker, self._market)
+        fold.begin(head.epoch)
+        self.folds[maker] = fold
+        self._ask_log(fold, head)
+
+    def _ask_log(self, fold: Fold, head: Head) -> None:
+        body = LogRequest(fold.maker, fold.market, fold.epoch, fold.sequence + 1)
+        self._ask("log", body, lambda raw: self._on_page(fold, head, raw))
+
+    def _on_page(self, fold: Fold, head: Head, body: msgspec.Raw) -> None:
+        batches = decode(body, LogPage).batches
+        for raw in batches:
+            signed = decode_envelope(raw).body
+            self._check_signature(fold.maker, "batch", raw)
+            plan = fold.check(decode(signed, Batch), digest(signed))
+            if isinstance(plan, RejectReason):
+                raise RemoteProtocolError(f"a log that breaks: {plan.value}", penalty=5)
+            fold.apply(plan)
+            self.batches += 1
+        total = sum(len(one.orders) for one in self.folds.values())
+        if total > ORDERS_TOTAL_MAX:
+            raise RemoteProtocolError("more orders than a node keeps", penalty=5)
+        if batches and fold.sequence < head.sequence:
+            self._ask_log(fold, head)
+        else:
+            self._next_log()
+
+    def _check_signature(self, maker: bytes, kind: str, raw: bytes) -> None:
+        if not verify(maker, self._core.settings.network, kind, decode_envelope(raw)):
+            raise RemoteProtocolError(f"a {kind} with a wrong signature", penalty=10)
+
+    def _ask(self, kind: str, body: Message, then: Callable[[msgspec.Raw], None]) -> None:
+        def on_answer(answer: Answer) -> None:
+            if isinstance(answer, Refusal):
+                self._done(self, answer)
+            else:
+                then(answer)
+
+        self._sessions.request(self._peer, kind, body, on_answer)

@@ -1,0 +1,209 @@
+"""What others claim was signed: cheap checks first, then the signature, then acceptance.
+
+Three answers: accept, ignore (old, repeated, too far in the future: not wrong, not used), and
+wrong (cannot be read, or a bad signature).  Signatures are checked outside (`Verify`), for
+everything that one drain of the sockets brought at once.
+Not for: what a true claim changes (`replicas`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from zmqex.errors import RemoteProtocolError
+from zmqex.kernel.core import Core
+from zmqex.kernel.effects import Verify
+from zmqex.kernel.events import StreamReceived, Verified
+from zmqex.kernel.logs import Waiting, kept
+from zmqex.kernel.own_record import RECORD_TOPIC
+from zmqex.kernel.requests import TokenBucket
+from zmqex.kernel.sessions import Sessions
+from zmqex.limits import (
+    CLOCK_SKEW_MAX_MS,
+    FORK_PROOFS_BURST,
+    FORK_PROOFS_PER_SECOND,
+    MAKERS_MAX,
+    VERIFYING_MAX,
+)
+from zmqex.protocol.codec import decode, decode_envelope
+from zmqex.protocol.identity import digest
+from zmqex.protocol.log import topic
+from zmqex.protocol.messages import Batch, ForkProof, Heartbeat
+from zmqex.reasons import RejectReason
+
+if TYPE_CHECKING:
+    from zmqex.kernel.replicas import Replicas
+
+HEARTBEAT_TOPIC: Final = b"h"
+PROOF_TOPIC: Final = b"e"
+Item = tuple[bytes, str, bytes]
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """Something that was signed, allegedly: what to verify, and what to do if it is true."""
+
+    items: tuple[Item, ...]
+    accept: Callable[[], None]
+
+
+class Claims:
+    """The way of everything signed into the replicas."""
+
+    def __init__(self, core: Core, sessions: Sessions, replicas: Replicas) -> None:
+        """Wait for the streams of the markets that this node follows."""
+        self._core = core
+        self._sessions = sessions
+        self._replicas = replicas
+        self._markets = {topic(market): market for market in core.settings.markets}
+        self._tickets: dict[int, tuple[list[Claim], Callable[[int], None]]] = {}
+        self._last_ticket = 0
+        self._verifying = 0
+        self._proofs = TokenBucket(FORK_PROOFS_PER_SECOND, FORK_PROOFS_BURST, 0)
+
+    def on_stream(self, event: StreamReceived) -> None:
+        """Check cheaply what one drain of the sockets brought; ask for the rest's signatures."""
+        claims = []
+        for about, raw in event.messages:
+            try:
+                claim = self._claim(about, raw)
+            except RemoteProtocolError:
+                self._core.count("malformed")
+                continue
+            if claim is not None:
+                claims.append(claim)
+        self.verify(claims)
+
+    def verify(
+        self, claims: list[Claim], then: Callable[[int], None] = lambda _wrong: None
+    ) -> None:
+        """Have claims verified and accept the true ones in order.
+
+        `then` is told, last of all, how many were wrong.  What is too much at once is dropped and
+        counted: it will be found missing, and fetched.
+        """
+        items: list[Item] = []
+        room = VERIFYING_MAX - self._verifying
+        taken = []
+        for claim in claims:
+            if len(items) + len(claim.items) <= room:
+                items.extend(claim.items)
+                taken.append(claim)
+        self._core.count("verifications_dropped", len(claims) - len(taken))
+        if not items:
+            then(0)
+            return
+        self._verifying += len(items)
+        self._last_ticket += 1
+        self._tickets[self._last_ticket] = taken, then
+        self._core.emit(Verify(self._last_ticket, tuple(items)))
+
+    def on_verified(self, event: Verified) -> None:
+        """Accept what was truly signed, in order of arrival."""
+        claims, then = self._tickets.pop(event.ticket)
+        self._verifying -= len(event.valid)
+        wrong = at = 0
+        for claim in claims:
+            end = at + len(claim.items)
+            if all(event.valid[at:end]):
+                claim.accept()
+            else:
+                wrong += 1
+            at = end
+        self._core.count("bad_signatures", wrong)
+        then(wrong)
+
+    # --- what may be claimed ---------------------------------------------------------------------
+
+    def _claim(self, about: bytes, raw: bytes) -> Claim | None:
+        """What a stream message claims, or None where it is not worth a signature check."""
+        market = self._markets.get(about)
+        if market is not None:
+            return self.batch(raw, market)
+        if about == HEARTBEAT_TOPIC:
+            return self.heartbeat(raw)
+        if about == PROOF_TOPIC:
+            return self._fork(raw)
+        if about == RECORD_TOPIC:
+            self._sessions.on_record(raw)
+        else:
+            self._core.count("ignored_unknown_topic")
+        return None
+
+    def batch(self, raw: bytes, market: str, maker: bytes = b"") -> Claim | None:
+        """A batch of this market (and maker, if given); RemoteProtocolError where it is not."""
+        body = decode_envelope(raw).body
+        batch = decode(body, Batch)
+        if batch.market != market or maker not in {b"", batch.maker}:
+            raise RemoteProtocolError("a batch of another log", penalty=5)
+        new = Waiting(batch, digest(body), raw)
+        why = self._why_ignore_batch(new)
+        if why is not None:
+            self._core.count("ignored_" + why.value)
+            return None
+        items = ((batch.maker, "batch", raw),)
+        return Claim(items, lambda: self._replicas.accept_batch(new))
+
+    def _why_ignore_batch(self, new: Waiting) -> RejectReason | None:
+        batch = new.batch
+        log = self._replicas.log(batch.maker, batch.market)
+        if batch.epoch > self._core.now.wall_ms + CLOCK_SKEW_MAX_MS:
+            return RejectReason.FUTURE_EPOCH
+        if log is None:
+            return RejectReason.MAKER_FULL if self._is_full(batch.maker) else None
+        if batch.epoch != log.fold.epoch:
+            return RejectReason.OLD_EPOCH if batch.epoch < log.fold.epoch else None
+        if log.forked or log.refused:
+            return RejectReason.FORKED_LOG
+        known = kept(log, batch.sequence)
+        if known is not None and known[0] != new.digest:
+            return None  # another batch at the same place is no repeat: it may prove a fork
+        old = known is not None or batch.sequence <= log.fold.sequence
+        return RejectReason.DUPLICATE_BATCH if old else None
+
+    def heartbeat(self, raw: bytes, hint: bytes = b"") -> Claim | None:
+        """A heartbeat; `hint` is the peer that told us when asked."""
+        beat = decode(decode_envelope(raw).body, Heartbeat)
+        why = self._why_ignore_heartbeat(beat)
+        if why is not None:
+            self._core.count("ignored_" + why)
+            return None
+        items = ((beat.maker, "heartbeat", raw),)
+        return Claim(items, lambda: self._replicas.accept_heartbeat(beat, raw, hint))
+
+    def _why_ignore_heartbeat(self, beat: Heartbeat) -> str | None:
+        if beat.maker == self._core.identity:
+            # Our own words: of interest only where somebody has more of our log than we have.
+            return None if any(map(self._replicas.own_is_ahead, beat.heads)) else "own_heartbeat"
+        maker = self._replicas.makers.get(beat.maker)
+        if beat.sent_at_ms > self._core.now.wall_ms + CLOCK_SKEW_MAX_MS:
+            return RejectReason.CLOCK_SKEW.value
+        if maker is not None and beat.sent_at_ms <= maker.sent_at_ms:
+            return "old_heartbeat"
+        return RejectReason.MAKER_FULL.value if self._is_full(beat.maker) else None
+
+    def _fork(self, raw: bytes) -> Claim | None:
+        """A proof that a maker said two things at once."""
+        proof = decode(raw, ForkProof)
+        bodies = [decode_envelope(one).body for one in (proof.first, proof.second)]
+        first, second = (decode(body, Batch) for body in bodies)
+        place = (first.maker, first.market, first.epoch, first.sequence)
+        same = place == (second.maker, second.market, second.epoch, second.sequence)
+        if not same or bodies[0] == bodies[1]:
+            raise RemoteProtocolError("not a proof of a fork", penalty=5)
+        log = self._replicas.log(first.maker, first.market)
+        # Only of makers in our book, and only of what they say now.
+        if log is None or log.forked or first.epoch != log.fold.epoch:
+            self._core.count("ignored_fork_proof")
+            return None
+        if self._proofs.take(self._core.now.monotonic_ms):
+            self._core.count("ignored_rate_limited")
+            return None
+        items = tuple((first.maker, "batch", one) for one in (proof.first, proof.second))
+        return Claim(items, lambda: self._replicas.accept_fork(log, first.epoch, proof))
+
+    def _is_full(self, maker: bytes) -> bool:
+        makers = self._replicas.makers
+        return maker not in makers and len(makers) >= MAKERS_MAX

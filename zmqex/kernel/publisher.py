@@ -1,0 +1,225 @@
+"""Our own order logs: signed batches of what the orders say, and heartbeats of where they stand.
+
+Operations of one event leave together, journaled in the same transaction as what caused them.
+Not for deciding what to say (`orders`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from zmqex.errors import LocalProtocolError, RemoteProtocolError, StorageError
+from zmqex.kernel.claims import HEARTBEAT_TOPIC
+from zmqex.kernel.core import Core
+from zmqex.kernel.effects import Publish
+from zmqex.kernel.records import OwnBatch, PutBatch
+from zmqex.kernel.replicas import MakerLog, Replicas
+from zmqex.kernel.sessions import Sessions
+from zmqex.limits import (
+    BATCH_OPERATIONS_MAX,
+    CLOCK_SKEW_MAX_MS,
+    HEADS_MAX,
+    HEARTBEAT_EVERY_MS,
+    LOG_PAGE_BYTES_MAX,
+    SECOND_MS,
+    UPDATE_EVERY_MS,
+)
+from zmqex.protocol.codec import decode, decode_envelope, encode
+from zmqex.protocol.identity import digest, order_id
+from zmqex.protocol.log import topic
+from zmqex.protocol.messages import Batch, Head, Heartbeat, Operation, Place, Update
+
+# An operation that is not a placement is two numbers, an id and tags.
+_OPERATION_BYTES: Final = 80
+
+
+class Publisher:
+    """The one writer of our own logs."""
+
+    def __init__(self, core: Core, replicas: Replicas, sessions: Sessions) -> None:
+        """Say nothing yet; `restore` brings back our logs and starts the heart."""
+        self._core = core
+        self._replicas = replicas
+        self._sessions = sessions
+        self._pending: dict[str, list[Operation]] = {}
+        self._placed: dict[bytes, None] = {}  # ids of this event's placements
+        self._updated_ms: dict[bytes, int] = {}
+        self._waiting: dict[bytes, tuple[str, Update]] = {}
+        self._beat = b""
+        self._beat_heads: list[Head] = []
+        self._beat_sent_ms = 0
+        # Called with a market whose log was found to be behind what others have of it: our open
+        # orders are no longer published there.
+        self.on_log_lost: list[Callable[[str], None]] = []
+        replicas.on_own_ahead = self._on_own_ahead
+        replicas.own_heartbeat = self.heartbeat
+
+    # --- the life of the log ---------------------------------------------------------------------
+
+    def restore(self, batches: tuple[OwnBatch, ...]) -> None:
+        """Fold the journaled batches and go on from there; StorageError if they do not fit."""
+        newest: dict[str, int] = {}
+        for market in self._core.settings.markets:
+            newest[market] = self._core.counters.get(_counter(market), 0)
+        for batch in batches:
+            newest[batch.market] = max(newest.get(batch.market, 0), batch.epoch)
+        for market, epoch in newest.items():
+            if epoch:
+                self._replicas.begin(self._replicas.own_log(market), epoch)
+        for batch in sorted(batches, key=lambda one: (one.market, one.epoch, one.sequence)):
+            if batch.epoch == newest[batch.market]:
+                self._restore(batch)
+        self._heart()
+
+    def _restore(self, row: OwnBatch) -> None:
+        try:
+            body = decode_envelope(row.envelope).body
+            batch = decode(body, Batch)
+        except RemoteProtocolError as error:
+            raise StorageError(f"a batch of the own log cannot be read: {error}") from error
+        refused = self._replicas.apply_own(batch, digest(body), row.envelope)
+        if refused is not None:
+            where = f"{row.market} {row.epoch}/{row.sequence}"
+            raise StorageError(f"the own log does not fit together at {where}: {refused.value}")
+
+    def append(self, market: str, operation: Operation) -> None:
+        """Say something about an own order; it leaves at the end of this event.
+
+        Updates of one order leave at most every UPDATE_EVERY_MS, the first at once, the last
+        always.  What is said of orders that the log does not have (it was lost) is dropped.
+        """
+        pending = self._pending.setdefault(market, [])
+        if isinstance(operation, Place):
+            pending.append(operation)
+            key = order_id(self._core.settings.network, self._core.identity, operation.order)
+            self._placed[key] = None
+            return
+        key = operation.order_id
+        if key not in self._placed and key not in self._replicas.own_log(market).fold.orders:
+            self._core.count("unpublished_operations")
+            return
+        if isinstance(operation, Update):
+            self._update(market, operation)
+            return
+        self._drop_update(key)
+        pending.append(operation)
+
+    def flush(self) -> None:
+        """Sign and send what was said in this event, as few batches as fit."""
+        if not self._pending:
+            return
+        pending, self._pending, self._placed = self._pending, {}, {}
+        for market, operations in pending.items():
+            for chunk in _chunks(operations):
+                self._publish(market, chunk)
+
+    def heartbeat(self) -> bytes:
+        """Our heartbeat as envelope bytes, at most a second old and never behind our logs."""
+        now_ms = self._core.now.wall_ms
+        if self._beat_sent_ms > now_ms + CLOCK_SKEW_MAX_MS:
+            self._beat_sent_ms = 0  # the clock was set back: nobody believed those heartbeats
+        heads = self._heads()
+        if heads != self._beat_heads or now_ms - self._beat_sent_ms >= SECOND_MS:
+            # Strictly growing, or it would not count as newer.
+            self._beat_sent_ms = max(now_ms, self._beat_sent_ms + 1)
+            self._beat_heads = heads
+            body = encode(Heartbeat(self._core.identity, self._beat_sent_ms, heads))
+            self._beat = self._core.seal("heartbeat", body)
+        return self._beat
+
+    # --- private ---------------------------------------------------------------------------------
+
+    def _heart(self) -> None:
+        self._core.call_after("heartbeat", HEARTBEAT_EVERY_MS, self._heart)
+        self._core.emit(Publish(HEARTBEAT_TOPIC, self.heartbeat()))
+
+    def _heads(self) -> list[Head]:
+        logs = self._replicas.logs_of(self._core.identity)
+        return [log.fold.head() for log in logs if log.fold.epoch][:HEADS_MAX]
+
+    def _update(self, market: str, update: Update) -> None:
+        key, now_ms = update.order_id, self._core.now.monotonic_ms
+        pending = self._pending[market]
+        for index, other in enumerate(pending):
+            if isinstance(other, Update) and other.order_id == key:
+                pending[index] = update
+                return
+        due_ms = self._updated_ms.get(key, now_ms - UPDATE_EVERY_MS) + UPDATE_EVERY_MS
+        if now_ms >= due_ms:
+            self._updated_ms[key] = now_ms
+            pending.append(update)
+            self._core.cancel_timer(("update", key))
+            self._waiting.pop(key, None)
+        else:
+            self._waiting[key] = market, update
+            self._core.call_at(("update", key), due_ms, lambda: self._update_due(key))
+
+    def _update_due(self, key: bytes) -> None:
+        market, update = self._waiting.pop(key)
+        self.append(market, update)
+
+    def _drop_update(self, key: bytes) -> None:
+        self._updated_ms.pop(key, None)
+        if self._waiting.pop(key, None) is not None:
+            self._core.cancel_timer(("update", key))
+
+    def _publish(self, market: str, operations: list[Operation]) -> None:
+        core, log = self._core, self._replicas.own_log(market)
+        if not log.fold.epoch:
+            self._begin(log, core.now.wall_ms)
+        fold = log.fold
+        batch = Batch(
+            core.identity,
+            market,
+            fold.epoch,
+            fold.sequence + 1,
+            fold.head_hash,
+            core.now.wall_ms,
+            operations,
+        )
+        body = encode(batch)
+        body_digest = digest(body)
+        envelope = core.seal("batch", body)
+        refused = self._replicas.apply_own(batch, body_digest, envelope)
+        if refused is not None:
+            raise LocalProtocolError(f"our own batch in {market} is refused: {refused.value}")
+        core.persist(PutBatch(OwnBatch(market, fold.epoch, fold.sequence, body_digest, envelope)))
+        core.emit(Publish(topic(market), envelope))
+
+    def _begin(self, log: MakerLog, epoch: int) -> None:
+        self._core.set_counter(_counter(log.fold.market), epoch)
+        self._replicas.begin(log, epoch)
+
+    def _on_own_ahead(self, market: str, epoch: int) -> None:
+        """Others have more of our log than we have: it was lost or restored.  Start a new epoch."""
+        log = self._replicas.own_log(market)
+        epoch = max(self._core.now.wall_ms, epoch, log.fold.epoch) + 1
+        self._core.log("error", "own_log_lost", market=market, epoch=epoch)
+        self._core.count("own_logs_lost")
+        for key in log.fold.orders:
+            self._drop_update(key)
+        self._pending.pop(market, None)
+        self._begin(log, epoch)
+        self._core.emit(Publish(HEARTBEAT_TOPIC, self.heartbeat()))
+        for call in self.on_log_lost:
+            call(market)
+
+
+def _counter(market: str) -> str:
+    return "epoch/" + market
+
+
+def _chunks(operations: list[Operation]) -> list[list[Operation]]:
+    """Cut into pieces that fit one batch and one frame, in order."""
+    chunks: list[list[Operation]] = []
+    size = LOG_PAGE_BYTES_MAX
+    for operation in operations:
+        added = len(operation.order) if isinstance(operation, Place) else 0
+        added += _OPERATION_BYTES
+        if size + added > LOG_PAGE_BYTES_MAX or len(chunks[-1]) == BATCH_OPERATIONS_MAX:
+            chunks.append([])
+            size = 0
+        chunks[-1].append(operation)
+        size += added
+    return chunks

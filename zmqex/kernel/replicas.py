@@ -1,0 +1,433 @@
+"""Every maker's orders as this node knows them: folds over signed logs, and one book per market.
+
+Nothing that a peer repeats, reorders or invents changes the result.
+Not for: what arrives before its signature has been checked (`claims`), fetching what is missing
+and serving others (`sync`), or what we publish (`publisher`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from zmqex.kernel.books import Books
+from zmqex.kernel.claims import PROOF_TOPIC, Claims
+from zmqex.kernel.commands import Command
+from zmqex.kernel.core import Core
+from zmqex.kernel.effects import Announce, Publish
+from zmqex.kernel.events import Verified
+from zmqex.kernel.logs import FoundOrder, Maker, MakerLog, Waiting, kept, resting
+from zmqex.kernel.sessions import Sessions
+from zmqex.kernel.sync import Sync
+from zmqex.limits import (
+    CLOCK_SKEW_MAX_MS,
+    FRAME_BYTES_MAX,
+    GAP_BATCHES_MAX,
+    ID_PREFIX_CHARS_MIN,
+    LOG_BYTES_KEPT_MAX,
+    MAKERS_MAX,
+    ORDER_LIFE_MAX_MS,
+    ORDERS_PER_MAKER_MAX,
+    ORDERS_PER_STRANGER_MAX,
+    ORDERS_TOTAL_MAX,
+    SILENT_MS,
+    STRANGER_MS,
+)
+from zmqex.market.book import Book
+from zmqex.protocol.codec import decode, decode_envelope, encode
+from zmqex.protocol.identity import digest, short
+from zmqex.protocol.log import Fold, Plan, Row, Tail
+from zmqex.protocol.messages import Batch, ForkProof, Head, Heartbeat
+from zmqex.reasons import RejectReason
+
+__all__ = ["FoundOrder", "MakerLog", "Replicas"]
+
+
+class Replicas:
+    """All folds and books of one node."""
+
+    def __init__(self, core: Core, sessions: Sessions) -> None:
+        """Know no orders; `sync` fetches them as peers become live."""
+        self._core = core
+        self._sessions = sessions
+        self.makers: dict[bytes, Maker] = {core.identity: Maker(core.identity, trusted=True)}
+        self._books = {market: Book(market) for market in core.settings.markets}
+        self._changed: dict[str, None] = {}
+        # Set by the publisher: others have more of our own log than we; our heartbeat.
+        self.on_own_ahead: Callable[[str, int], None] = lambda _market, _epoch: None
+        self.own_heartbeat: Callable[[], bytes] = lambda: b""
+        self.claims = Claims(core, sessions, self)
+        self.on_stream = self.claims.on_stream
+        self.sync = Sync(core, sessions, self)
+        self._views = Books(core, sessions, self)
+        sessions.order_view = self._order_view
+        sessions.after_sleep.append(self._after_sleep)
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    def markets(self) -> tuple[str, ...]:
+        """The markets that this node follows."""
+        return self._core.settings.markets
+
+    def book(self, market: str) -> Book:
+        """The book of a followed market, without what has expired; treat it as read-only."""
+        book = self._books[market]
+        book.expire(self._core.now.wall_ms)
+        return book
+
+    def row(self, order_id: bytes) -> FoundOrder | None:
+        """An open order of anybody, expired ones too, but none of a void log."""
+        for log in self._all_logs():
+            if log.forked:
+                continue
+            row = log.fold.orders.get(order_id)
+            if row is not None:
+                return _found(order_id, log, row)
+        return None
+
+    def find(self, text: str) -> FoundOrder | RejectReason | None:
+        """The one open order whose hex id starts so, own ones too.
+
+        MALFORMED below 8 characters, AMBIGUOUS_ID where several do, None where none does.
+        """
+        wanted = text.lower().strip()
+        if len(wanted) < ID_PREFIX_CHARS_MIN:
+            return RejectReason.MALFORMED
+        found = [
+            _found(order_id, log, row)
+            for log in self._all_logs()
+            if not log.forked
+            for order_id, row in log.fold.orders.items()
+            if order_id.hex().startswith(wanted)
+        ]
+        if len(found) > 1:
+            return RejectReason.AMBIGUOUS_ID
+        return found[0] if found else None
+
+    def is_stale(self, maker: bytes) -> bool:
+        """Whether a maker was silent for too long, or never heard; its orders are not taken."""
+        if maker == self._core.identity:
+            return False
+        known = self.makers.get(maker)
+        if known is None or known.heard_ms is None:
+            return True
+        return self._core.now.monotonic_ms - known.heard_ms >= SILENT_MS
+
+    def logs_of(self, maker: bytes) -> list[MakerLog]:
+        """The logs of one maker, in order of market."""
+        known = self.makers.get(maker)
+        return [] if known is None else [known.logs[market] for market in sorted(known.logs)]
+
+    def own_log(self, market: str) -> MakerLog:
+        """Our own log of a market."""
+        return self._log_in(self.makers[self._core.identity], market)
+
+    def on_command(self, client: bytes, request_id: int, command: Command) -> bool:
+        """Answer a command about books; False where it is about something else."""
+        return self._views.on_command(client, request_id, command)
+
+    # --- changes from outside --------------------------------------------------------------------
+
+    def on_verified(self, event: Verified) -> None:
+        """Accept what was truly signed, in order of arrival; announce which books changed."""
+        self.claims.on_verified(event)
+        for market in self._changed:
+            self._core.emit(Announce("book", {"market": market}))
+        self._changed = {}
+
+    def trust(self, maker: bytes) -> None:
+        """A maker is a stranger no more: it settled a trade with us, or the operator says so."""
+        known = self.makers.get(maker)
+        if known is not None and not known.trusted:
+            known.trusted = True
+            for log in known.logs.values():
+                self._widen(log)
+
+    # --- accepting what is true ------------------------------------------------------------------
+
+    def accept_batch(self, new: Waiting) -> None:
+        """A maker signed this batch: apply it now, or when what comes before it is there."""
+        batch = new.batch
+        log = self._log_for(batch.maker, batch.market)
+        if log is None or batch.epoch < log.fold.epoch:
+            self._core.count("ignored_old_epoch")
+            return
+        if batch.maker == self._core.identity:
+            self.on_own_ahead(batch.market, batch.epoch)
+            return
+        if batch.epoch > log.fold.epoch:
+            self.begin(log, batch.epoch)
+        if log.forked or log.refused:
+            return
+        other = kept(log, batch.sequence)
+        if other is not None:
+            if other[0] != new.digest:
+                self.accept_fork(log, batch.epoch, ForkProof(other[1], new.envelope))
+            return
+        if batch.sequence <= log.fold.sequence:
+            return
+        log.target = max(log.target, (batch.epoch, batch.sequence))
+        self._keep(log, new)
+        self._advance(log)
+        if log.behind:
+            self.sync.behind(log)
+
+    def _keep(self, log: MakerLog, new: Waiting) -> None:
+        """Put a batch where it waits for its turn; the farthest away goes first."""
+        log.gap[new.batch.sequence] = new
+        if len(log.gap) > GAP_BATCHES_MAX:
+            self._core.count("gap_batches_dropped")
+            del log.gap[max(log.gap)]
+
+    def _advance(self, log: MakerLog) -> None:
+        """Apply whatever comes next, as far as there is no gap."""
+        fold = log.fold
+        while (next_one := log.gap.pop(fold.sequence + 1, None)) is not None:
+            plan = fold.check(next_one.batch, next_one.digest)
+            if isinstance(plan, Plan):
+                self._apply(log, plan, next_one.envelope)
+            elif plan is RejectReason.FORKED_LOG:
+                # One of our batches differs from what the maker built on: find the proof.
+                self.sync.probe(log)
+                return
+            else:
+                self._refuse(log, plan)
+                return
+
+    def _refuse(self, log: MakerLog, reason: RejectReason) -> None:
+        """Its maker signed what no maker may: keep what we had, follow no further."""
+        log.refused = True
+        log.gap = {}
+        self._core.count("refused_batches")
+        self._core.log(
+            "warning",
+            "log_refused",
+            maker=short(log.fold.maker),
+            market=log.fold.market,
+            sequence=log.fold.sequence + 1,
+            reason=reason.value,
+        )
+        self._sessions.blame(log.fold.maker, 10, "a batch that is " + reason.value)
+
+    def accept_heartbeat(self, beat: Heartbeat, raw: bytes, hint: bytes) -> None:
+        """A maker signed this heartbeat: it is alive if that is fresh, and its logs stand there."""
+        now = self._core.now
+        if beat.maker == self._core.identity:
+            for head in beat.heads:
+                if self.own_is_ahead(head):
+                    self.on_own_ahead(head.market, head.epoch)
+            return
+        maker = self._maker_for(beat.maker)
+        if maker is None or beat.sent_at_ms <= maker.sent_at_ms:
+            return
+        maker.sent_at_ms, maker.heartbeat = beat.sent_at_ms, raw
+        if beat.sent_at_ms >= now.wall_ms - CLOCK_SKEW_MAX_MS:
+            maker.heard_ms = now.monotonic_ms
+            self._sessions.heard(beat.maker)
+        for head in beat.heads:
+            if head.market in self._books and head.epoch <= now.wall_ms + CLOCK_SKEW_MAX_MS:
+                self._accept_head(self._log_in(maker, head.market), head, hint)
+
+    def _accept_head(self, log: MakerLog, head: Head, hint: bytes) -> None:
+        """Learn how far a log goes, and whether ours is the same one."""
+        fold = log.fold
+        if head.epoch > fold.epoch:
+            self.begin(log, head.epoch)
+        if head.epoch < fold.epoch or log.forked or log.refused:
+            return
+        log.target = max(log.target, (head.epoch, head.sequence))
+        log.hint = hint or log.hint
+        if log.behind:
+            self.sync.behind(log)
+        elif head.sequence == fold.sequence and head.head_hash != fold.head_hash:
+            self.sync.probe(log)
+        elif head.sequence == fold.sequence and not fold.head_only:
+            if head.book_root != fold.root():
+                self._core.count(RejectReason.ROOT_MISMATCH.value)
+                self._core.log("error", "root_mismatch", maker=short(fold.maker), at=fold.sequence)
+        elif fold.head_only and head.open_orders <= self._cap(fold.maker):
+            self._widen(log)
+
+    def own_is_ahead(self, head: Head) -> bool:
+        """Whether somebody has more of our own log than we, or another version of it."""
+        if head.market not in self._books:
+            return False
+        fold = self.own_log(head.market).fold
+        if (head.epoch, head.sequence) != (fold.epoch, fold.sequence):
+            return (head.epoch, head.sequence) > (fold.epoch, fold.sequence)
+        return head.head_hash != fold.head_hash
+
+    # --- changing logs and books -----------------------------------------------------------------
+
+    def apply_own(self, batch: Batch, body_digest: bytes, envelope: bytes) -> RejectReason | None:
+        """Apply a batch of our own log; the refusal, having changed nothing, if it does not fit."""
+        log = self.own_log(batch.market)
+        plan = log.fold.check(batch, body_digest)
+        if isinstance(plan, RejectReason):
+            return plan
+        self._apply(log, plan, envelope)
+        log.target = log.at
+        return None
+
+    def begin(self, log: MakerLog, epoch: int) -> None:
+        """Start a newer epoch of a log: whatever was said in older ones is void."""
+        self._hide(log)
+        log.fold.begin(epoch)
+        log.tail = Tail(LOG_BYTES_KEPT_MAX)
+        log.gap = {}
+        log.forked = log.refused = False
+        log.probe, log.proof = 0, b""
+        log.target = max(log.target, (epoch, 0))
+
+    def _apply(self, log: MakerLog, plan: Plan, envelope: bytes) -> None:
+        """Carry a plan out in the fold, its tail and the book."""
+        fold = log.fold
+        fresh = {key: row for key, row in plan.rows.items() if key not in fold.orders}
+        log.tail.append(plan.digest, envelope)
+        over = self._over(log, len(fold.orders) + sum(row is not None for row in fresh.values()))
+        fold.apply(plan)
+        if over:
+            self._go_head_only(log)
+        else:
+            self._show(log, plan.rows.items(), fresh)
+
+    def _show(
+        self, log: MakerLog, rows: Iterable[tuple[bytes, Row | None]], fresh: dict[bytes, Any]
+    ) -> None:
+        """Bring the rows of a log into its book; `fresh` ones are new to it."""
+        fold, now_ms = log.fold, self._core.now.wall_ms
+        book = self._books.get(fold.market)
+        if book is None:
+            return  # our own log of a market that is no longer followed
+        self._changed[fold.market] = None
+        latest_ms = now_ms + ORDER_LIFE_MAX_MS + CLOCK_SKEW_MAX_MS
+        for key, row in rows:
+            if row is None:
+                book.cancel(key)
+            elif key not in fresh:
+                book.update(key, row.available_lots)
+            elif row.order.expires_at_ms <= latest_ms:
+                refused = book.place(resting(key, fold.maker, row), now_ms)
+                if refused is not None:
+                    self._core.count("hidden_" + refused.value)
+
+    def _hide(self, log: MakerLog) -> None:
+        """Take a log's orders out of the book; the fold keeps them."""
+        book = self._books.get(log.fold.market)
+        if book is not None and log.fold.orders:
+            self._changed[log.fold.market] = None
+            for key in log.fold.orders:
+                book.cancel(key)
+
+    def accept_fork(self, log: MakerLog, epoch: int, proof: ForkProof) -> None:
+        """A maker said two things at once: its epoch is void until it opens a new one."""
+        if log.fold.maker == self._core.identity:
+            self.on_own_ahead(log.fold.market, epoch)
+            return
+        if log.forked or epoch != log.fold.epoch:
+            return
+        self._hide(log)
+        log.forked, log.gap, log.probe = True, {}, 0
+        self._core.count("forked_logs")
+        self._core.log("error", "log_forked", maker=short(log.fold.maker), market=log.fold.market)
+        raw = encode(proof)
+        if len(raw) <= FRAME_BYTES_MAX:
+            log.proof = raw
+            self._core.emit(Publish(PROOF_TOPIC, raw))
+
+    # --- bounds ----------------------------------------------------------------------------------
+
+    def _cap(self, maker: bytes) -> int:
+        """How many orders of this maker are kept in one market."""
+        if maker == self._core.identity:
+            return ORDERS_TOTAL_MAX
+        known = self.makers[maker]
+        peer = self._sessions.peers.get(maker)
+        pinned = peer is not None and peer.pinned
+        friend = known.trusted or pinned or self._sessions.known_for_ms(maker) >= STRANGER_MS
+        return ORDERS_PER_MAKER_MAX if friend else ORDERS_PER_STRANGER_MAX
+
+    def _over(self, log: MakerLog, orders: int) -> bool:
+        """Whether a log of so many orders is too much of its maker, or for this node."""
+        if orders > self._cap(log.fold.maker):
+            return True
+        book = self._books.get(log.fold.market)
+        own = log.fold.maker == self._core.identity
+        grows = orders > len(log.fold.orders)
+        return book is not None and grows and not own and len(book) >= ORDERS_TOTAL_MAX
+
+    def _go_head_only(self, log: MakerLog) -> None:
+        """Keep following the chain, but keep no orders: better none than some of them."""
+        self._hide(log)
+        log.fold.forget_orders()
+        self._core.count("head_only_logs")
+        self._core.log(
+            "warning", "log_head_only", maker=short(log.fold.maker), market=log.fold.market
+        )
+
+    def _widen(self, log: MakerLog) -> None:
+        """Fold a head-only log again under a wider cap; its batches have been verified before."""
+        if not log.fold.head_only or log.tail.get(1) is None:
+            return
+        envelopes = list(log.tail)
+        self.begin(log, log.fold.epoch)
+        for raw in envelopes:
+            body = decode_envelope(raw).body
+            plan = log.fold.check(decode(body, Batch), digest(body))
+            if isinstance(plan, Plan):
+                self._apply(log, plan, raw)
+            else:
+                self._refuse(log, plan)
+                return
+
+    # --- private ---------------------------------------------------------------------------------
+
+    def log(self, maker: bytes, market: str) -> MakerLog | None:
+        """A log, if anything is known of it."""
+        known = self.makers.get(maker)
+        return None if known is None else known.logs.get(market)
+
+    def _all_logs(self) -> Iterable[MakerLog]:
+        for maker in self.makers.values():
+            yield from maker.logs.values()
+
+    def _maker_for(self, identity: bytes) -> Maker | None:
+        """The entry of a maker, made if there is room."""
+        maker = self.makers.get(identity)
+        if maker is None and len(self.makers) < MAKERS_MAX:
+            maker = self.makers[identity] = Maker(identity)
+        return maker
+
+    def _log_for(self, maker: bytes, market: str) -> MakerLog | None:
+        known = self._maker_for(maker)
+        return None if known is None else self._log_in(known, market)
+
+    def _log_in(self, maker: Maker, market: str) -> MakerLog:
+        log = maker.logs.get(market)
+        if log is None:
+            fold = Fold(self._core.settings.network, maker.identity, market)
+            log = maker.logs[market] = MakerLog(fold, Tail(LOG_BYTES_KEPT_MAX))
+        return log
+
+    def _after_sleep(self) -> None:
+        """Nobody was heard while the machine slept."""
+        for maker in self.makers.values():
+            maker.heard_ms = None
+
+    def _order_view(self, peer: bytes) -> dict[str, Any]:
+        logs = self.logs_of(peer)
+        views = [
+            {
+                "market": log.fold.market,
+                "epoch": log.fold.epoch,
+                "sequence": log.fold.sequence,
+                "lag": log.target[1] - log.fold.sequence if log.behind else 0,
+                "state": log.state,
+            }
+            for log in logs
+        ]
+        return {"open_orders": sum(len(log.fold.orders) for log in logs), "logs": views}
+
+
+def _found(order_id: bytes, log: MakerLog, row: Row) -> FoundOrder:
+    return FoundOrder(order_id, log.fold.maker, row.order, row.remaining_lots, row.held_lots)
