@@ -16,6 +16,7 @@ value of `zmqex.reasons.RejectReason`.  Exceptions are for what should not have 
     |   +-- LightningUnavailableError
     |   +-- DiscoveryUnavailableError
     +-- RejectedError            an outside thing said no; final
+    +-- RefusedError             the node refused a command                exit code 1
     +-- IndeterminateError       an outside thing may have acted: look it up before acting again
     +-- StorageError             the journal cannot be trusted: stop
 """
@@ -93,6 +94,15 @@ class RejectedError(ZmqexError):
 
     def __init__(self, reason: RejectReason, message: str) -> None:
         """Say why in one word and in a sentence."""
+        super().__init__(message)
+        self.reason = reason
+
+
+class RefusedError(ZmqexError):
+    """The node refused a command; the message is one clear sentence."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        """`reason` is a RejectReason word, of this version or a newer one."""
         super().__init__(message)
         self.reason = reason
 

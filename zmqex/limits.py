@@ -264,3 +264,21 @@ HOLD_SERVER_WATCH_S: Final = 0.1
 LOOKUP_WAIT_MS: Final = 2 * SECOND_MS
 # What is on its way to disk and peers at the end gets this long.
 STOP_WAIT_S: Final = 2
+
+# --- sockets ---------------------------------------------------------------------------------
+# Where a node listens when nobody says otherwise; the next free ones where these are taken.
+DEFAULT_PORTS: Final = {"hello": 7_100, "rpc": 7_101, "orders": 7_102}
+PORTS_TRIED_MAX: Final = 200
+# A hello or a record: nothing longer is read from a stranger without CURVE.
+HELLO_FRAME_BYTES_MAX: Final = 1_024
+# Hello answers a second, for all strangers together: 3 % of a core.
+HELLO_PER_SECOND: Final = 200
+# Candidates that are asked at the same time, each for at most this long.
+HELLO_DIALS_MAX: Final = 64
+HELLO_WAIT_MS: Final = SECOND_MS
+# Messages read from one socket before the others get their turn.
+DRAIN_MESSAGES_MAX: Final = 256
+# Stream messages in one event.
+STREAM_MESSAGES_MAX: Final = 256
+# A Unix socket's path: 108 bytes on Linux, 104 on macOS, with room for the ".events" socket.
+CONTROL_PATH_BYTES_MAX: Final = 96
