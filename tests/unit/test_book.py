@@ -1,4 +1,4 @@
-"""What the property tests of the book cannot reach: large books, queues full of holes."""
+"""What the property tests of the book cannot reach: large books, queues full of dead orders."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_full_book_refuses_until_an_order_leaves() -> None:
     assert book.place(order(3), 0) is None
 
 
-def test_a_queue_full_of_holes_is_rebuilt_in_order() -> None:
+def test_a_queue_full_of_dead_orders_is_rebuilt_in_order() -> None:
     """Thousands of orders leave a level from the front, and those behind keep their places."""
     book = Book()
     for number in range(5_000):
@@ -35,7 +35,7 @@ def test_a_queue_full_of_holes_is_rebuilt_in_order() -> None:
     for number in range(4_000):
         book.cancel(order(number).order_id)
     queue = book._bids.queues[10]
-    assert queue.holes < 2_000, "the level walks over the dead of long ago"
+    assert len(queue.orders) < 3_000, "the level walks over the dead of long ago"
     left = [int.from_bytes(resting.order_id, "big") for resting in book.orders(Side.BUY)]
     assert left == list(range(4_000, 5_000))
     assert book.levels(Side.BUY) == [Level(10, 1_000, 1_000, 1_000)]
@@ -119,3 +119,17 @@ def test_the_hash_depends_on_the_queue_and_not_on_the_history() -> None:
     assert straight.state_hash() == detour.state_hash()
     assert straight.state_hash() != swapped.state_hash()
     assert len(straight.state_hash()) == 32
+
+
+def test_an_order_that_was_cancelled_can_be_placed_again_at_the_end_of_the_queue() -> None:
+    """The same object twice in one queue is one order, in its later place."""
+    book = Book()
+    first = order(1)
+    book.place(first, 0)
+    book.place(order(2), 0)
+    assert book.cancel(first.order_id) is first
+    assert book.place(first, 0) is None
+    assert [resting.order_id[-1] for resting in book.orders(Side.BUY)] == [2, 1]
+    met = [resting.order_id[-1] for resting in book.crossing(Side.SELL, 1) if resting.arrival >= 0]
+    assert met == [2, 1]
+    assert book.levels(Side.BUY) == [Level(10, 2, 2, 2)]

@@ -1,16 +1,18 @@
 """One market's book: an id index, price levels, an expiry queue.
 
-Price-time priority, where time is this book's own arrival number: a level is a dict, which keeps
-its orders in the order they came.  The best level is the last of a sorted list of keys, so most
-inserts and removals touch only its end.  The book rests, hides, changes and removes orders; it
-never matches (`matching`), reads no clock, and cannot fail after its first write.
+Price-time priority, where time is this book's own arrival number: a level is a queue in order of
+arrival.  The best level is the last of a sorted list of keys, so most inserts and removals touch
+only its end.  A removed order stays in its queue, marked dead, until the dead outnumber the living:
+removal costs the same wherever the order stands.  The book rests, hides, changes and removes
+orders; it never matches (`matching`), reads no clock, and cannot fail after its first write.
 """
 
 from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left, insort
-from collections.abc import Iterator, ValuesView
+from collections import deque
+from collections.abc import Iterable, Iterator
 from heapq import heapify, heappop, heappush
 from itertools import chain
 from typing import Final, NamedTuple
@@ -24,6 +26,8 @@ from zmqex.reasons import RejectReason
 # Dead entries are swept when they outnumber the living and this many, so each pays for itself once.
 _SWEEP_MIN: Final = 1_024
 _BUY: Final = Side.BUY
+_NEW: Final = -1
+_GONE: Final = -2
 
 
 class Level(msgspec.Struct, frozen=True, gc=False):
@@ -46,7 +50,8 @@ class Book:
         self._bids: Final = _Ladder([], {})
         self._asks: Final = _Ladder([], {})
         self._expiries: list[tuple[int, bytes]] = []
-        self._sweep_at = _SWEEP_MIN
+        self._arrivals = 0
+        self._sweep_at = _SWEEP_MIN  # the arrival with which the expiry queue is swept next
 
     def __len__(self) -> int:
         """How many orders rest, hidden ones too."""
@@ -69,7 +74,8 @@ class Book:
     def place(self, order: BookOrder, now_ms: int) -> RejectReason | None:
         """Rest the order behind all others of its price, without matching it.
 
-        The book owns the order from here on.  With 0 available lots it rests hidden.
+        The book owns the order from here on (a copy, if the order was in a book before).  With 0
+        available lots it rests hidden.
         """
         orders = self._orders
         order_id = order.order_id
@@ -84,6 +90,8 @@ class Book:
             or len(orders) >= self._orders_max
         ):
             return self.why_not(order, now_ms)
+        if order.arrival != _NEW:  # A queue may still have it among its dead.
+            order = msgspec.structs.replace(order)
         orders[order_id] = order
         if order.side is _BUY:
             keys, queues = self._bids
@@ -99,10 +107,10 @@ class Book:
         elif not queue.lots:
             insort(keys, key)
         queue.lots += lots
-        queue.orders[order_id] = order
-        expiries = self._expiries
-        heappush(expiries, (expires_at_ms, order_id))
-        if len(expiries) > self._sweep_at:
+        queue.orders.append(order)
+        self._arrivals = order.arrival = arrival = self._arrivals + 1
+        heappush(self._expiries, (expires_at_ms, order_id))
+        if arrival >= self._sweep_at:
             self._sweep_expiries()
         return None
 
@@ -118,21 +126,22 @@ class Book:
             keys, queues = self._asks
             key = -order.price_ticks
         queue = queues[key]
-        del queue.orders[order_id]
+        order.arrival = _GONE
         lots = order.available_lots
-        if not lots:
-            queue.hidden -= 1
-        else:
+        if lots:
             queue.lots = after = queue.lots - lots
             if not after:
                 del keys[bisect_left(keys, key)]
-        if not queue.orders:
+        else:
+            queue.hidden -= 1
+            after = queue.lots
+        if not after and not queue.hidden:
             del queues[key]
             return order
-        queue.holes = holes = queue.holes + 1
-        if holes > _SWEEP_MIN and holes > len(queue.orders):
-            queue.orders = dict(queue.orders.items())
-            queue.holes = 0
+        queue.dead = dead = queue.dead + 1
+        if dead > _SWEEP_MIN and 2 * dead > len(queue.orders):
+            queue.orders = deque(order for order in queue.orders if order.arrival >= 0)
+            queue.dead = 0
         return order
 
     def update(self, order_id: bytes, available_lots: int) -> bool:
@@ -227,7 +236,7 @@ class Book:
         for index in range(len(keys) - 1, stop - 1, -1):
             queue = ladder.queues[keys[index]]
             cumulative_lots += queue.lots
-            shown = len(queue.orders) - queue.hidden
+            shown = len(queue.orders) - queue.dead - queue.hidden
             found.append(Level(abs(keys[index]), queue.lots, cumulative_lots, shown))
         return found
 
@@ -238,12 +247,14 @@ class Book:
         """
         ladder = self._bids if side is _BUY else self._asks
         for key in sorted(ladder.queues, reverse=True):
-            yield from ladder.queues[key].orders.values()
+            for order in ladder.queues[key].orders:
+                if order.arrival >= 0:
+                    yield order
 
     def crossing(self, side: Side, price_ticks: int) -> Iterator[BookOrder]:
         """Every resting order that one of `side` at that price would meet, best first.
 
-        Hidden and expired ones too.  Do not write meanwhile.
+        Hidden, expired and dead ones (`arrival` below 0) too.  Do not write meanwhile.
         """
         if side is _BUY:
             return chain.from_iterable(_levels_from(self._asks, -price_ticks))
@@ -269,19 +280,19 @@ class Book:
             if (order := orders.get(entry[1])) is not None and order.expires_at_ms == entry[0]
         ]
         heapify(self._expiries)
-        self._sweep_at = 2 * len(self._expiries) + _SWEEP_MIN
+        self._sweep_at = self._arrivals + len(self._expiries) + _SWEEP_MIN
 
 
 class _Queue:
     """The orders of one price, in order of arrival."""
 
-    __slots__ = ("hidden", "holes", "lots", "orders")
+    __slots__ = ("dead", "hidden", "lots", "orders")
 
     def __init__(self) -> None:
-        self.orders: dict[bytes, BookOrder] = {}
+        self.orders: deque[BookOrder] = deque()
         self.lots = 0  # what can be taken, of all together
         self.hidden = 0  # how many have nothing to take
-        self.holes = 0  # removals since the dict was last rebuilt: it walks over each
+        self.dead = 0  # how many rest no more and are only passed over
 
 
 class _Ladder(NamedTuple):
@@ -291,13 +302,18 @@ class _Ladder(NamedTuple):
     queues: dict[int, _Queue]  # every level
 
 
-def _levels_from(ladder: _Ladder, limit: int) -> Iterator[ValuesView[BookOrder]]:
+def _levels_from(ladder: _Ladder, limit: int) -> Iterator[Iterable[BookOrder]]:
     """The queues of the levels with something to take, best first, down to the key `limit`."""
     queues = ladder.queues
     for key in reversed(ladder.keys):
         if key < limit:
             return
-        yield queues[key].orders.values()
+        queue = queues[key]
+        orders = queue.orders
+        while orders[0].arrival < 0:  # A level with something to take has a living order.
+            orders.popleft()
+            queue.dead -= 1
+        yield orders
 
 
 def _row(order: BookOrder) -> bytes:

@@ -53,8 +53,9 @@ class BookOrder(msgspec.Struct, gc=False):
     """An order that rests in a node's book.  Only the book changes it, after `place`.
 
     `order_id` and `maker` are 32 bytes.  `available_lots` is what can be taken now: what remains
-    without what is held.  `arrival` is given by the book.  It holds no containers, so the garbage
-    collector need not walk 100,000 of them.
+    without what is held.  `arrival` is given by the book: its number among all that came, -1
+    before and -2 when it is gone.  It holds no containers, so the garbage collector need not walk 100,000
+    of them.
     """
 
     order_id: bytes
@@ -65,6 +66,7 @@ class BookOrder(msgspec.Struct, gc=False):
     minimum_lots: int
     flags: int
     expires_at_ms: int
+    arrival: int = -1
 
 
 class IncomingOrder(msgspec.Struct, frozen=True, gc=False):
