@@ -44,7 +44,6 @@ class Input(enum.StrEnum):
 _S, _I = State, Input
 TABLE: Final[Mapping[tuple[State, Input], State]] = {
     (_S.CANDIDATE, _I.CONNECT): _S.GREETING,
-    (_S.CANDIDATE, _I.BAN): _S.BANNED,
     (_S.GREETING, _I.CONNECT): _S.GREETING,
     (_S.GREETING, _I.GREETED): _S.SYNCING,
     (_S.GREETING, _I.SILENT): _S.BACKING_OFF,
@@ -62,11 +61,9 @@ TABLE: Final[Mapping[tuple[State, Input], State]] = {
     (_S.LIVE, _I.BAN): _S.BANNED,
     (_S.STALE, _I.CONNECT): _S.GREETING,
     (_S.STALE, _I.HEARD): _S.SYNCING,
-    (_S.STALE, _I.FAILED): _S.STALE,
     (_S.STALE, _I.LEFT): _S.BACKING_OFF,
     (_S.STALE, _I.BAN): _S.BANNED,
     (_S.BACKING_OFF, _I.CONNECT): _S.GREETING,
-    (_S.BACKING_OFF, _I.FAILED): _S.BACKING_OFF,
     (_S.BACKING_OFF, _I.BAN): _S.BANNED,
     (_S.BANNED, _I.PARDON): _S.BACKING_OFF,
 }
