@@ -1,41 +1,64 @@
-"""Settings of a node: defaults, then its TOML file, then ZMQEX_* variables, then flags.
+"""What the operator has set, and where the nodes of this user live on the disk.
 
-Every source gives the same settings by the same names, and an error names the setting and where
-its value came from.  Also: where nodes live on this machine, and which of them run.
+Settings come in layers, the later wins: defaults, a TOML file, ZMQEX_* in the environment, flags.
+An error names the setting as it was written there.  Not for creating or locking directories.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import fcntl
 import hashlib
-import json
 import os
 import re
 import tempfile
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
 from zmqex.errors import ConfigError, InputError
-from zmqex.limits import CONTROL_PATH_BYTES_MAX, HOLD_TTL_MS
-from zmqex.market.instruments import Currencies
+from zmqex.limits import HOLD_TTL_MS, SECOND_MS, SOCKET_PATH_BYTES_MAX
+from zmqex.market.instruments import Currencies, shown
 from zmqex.market.units import parse_duration
-from zmqex.protocol.identity import from_text
 
 DEFAULT_NODE: Final = "default"
-CONFIG_FILE: Final = "zmqex.toml"
-_NODE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
-_HOLD_TTL_MIN_MS: Final = 2_000
+SETTINGS_FILE: Final = "zmqex.toml"
+NODE_VARIABLE: Final = "ZMQEX_NODE"
+DATA_DIR_VARIABLE: Final = "ZMQEX_DATA_DIR"
+CONFIG_VARIABLE: Final = "ZMQEX_CONFIG"
+# Set by our own programs and tests, not by the operator: no settings.
+_NOT_SETTINGS: Final = {
+    NODE_VARIABLE,
+    DATA_DIR_VARIABLE,
+    CONFIG_VARIABLE,
+    "ZMQEX_INVOKED_AS",
+    "ZMQEX_SUPERVISED",
+    "ZMQEX_CRASH_AT",
+    "ZMQEX_FAULT",
+}
+_PREFIX: Final = "ZMQEX_"
 _PORT_MAX: Final = 65_535
+_IDENTITY_BYTES: Final = 32
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+_HOST: Final = re.compile(r"[A-Za-z0-9_.:-]{1,255}\Z")
+
+Address = tuple[str, int]
+StaticPeer = tuple[bytes, str, int]
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that can be set; `None` for a port: the default one or the next free one."""
+    """Everything that `serve` can be told.
+
+    A port of None is the usual one or the next free one (hello 7100, rpc 7101, orders 7102, DHT
+    UDP as hello); 0 is any free one.  `peers` are (32-byte identity or b"", host, hello port).
+    """
 
     data_dir: Path
+    node: str = DEFAULT_NODE
     network: str = "play"
     bind_host: str = "127.0.0.1"
     announce_host: str = ""
@@ -43,288 +66,406 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     rpc_port: int | None = None
     orders_port: int | None = None
     dht_port: int | None = None
-    peers: tuple[tuple[bytes, str, int], ...] = ()
-    bootstrap: tuple[tuple[str, int], ...] = ()
+    peers: tuple[StaticPeer, ...] = ()
+    bootstrap: tuple[Address, ...] = ()
     redis: str | None = None
-    holds: str = "journal"
+    holds: Literal["strict", "journal"] = "journal"
     hold_ttl_ms: int = HOLD_TTL_MS
+    pay: Literal["ask", "auto", "manual"] | None = None
     log_level: str = "info"
-    log_format: str = "human"
+    log_format: Literal["human", "json"] = "human"
+    currencies: Mapping[str, int] = {}
     markets: tuple[str, ...] = ("BTC/USD",)
-    currencies: dict[str, int] = msgspec.field(default_factory=dict)
     supervised: bool = False
 
 
-class RunningNode(msgspec.Struct, frozen=True):
-    """A node of this user that runs on this machine."""
+class Choice(msgspec.Struct, frozen=True):
+    """The node that a command is for; `options` are the words that name it again."""
 
     name: str
     data_dir: Path
+    options: tuple[str, ...] = ()
+
+
+class RunningNode(msgspec.Struct, frozen=True):
+    """What a running node says of itself in its runtime file."""
+
     pid: int
-    control: Path
-    dht_port: int
     identity: str
+    data_dir: Path
+    control: Path
+    hello_port: int = 0
+    rpc_port: int = 0
+    orders_port: int = 0
+    dht_port: int = 0
+
+    @property
+    def name(self) -> str:
+        """The node's name: the last part of its data directory."""
+        return self.data_dir.name
 
 
-# --- reading settings ------------------------------------------------------------------------------
+# --- settings ----------------------------------------------------------------------------------
 
 
-def load_config(data_dir: Path, flags: Mapping[str, Any], *, file: Path | None = None) -> Config:
-    """Merge all sources into a Config; ConfigError names what is wrong and where it came from.
+def load_config(
+    choice: Choice,
+    flags: Mapping[str, object] | None = None,
+    environment: Mapping[str, str] | None = None,
+    file: Path | None = None,
+) -> Config:
+    """Put the layers together.
 
-    `flags` has setting names (with underscores); None means "not given".
+    `flags` has a value per setting's name (`rpc_port`); None means "not given".  `file` replaces
+    `zmqex.toml` in the data directory and must exist.  Raises ConfigError, which names the setting
+    and where it stands.
     """
-    values: dict[str, Any] = {"data_dir": data_dir}
-    for source, given in (
-        *_from_file(file or data_dir / CONFIG_FILE, required=file is not None),
-        *((f"ZMQEX_{name.upper()}", {name: text}) for name, text in _from_environment()),
-        *((f"--{name.replace('_', '-')}", {name: value}) for name, value in flags.items()),
-    ):
-        for name, value in given.items():
-            if value is not None:
-                values[name] = _read(name, value, source)
-    if "holds" not in values and values.get("redis") is not None:
-        # Somebody else's server: its silence may mean that another machine holds our orders.
+    given = os.environ if environment is None else environment
+    if file is None and given.get(CONFIG_VARIABLE):
+        file = Path(given[CONFIG_VARIABLE]).expanduser()
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    layers = (
+        _from_file(choice.data_dir, file),
+        _from_environment(given),
+        [(name, _flag(name), value) for name, value in (flags or {}).items() if value is not None],
+    )
+    for layer in layers:
+        for name, origin, value in layer:
+            field, read = _SETTINGS[name]
+            try:
+                values[field] = read(value)
+            except (ValueError, InputError) as error:
+                raise ConfigError(f"{origin}: {error}") from error
+            origins[field] = origin
+    if values.get("redis") and "holds" not in values:
         values["holds"] = "strict"
-    config = Config(**values, supervised="ZMQEX_SUPERVISED" in os.environ)
-    _check_together(config)
+    config = Config(
+        data_dir=choice.data_dir,
+        node=choice.name,
+        supervised=bool(given.get("ZMQEX_SUPERVISED")),
+        **values,
+    )
+    _check(config, origins)
     return config
 
 
-def _from_file(path: Path, *, required: bool) -> list[tuple[str, dict[str, Any]]]:
+def _from_file(data_dir: Path, file: Path | None) -> list[tuple[str, str, object]]:
+    path = file or data_dir / SETTINGS_FILE
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        if required:
-            msg = f"--config: there is no file {path}"
-            raise ConfigError(msg) from error
-        return []
-    except (OSError, UnicodeDecodeError) as error:
-        msg = f"{path} cannot be read: {error}"
-        raise ConfigError(msg) from error
-    try:
-        return [(f"{path.name}: {name}", {name: value}) for name, value in _toml(text).items()]
-    except tomllib.TOMLDecodeError as error:
-        msg = f"{path} is not valid TOML: {error}"
-        raise ConfigError(msg) from error
+        text = path.read_bytes().decode()
+        table = tomllib.loads(text)
+    except FileNotFoundError:
+        if file is None:
+            return []
+        raise ConfigError(f"the settings file {path} does not exist") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read the settings file {path}: {error.strerror}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"the settings file {path} is not TOML: {error}") from error
+    for name in table:
+        if name not in _SETTINGS:
+            known = ", ".join(sorted(_SETTINGS))
+            raise ConfigError(f"{path}: {shown(name)} is not a setting; known are {known}")
+    return [(name, f"{path}: {name}", value) for name, value in table.items()]
 
 
-def _toml(text: str) -> dict[str, Any]:
-    return {name.replace("-", "_"): value for name, value in tomllib.loads(text).items()}
+def _from_environment(given: Mapping[str, str]) -> list[tuple[str, str, object]]:
+    found: list[tuple[str, str, object]] = []
+    for variable in sorted(given):
+        if not variable.startswith(_PREFIX) or variable in _NOT_SETTINGS:
+            continue
+        name = variable.removeprefix(_PREFIX).lower()
+        if name not in _SETTINGS:
+            known = ", ".join(_PREFIX + one.upper() for one in sorted(_SETTINGS))
+            raise ConfigError(f"{variable} is not a setting; known are {known}")
+        if given[variable]:
+            found.append((name, variable, given[variable]))
+    return found
 
 
-def _from_environment() -> list[tuple[str, str]]:
-    return [
-        (name, os.environ[variable])
-        for name in _READERS
-        if (variable := f"ZMQEX_{name.upper()}") in os.environ
-    ]
+def _flag(name: str) -> str:
+    return "--" + {"peers": "peer", "markets": "market", "currencies": "currency"}.get(
+        name, name
+    ).replace("_", "-")
 
 
-def _read(name: str, value: Any, source: str) -> Any:  # noqa: ANN401 - one value of any setting
-    reader = _READERS.get(name)
-    if reader is None:
-        msg = f"{source}: there is no such setting; known are {', '.join(sorted(_READERS))}"
-        raise ConfigError(msg)
-    try:
-        return reader(value)
-    except (ValueError, InputError) as error:
-        msg = f"{source}: {error}"
-        raise ConfigError(msg) from error
-
-
-def _network(value: Any) -> str:  # noqa: ANN401
-    if value != "play":
-        msg = (
-            f"the network {str(value)[:20]!r} needs a real Lightning backend, and none is "
-            "configured; use play"
+def _check(config: Config, origins: Mapping[str, str]) -> None:
+    """What several settings say together."""
+    if config.network != "play":
+        message = (
+            f"{origins['network']}: {shown(config.network)} needs a Lightning backend, and none is "
+            "configured; only the network 'play' (play money) works without one"
         )
-        raise ValueError(msg)
-    return "play"
+        raise ConfigError(message)
+    try:
+        currencies = Currencies(config.currencies)
+    except ConfigError as error:
+        raise ConfigError(f"{origins['currencies']}: {error}") from error
+    for market in config.markets:
+        try:
+            currencies.instrument(market)
+        except InputError as error:
+            raise ConfigError(f"{origins.get('markets', '--market')}: {error}") from error
 
 
-def _port(value: Any) -> int:  # noqa: ANN401
-    text = str(value)
-    if not text.isascii() or not text.isdigit() or int(text) > _PORT_MAX:
-        msg = f"{text[:20]!r} is not a port: a number from 0 (any free one) to {_PORT_MAX}"
-        raise ValueError(msg)
-    return int(text)
+# --- one setting: from what was written to what is meant; ValueError says what is wrong ----------
 
 
-def _word(*words: str) -> Callable[[Any], str]:
-    def read(value: Any) -> str:  # noqa: ANN401
-        if value not in words:
-            msg = f"{str(value)[:20]!r} is none of {', '.join(words)}"
-            raise ValueError(msg)
-        return str(value)
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not a text")  # noqa: TRY004 - one error for every setting
+    return value.strip()
+
+
+def _one_of(*words: str) -> Callable[[object], str]:
+    def read(value: object) -> str:
+        word = _text(value).lower()
+        if word not in words:
+            raise ValueError(f"{shown(word)} is not one of {', '.join(words)}")
+        return word
 
     return read
 
 
-def _host(value: Any) -> str:  # noqa: ANN401
-    text = str(value)
-    if not re.fullmatch(r"[A-Za-z0-9.:_-]{1,255}", text):
-        msg = f"{text[:40]!r} is not a host name or address"
-        raise ValueError(msg)
-    return text
+def _port(value: object) -> int:
+    text = str(value).strip()
+    port = int(text) if text.isascii() and text.isdigit() else -1
+    if isinstance(value, bool) or not 0 <= port <= _PORT_MAX:
+        raise ValueError(f"{shown(text)} is not a port, a number from 0 to {_PORT_MAX}")
+    return port
 
 
-def parse_place(text: str) -> tuple[str, int]:
-    """Read `host:port` or `[v6]:port`; ValueError says what is wrong."""
-    host, colon, port = text.rpartition(":")
-    if not colon or not host:
-        msg = f"{text[:60]!r} is not host:port"
-        raise ValueError(msg)
-    return _host(host.strip("[]")), _port(port)
+def _host(value: object) -> str:
+    host = _text(value).removeprefix("[").removesuffix("]")
+    if _HOST.match(host) is None:
+        raise ValueError(f"{shown(host)} is not a host name or an address")
+    return host
 
 
-def parse_peer(text: str) -> tuple[bytes, str, int]:
-    """Read `ID@host:port`, or `host:port` for whoever answers there (id b"")."""
-    identity, at, place = text.rpartition("@")
-    return (from_text(identity) if at else b"", *parse_place(place))
+def _list(value: object) -> list[str]:
+    """A list of texts, or one text with commas."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{value!r} is not a list")  # noqa: TRY004 - as above
+    return [part for item in value for part in _list(_text(item))]
 
 
-def _several(read: Callable[[str], Any]) -> Callable[[Any], tuple[Any, ...]]:
-    """A list of a TOML file or of repeated flags, or a comma-separated variable."""
-
-    def reader(value: Any) -> tuple[Any, ...]:  # noqa: ANN401
-        items = value.split(",") if isinstance(value, str) else value
-        if not isinstance(items, list | tuple):
-            msg = "give a list"
-            raise ValueError(msg)
-        return tuple(read(str(item).strip()) for item in items)
-
-    return reader
+def parse_address(text: str) -> Address:
+    """Read `host:port` or `[::1]:port`; ValueError says what is wrong."""
+    host, separator, port = text.rpartition(":")
+    if not separator:
+        raise ValueError(f"{shown(text)} is not an address; write it like 127.0.0.1:7100")
+    number = _port(port)
+    if number == 0:
+        raise ValueError(f"{shown(text)} has port 0, where nobody listens")
+    return _host(host), number
 
 
-def _redis(value: Any) -> str:  # noqa: ANN401
-    text = str(value)
-    if not text.startswith(("redis://", "rediss://", "unix://", "redis+sentinel://")):
-        msg = "a Redis URL starts with redis://, rediss://, unix:// or redis+sentinel://"
-        raise ValueError(msg)
-    return text
+def parse_peer(text: str) -> StaticPeer:
+    """Read `ID@host:port`, or `host:port` for whoever answers there; ValueError says why not."""
+    identity, separator, address = text.rpartition("@")
+    return (_identity(identity) if separator else b"", *parse_address(address))
 
 
-def _hold_ttl(value: Any) -> int:  # noqa: ANN401
-    ttl_ms = parse_duration(str(value))
-    if not _HOLD_TTL_MIN_MS <= ttl_ms <= HOLD_TTL_MS:
-        msg = "a hold lasts from 2s to 15m"
-        raise ValueError(msg)
+def _identity(text: str) -> bytes:
+    """A peer's id: base32 in lower case without padding, as `zmqex.protocol.identity` prints it."""
+    try:
+        identity = base64.b32decode(text.upper() + "====")
+    except (binascii.Error, ValueError):
+        identity = b""
+    canonical = base64.b32encode(identity).decode().rstrip("=").lower()
+    if len(identity) != _IDENTITY_BYTES or canonical != text:
+        raise ValueError(f"{shown(text)} is not a peer id: 52 characters of a-z and 2-7")
+    return identity
+
+
+def _peers(value: object) -> tuple[StaticPeer, ...]:
+    return tuple(parse_peer(text) for text in _list(value))
+
+
+def _addresses(value: object) -> tuple[Address, ...]:
+    return tuple(parse_address(text) for text in _list(value))
+
+
+def _markets(value: object) -> tuple[str, ...]:
+    markets = tuple(dict.fromkeys(text.upper() for text in _list(value)))
+    if not markets:
+        raise ValueError("at least one market is needed, like BTC/USD")
+    return markets
+
+
+def _currencies(value: object) -> dict[str, int]:
+    """A table of decimals by code, or texts like `XYZ=2`."""
+    if isinstance(value, dict):
+        pairs = [(str(code), str(decimals)) for code, decimals in value.items()]
+    else:
+        pairs = [(code, decimals) for code, _, decimals in (t.partition("=") for t in _list(value))]
+    for code, decimals in pairs:
+        if not (decimals.isascii() and decimals.isdigit()):
+            raise ValueError(f"{shown(code)} needs its number of decimals, like XYZ=2")
+    return {code.upper(): int(decimals) for code, decimals in pairs}
+
+
+def _hold_ttl_ms(value: object) -> int:
+    ttl_ms = parse_duration(_text(value))
+    if not SECOND_MS <= ttl_ms <= HOLD_TTL_MS:
+        raise ValueError(f"{shown(str(value))} is not between 1s and 15m")
     return ttl_ms
 
 
-def _currencies(value: Any) -> dict[str, int]:  # noqa: ANN401
-    if isinstance(value, str):
-        pairs = [item.partition("=") for item in value.split(",")]
-        value = {code.strip(): int(decimals) for code, _, decimals in pairs}
-    if not isinstance(value, dict) or not all(type(one) is int for one in value.values()):
-        msg = "give codes and their decimals, like GLD=3"
-        raise ValueError(msg)
-    return dict(value)
+def _redis(value: object) -> str:
+    url = _text(value)
+    if not url.startswith(("redis://", "rediss://", "unix://", "redis+sentinel://")):
+        # The text may hold a password: it is not repeated.
+        raise ValueError("it must start with redis://, rediss://, unix:// or redis+sentinel://")
+    return url
 
 
-_READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
-    "network": _network,
-    "bind_host": _host,
-    "announce_host": _host,
-    "hello_port": _port,
-    "rpc_port": _port,
-    "orders_port": _port,
-    "dht_port": _port,
-    "peers": _several(parse_peer),
-    "bootstrap": _several(parse_place),
-    "redis": _redis,
-    "holds": _word("strict", "journal"),
-    "hold_ttl": _hold_ttl,
-    "log_level": _word("debug", "info", "warning", "error"),
-    "log_format": _word("human", "json"),
-    "markets": _several(str.upper),
-    "currencies": _currencies,
+# The name in TOML, in lower case; ZMQEX_ and upper case in the environment; with dashes as a flag.
+_SETTINGS: Final[Mapping[str, tuple[str, Callable[[object], object]]]] = {
+    "network": ("network", _text),
+    "bind_host": ("bind_host", _host),
+    "announce_host": ("announce_host", _host),
+    "hello_port": ("hello_port", _port),
+    "rpc_port": ("rpc_port", _port),
+    "orders_port": ("orders_port", _port),
+    "dht_port": ("dht_port", _port),
+    "peers": ("peers", _peers),
+    "bootstrap": ("bootstrap", _addresses),
+    "redis": ("redis", _redis),
+    "holds": ("holds", _one_of("strict", "journal")),
+    "hold_ttl": ("hold_ttl_ms", _hold_ttl_ms),
+    "pay": ("pay", _one_of("ask", "auto", "manual")),
+    "log_level": ("log_level", _one_of("debug", "info", "warning", "error", "critical")),
+    "log_format": ("log_format", _one_of("human", "json")),
+    "currencies": ("currencies", _currencies),
+    "markets": ("markets", _markets),
 }
 
-
-def _check_together(config: Config) -> None:
-    """Settings that only make sense together."""
-    try:
-        known = Currencies(config.currencies)
-        for market in config.markets:
-            known.instrument(market)
-    except InputError as error:
-        msg = f"markets: {error}"
-        raise ConfigError(msg) from error
-    ports = [config.hello_port, config.rpc_port, config.orders_port]
-    chosen = [port for port in ports if port]
-    if len(chosen) != len(set(chosen)):
-        msg = "hello_port, rpc_port and orders_port: each needs a port of its own"
-        raise ConfigError(msg)
-
-
-# --- nodes of this machine ---------------------------------------------------------------------------
+# --- nodes on this machine -----------------------------------------------------------------------
 
 
 def data_home() -> Path:
-    """Where this user's nodes live."""
-    base = os.environ.get("XDG_DATA_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "share") / "zmqex"
+    """Where this user's nodes live: `$XDG_DATA_HOME/zmqex`, else `~/.local/share/zmqex`."""
+    base = os.environ.get("XDG_DATA_HOME", "")
+    # The XDG specification: a relative path is to be ignored.
+    home = Path(base) if base.startswith("/") else Path.home() / ".local" / "share"
+    return home / "zmqex"
 
 
-def node_directory(name: str) -> Path:
-    """The data directory of a named node; ConfigError for a name that is no file name."""
-    if not _NODE_NAME.match(name):
-        msg = f"--node: {name[:40]!r} is not a name; use letters, digits, dots, dashes"
-        raise ConfigError(msg)
+def node_directory(name: str, origin: str = "--node") -> Path:
+    """The data directory of the node with that name.  Raises ConfigError for an unusable name."""
+    if _NAME.match(name) is None:
+        message = "is not a node's name: letters, digits, '.', '_' and '-', at most 64"
+        raise ConfigError(f"{origin}: {shown(name)} {message}")
     return data_home() / "nodes" / name
 
 
 def runtime_path(data_dir: Path) -> Path:
-    """The file in which a running node says where it listens."""
+    """The file in which a running node says where it can be reached."""
     return data_dir / "runtime.json"
 
 
 def control_path(data_dir: Path) -> Path:
-    """The control socket of a node: short, and the same at every start."""
-    return _socket_directory(data_dir) / "c.sock"
+    """The control socket of the node that owns `data_dir`: the same, short path at every start.
 
-
-def _socket_directory(data_dir: Path) -> Path:
-    """The private directory that `adapters.storage.directory.runtime_directory` makes."""
-    digest = hashlib.blake2b(str(data_dir.resolve()).encode(), digest_size=4).hexdigest()
+    It lies in the node's runtime directory, which the storage adapter creates.  Raises ConfigError
+    where the system's directory is too deep for a socket.
+    """
+    name = hashlib.sha256(os.fsencode(data_dir.resolve())).hexdigest()[:8]
     base = os.environ.get("XDG_RUNTIME_DIR")
-    path = Path(base) / f"zmqex-{digest}" if base else None
-    if path is None or len(str(path)) > CONTROL_PATH_BYTES_MAX // 2:
-        path = Path(tempfile.gettempdir()) / f"zmqex-{os.getuid()}-{digest}"
+    if base and os.access(base, os.W_OK):
+        path = Path(base) / f"zmqex-{name}" / "control"
+    else:
+        path = Path(tempfile.gettempdir()) / f"zmqex-{os.getuid()}-{name}" / "control"
+    if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
+        message = f"{path} is too long for a socket; set XDG_RUNTIME_DIR to a shorter directory"
+        raise ConfigError(message)
     return path
 
 
-def is_running(data_dir: Path) -> bool:
-    """Whether a process holds the lock of a data directory."""
+def running_node(data_dir: Path) -> RunningNode | None:
+    """What runs on this data directory; None for a node that has ended, however it ended."""
     try:
-        with (data_dir / "lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
+        node = msgspec.json.decode(runtime_path(data_dir).read_bytes(), type=RunningNode)
+        os.kill(node.pid, 0)
+    except (OSError, OverflowError, msgspec.MsgspecError):
+        return None
+    return node if _is_locked(data_dir) else None
 
 
 def running_nodes() -> list[RunningNode]:
-    """The named nodes of this user that run now, by name."""
-    found = []
-    for path in sorted((data_home() / "nodes").glob("*/runtime.json")):
-        if not is_running(path.parent):
-            continue
-        try:
-            info = json.loads(path.read_text(encoding="utf-8"))
-            node = RunningNode(
-                path.parent.name,
-                path.parent,
-                int(info["pid"]),
-                Path(info["control"]),
-                int(info["dht_port"]),
-                str(info["identity"]),
-            )
-        except (OSError, ValueError, KeyError):
-            continue  # being written, or just gone
-        found.append(node)
-    return found
+    """Every running node under the user's data home, by name."""
+    try:
+        directories = sorted((data_home() / "nodes").iterdir())
+    except OSError:
+        return []
+    found = [running_node(path) for path in directories if _NAME.match(path.name)]
+    return [node for node in found if node is not None]
+
+
+def _is_locked(data_dir: Path) -> bool:
+    """Whether a process holds the directory.
+
+    Only asked while the process in the runtime file lives, so that a node that is just starting
+    never meets this short lock.
+    """
+    try:
+        descriptor = os.open(data_dir / "lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def select_node(
+    node: str | None = None,
+    data_dir: str | None = None,
+    environment: Mapping[str, str] | None = None,
+    *,
+    starting: bool = False,
+) -> Choice:
+    """Choose the node that a command is for: by flag, by environment, or the one that runs.
+
+    `starting`: the command starts a node, so what else runs is no hint.  Raises ConfigError that
+    lists the nodes where several run and none was named.
+    """
+    given = os.environ if environment is None else environment
+    named = _named(node, data_dir, ("--node", "--data-dir"))
+    if named is None:
+        variables = (NODE_VARIABLE, DATA_DIR_VARIABLE)
+        values = [given.get(variable) or None for variable in variables]
+        named = _named(values[0], values[1], variables)
+        if named is not None:
+            # The environment names it for the next command as well.
+            named = msgspec.structs.replace(named, options=())
+    if named is not None:
+        return named
+    running = [] if starting else running_nodes()
+    if len(running) > 1:
+        names = ", ".join(f"{one.name} (pid {one.pid})" for one in running)
+        message = f"several nodes are running: {names}; say which one with --node NAME"
+        raise ConfigError(message)
+    if running:
+        return Choice(running[0].name, running[0].data_dir)
+    return Choice(DEFAULT_NODE, node_directory(DEFAULT_NODE))
+
+
+def _named(node: str | None, data_dir: str | None, origins: tuple[str, str]) -> Choice | None:
+    if node is not None and data_dir is not None:
+        raise ConfigError(f"{origins[0]} and {origins[1]} both name a node; give only one of them")
+    if node is not None:
+        return Choice(node, node_directory(node, origins[0]), ("--node", node))
+    if data_dir is None:
+        return None
+    if not data_dir:
+        raise ConfigError(f"{origins[1]}: the directory has no name")
+    path = Path(data_dir).expanduser().absolute()
+    return Choice(path.name, path, ("--data-dir", data_dir))

@@ -1,129 +1,235 @@
-"""Logs: one event name and its facts per line, to stderr for people and to private rotating files.
+"""What a node writes about itself: to stderr for people, and to private files as JSON lines.
 
-No preimage, key or secret ever stands in a log: fields of such names are replaced, whatever they
-hold.  Text from peers is escaped, so that it cannot forge a line or drive a terminal.
+Every value is escaped, bytes are hex, and fields that could hold a secret are blanked on the way
+out, whoever logged them.  Not for results, which the command line prints.
 """
 
 from __future__ import annotations
 
+import contextlib
+import enum
 import json
 import logging
-import logging.handlers
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, TextIO
 
 import structlog
-from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
-LOG_FILE: Final = "node.log"
-_FILE_BYTES_MAX: Final = 5 * 1024 * 1024
-_FILES: Final = 5
-_SECRET_WORDS: Final = ("preimage", "secret", "macaroon", "seed", "password", "private", "_key")
-_HIDDEN: Final = "(hidden)"
+from zmqex.limits import LOG_FILE_BYTES_MAX, LOG_FILES_MAX
+
+FILE_NAME: Final = "node.log"
+REDACTED: Final = "[redacted]"
+_SECRET_WORDS: Final = frozenset({"preimage", "secret", "key", "macaroon", "seed", "password"})
+_URL_SECRET: Final = re.compile(r"(://)[^/@\s]*@")
+_PLAIN: Final = re.compile(r"[!#-<>-\[\]-~]+\Z")  # no quotes, spaces, = or backslashes
+_COLOURS: Final = {"warning": "33", "error": "31", "critical": "1;31", "debug": "2"}
+_LEVELS: Final = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "critical": logging.CRITICAL,
+}
+
+Fields = MutableMapping[str, Any]
 
 
-def get_logger() -> FilteringBoundLogger:
-    """The node's logger; before `configure_logs` it prints to stderr."""
-    logger: FilteringBoundLogger = structlog.get_logger("zmqex")
+def configure_logs(level: str, log_format: str, directory: Path | None) -> None:
+    """Send everything from `level` up to stderr as `log_format` (human or json) and to files.
+
+    The files, at most LOG_FILES_MAX of LOG_FILE_BYTES_MAX, lie in `directory` as JSON lines that
+    only this user can read; None writes none.  Repeating replaces what was before.
+    """
+    close_logs()
+    _OUTPUTS.stream = sys.stderr
+    _OUTPUTS.human = log_format == "human"
+    _OUTPUTS.colours = _OUTPUTS.human and wants_colours(sys.stderr)
+    _OUTPUTS.file = _RotatingFile(directory) if directory is not None else None
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+            structlog.processors.format_exc_info,
+            clean_fields,
+            _to_line,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=_OUTPUTS.logger,
+        cache_logger_on_first_use=False,
+    )
+    logging.getLogger().addHandler(_FROM_LIBRARIES)
+
+
+def close_logs() -> None:
+    """Close the files.  What is logged afterwards still reaches stderr."""
+    logging.getLogger().removeHandler(_FROM_LIBRARIES)
+    if _OUTPUTS.file is not None:
+        _OUTPUTS.file.close()
+        _OUTPUTS.file = None
+
+
+def get_logger() -> structlog.typing.FilteringBoundLogger:
+    """The logger of this process: `log.info("event_name", trade_id=..., state=...)`."""
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger()
     return logger
 
 
-def configure_logs(level: str, style: str, directory: Path) -> None:
-    """Log to stderr in `style` (human or json) and as JSON lines to files in `directory`.
-
-    `level`: debug, info, warning or error, for stderr; the files have info and above.
-    """
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    shared = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        hide_secrets,
-        escape_text,
-    ]
-    colours = sys.stderr.isatty() and "NO_COLOR" not in os.environ
-    renderer = (
-        structlog.processors.JSONRenderer()
-        if style == "json"
-        else structlog.dev.ConsoleRenderer(colors=colours)
-    )
-    screen = logging.StreamHandler(sys.stderr)
-    screen.setLevel(level.upper())
-    screen.setFormatter(_formatter(renderer))
-    file = _PrivateFile(directory / LOG_FILE, maxBytes=_FILE_BYTES_MAX, backupCount=_FILES)
-    file.setLevel("INFO")
-    file.setFormatter(_formatter(structlog.processors.JSONRenderer()))
-    root = logging.getLogger("zmqex")
-    for handler in list(root.handlers):
-        root.removeHandler(handler)
-        handler.close()
-    root.handlers = [screen, file]
-    root.setLevel("DEBUG")
-    root.propagate = False
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
-    )
+def wants_colours(stream: TextIO) -> bool:
+    """Whether the stream is a terminal and nobody asked for no colours (https://no-color.org)."""
+    return not os.environ.get("NO_COLOR") and stream.isatty()
 
 
-def hide_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Replace every fact whose name says that it is secret."""
-    for name in event:
-        if any(word in name.lower() for word in _SECRET_WORDS):
-            event[name] = _HIDDEN
-    return event
+def clean_fields(_logger: object, _method: str, fields: Fields) -> Fields:
+    """Blank what a name calls secret, and make every value a plain one (a structlog processor)."""
+    return {str(name): _clean(str(name), value) for name, value in fields.items()}
 
 
-def escape_text(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Bytes become hex; control characters in text become visible."""
-    for name, value in event.items():
-        if isinstance(value, bytes):
-            event[name] = value.hex()
-        elif isinstance(value, str) and not value.isprintable():
-            event[name] = escape(value)
-    return event
+def human_line(record: Mapping[str, Any], *, colours: bool = False) -> str:
+    """One record for people: time, level, event, then `name=value`, nothing unescaped."""
+    rest = {name: value for name, value in record.items() if name not in _HEAD}
+    trace = str(rest.pop("exception", ""))
+    level = _word(record.get("level", ""))
+    colour = _COLOURS.get(level, "") if colours else ""
+    shown = f"\033[{colour}m{level:<8}\033[0m" if colour else f"{level:<8}"
+    parts = [_word(record.get("time", "")), shown, _word(record.get("event", ""))]
+    parts += [f"{_word(name)}={_word(value)}" for name, value in rest.items()]
+    parts[3:] = [part for part in parts[3:] if not part.endswith('=""')]
+    return "\n    ".join([" ".join(parts), *(_escape(line) for line in trace.splitlines())])
 
 
-def escape(text: str) -> str:
-    """Text with every unprintable character as a backslash escape; line ends stay in tracebacks."""
-    return "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
-    )
+_HEAD: Final = ("time", "level", "event")
 
 
-def read_log_lines(directory: Path, *, trade: str = "") -> Iterator[dict[str, Any]]:
-    """The lines of all log files, oldest first; with `trade`, those of one trade id (a prefix)."""
-    files = sorted(directory.glob(LOG_FILE + "*"), key=_age, reverse=True)
-    for path in files:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            for line in file:
-                try:
-                    entry = json.loads(line)
-                except ValueError:
-                    continue  # cut off by a crash
-                if not trade or str(entry.get("trade_id", "")).startswith(trade):
-                    yield entry
+def log_files(directory: Path) -> list[Path]:
+    """The log files that exist, the oldest first."""
+    paths = [_numbered(directory, number) for number in range(LOG_FILES_MAX - 1, -1, -1)]
+    return [path for path in paths if path.exists()]
 
 
-def _age(path: Path) -> int:
-    suffix = path.name.removeprefix(LOG_FILE).lstrip(".")
-    return int(suffix) if suffix.isdigit() else 0
+def _numbered(directory: Path, number: int) -> Path:
+    return directory / (f"{FILE_NAME}.{number}" if number else FILE_NAME)
 
 
-def _formatter(renderer: Any) -> logging.Formatter:  # noqa: ANN401 - structlog's own looseness
-    return structlog.stdlib.ProcessorFormatter(
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer]
-    )
+def _clean(name: str, value: Any) -> Any:  # noqa: ANN401 - whatever somebody logs
+    if _SECRET_WORDS & set(re.split(r"[^a-z0-9]+", name.lower())):
+        return REDACTED
+    match value:
+        case enum.Enum():
+            return _clean(name, value.value)
+        case None | bool() | int() | float():
+            return value
+        case str():
+            return _URL_SECRET.sub(r"\1" + REDACTED + "@", value)
+        case bytes() | bytearray() | memoryview():
+            return bytes(value).hex()
+        case Mapping():
+            return {str(key): _clean(str(key), inner) for key, inner in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_clean(name, inner) for inner in value]
+        case _:
+            return _clean(name, str(value))
 
 
-class _PrivateFile(logging.handlers.RotatingFileHandler):
-    """A rotating file that only this user can read."""
+def _to_line(
+    _logger: object, _method: str, fields: Fields
+) -> tuple[tuple[Mapping[str, Any]], dict[str, Any]]:
+    """Hand the whole record to the output: a structlog renderer."""
+    head = {name: fields[name] for name in _HEAD if name in fields}
+    return ({**head, **fields},), {}
 
-    def _open(self) -> IO[Any]:
-        descriptor = os.open(
-            self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600
-        )
-        return os.fdopen(descriptor, "a", encoding="utf-8")
+
+def _word(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if _PLAIN.match(text) or not isinstance(value, str) else json.dumps(text)
+
+
+def _escape(text: str) -> str:
+    """A line of a traceback: printable ASCII stays as it is."""
+    return text.encode("unicode_escape").decode() if not text.isprintable() else text
+
+
+class _RotatingFile:
+    """`node.log`, and older ones as `node.log.1` (the youngest) and up."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._file: IO[bytes] | None = None
+        self._bytes = 0
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._open()
+
+    def write(self, line: bytes) -> None:
+        """Append a line; OSError where the disk refuses."""
+        if self._file is None or self._bytes + len(line) > LOG_FILE_BYTES_MAX:
+            self._rotate()
+        if self._file is not None:
+            self._file.write(line)
+            self._bytes += len(line)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _open(self) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(_numbered(self._directory, 0), flags, 0o600)
+        os.fchmod(descriptor, 0o600)
+        self._file = os.fdopen(descriptor, "ab", buffering=0)
+        self._bytes = os.fstat(descriptor).st_size
+
+    def _rotate(self) -> None:
+        self.close()
+        for number in range(LOG_FILES_MAX - 2, -1, -1):
+            with contextlib.suppress(FileNotFoundError):
+                older = _numbered(self._directory, number + 1)
+                _numbered(self._directory, number).replace(older)
+        self._open()
+
+
+class _Outputs:
+    """Where records go; a log that cannot be written never ends the node."""
+
+    def __init__(self) -> None:
+        self.stream: TextIO | None = None
+        self.human = True
+        self.colours = False
+        self.file: _RotatingFile | None = None
+        # The names that structlog's wrapper calls; one writer for every level.
+        self.debug = self.info = self.warning = self.error = self.critical = self.write
+        self.exception = self.write
+
+    def logger(self, *_: object) -> _Outputs:
+        return self
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        line = json.dumps(record)
+        if self.file is not None:
+            with contextlib.suppress(OSError):
+                self.file.write(line.encode() + b"\n")
+        shown = human_line(record, colours=self.colours) if self.human else line
+        with contextlib.suppress(OSError, ValueError):
+            # ValueError: stderr was closed.
+            print(shown, file=self.stream or sys.stderr, flush=True)  # noqa: T201 - the log itself
+
+
+class _FromLibraries(logging.Handler):
+    """What libraries say through the standard library's logging, from warnings up."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        facts: dict[str, object] = {"library": record.name}
+        if record.exc_info:
+            facts["exc_info"] = record.exc_info
+        log = get_logger()
+        say = log.error if record.levelno >= logging.ERROR else log.warning
+        say("library", said=record.getMessage(), **facts)
+
+
+_OUTPUTS: Final = _Outputs()
+_FROM_LIBRARIES: Final = _FromLibraries(logging.WARNING)
+# Before a node configures it, a logger speaks from warnings up, to stderr.
+configure_logs("warning", "human", None)

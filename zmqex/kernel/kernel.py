@@ -141,6 +141,13 @@ class Kernel:
         """The monotonic time at which a Tick is wanted, or None."""
         return self.core.next_deadline_ms()
 
+    def peer_counts(self) -> dict[str, int]:
+        """How many peers are connected, and how many are known."""
+        return {
+            "live": len(self.sessions.live_peers()),
+            "known": len(self.sessions.peer_views()),
+        }
+
     def state_hash(self) -> bytes:
         """A digest of everything durable: equal for equal histories."""
         hasher = hashlib.blake2b(digest_size=32)

@@ -44,6 +44,10 @@ _NEXT: Final[Mapping[tuple[TradeRole, str, State], tuple[str, str, str]]] = {
     (_TAKER, "buy", _S.INVOICED): ("them", "", "the maker pays our invoice"),
     (_TAKER, "buy", _S.ABANDONING): ("them", "", "the maker confirms that the take is off"),
 }
+# The states in which the 15 minutes still run.
+_HOLDING: Final = frozenset(
+    {_S.ACCEPTED, _S.RESERVED, _S.INVOICED, _S.CANCELLING, _S.ABANDONING, _S.PAYING}
+)
 _ENDED: Final = {
     _S.SETTLED: "settled: both sides have what they were promised",
     _S.CANCELLED: "cancelled: nothing moved",
@@ -83,7 +87,7 @@ def trade_view(trades: Trades, trade: Trade, now_ms: int) -> dict[str, Any]:
     turn, command, text = _NEXT.get((trade.role, side, trade.state), ("nobody", "", ""))
     if trade.state is _S.PAY_INTENT and trade.invoice:
         turn, command, text = "you", "trade pay", "the payment failed; pay again"
-    holds = trade.state not in _ENDED and trade.hold_expires_ms > 0
+    holds = trade.state in _HOLDING and trade.hold_expires_ms > 0
     return {
         "trade_id": trade.trade_id.hex(),
         "role": trade.role.value,

@@ -152,10 +152,9 @@ class LightningCalls:
                     fee_limit_msat=effect.fee_limit_msat,
                     cltv_limit=effect.cltv_limit,
                 )
+                return _payment_seen(effect, info)
             case LookupPayment():
-                info = await self._lightning.payment(effect.payment_hash)
-        reason = RejectReason(info.reason) if info.reason in _WORDS else None
-        return PaymentSeen(effect.trade_id, effect.payment_hash, info.state, info.preimage, reason)
+                return _payment_seen(effect, await self._lightning.payment(effect.payment_hash))
 
     async def _invoice_seen(self, payment_hash: bytes) -> Event:
         info = await self._lightning.invoice(payment_hash)

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from zmqex.bolt11 import InvalidInvoiceError, Invoice, decode
+from zmqex.bolt11 import InvalidInvoiceError, decode, expires_at_ms
 from zmqex.limits import (
     INVOICE_MARGIN_MS,
     MIN_FINAL_CLTV_BLOCKS_MAX,

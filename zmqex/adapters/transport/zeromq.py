@@ -148,6 +148,7 @@ class ZeroMqTransport:
             return socket.bind_to_random_port(f"tcp://{self._bracketed()}")
         first = DEFAULT_PORTS[name] if wanted is None else wanted
         last = first + PORTS_TRIED_MAX if wanted is None else first + 1
+        problem = zmq.ZMQError(zmq.EADDRINUSE)
         for port in range(first, last):
             try:
                 socket.bind(f"tcp://{self._bracketed()}:{port}")
@@ -294,9 +295,7 @@ class ZeroMqTransport:
         for drain in self._peers.pop(peer, ()):
             drain.close()
 
-    def _dialled(
-        self, kind: int, options: dict[int, int], curve_key: bytes
-    ) -> zmq.Socket[bytes]:
+    def _dialled(self, kind: int, options: dict[int, int], curve_key: bytes) -> zmq.Socket[bytes]:
         socket: zmq.Socket[bytes] = self._context.socket(kind)
         _configure(socket, options)
         socket.setsockopt(zmq.CURVE_SERVERKEY, zmq.utils.z85.encode(curve_key))
