@@ -264,6 +264,9 @@ HOLD_SERVER_WATCH_S: Final = 0.1
 LOOKUP_WAIT_MS: Final = 2 * SECOND_MS
 # What is on its way to disk and peers at the end gets this long.
 STOP_WAIT_S: Final = 2
+# A node's log on the disk: 25 MB are weeks of a quiet node and hours of a noisy one.
+LOG_FILE_BYTES_MAX: Final = 5 * 1024 * 1024
+LOG_FILES_MAX: Final = 5
 
 # --- sockets ---------------------------------------------------------------------------------
 # Where a node listens when nobody says otherwise; the next free ones where these are taken.

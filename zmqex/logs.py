@@ -49,6 +49,11 @@ def configure_logs(level: str, log_format: str, directory: Path | None) -> None:
     _OUTPUTS.human = log_format == "human"
     _OUTPUTS.colours = _OUTPUTS.human and wants_colours(sys.stderr)
     _OUTPUTS.file = _RotatingFile(directory) if directory is not None else None
+    _set_up(level)
+    logging.getLogger().addHandler(_FROM_LIBRARIES)
+
+
+def _set_up(level: str) -> None:
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -61,7 +66,6 @@ def configure_logs(level: str, log_format: str, directory: Path | None) -> None:
         logger_factory=_OUTPUTS.logger,
         cache_logger_on_first_use=False,
     )
-    logging.getLogger().addHandler(_FROM_LIBRARIES)
 
 
 def close_logs() -> None:
@@ -96,8 +100,7 @@ def human_line(record: Mapping[str, Any], *, colours: bool = False) -> str:
     colour = _COLOURS.get(level, "") if colours else ""
     shown = f"\033[{colour}m{level:<8}\033[0m" if colour else f"{level:<8}"
     parts = [_word(record.get("time", "")), shown, _word(record.get("event", ""))]
-    parts += [f"{_word(name)}={_word(value)}" for name, value in rest.items()]
-    parts[3:] = [part for part in parts[3:] if not part.endswith('=""')]
+    parts += [f"{_word(name)}={_word(value)}" for name, value in rest.items() if value != ""]
     return "\n    ".join([" ".join(parts), *(_escape(line) for line in trace.splitlines())])
 
 
@@ -214,7 +217,7 @@ class _Outputs:
         shown = human_line(record, colours=self.colours) if self.human else line
         with contextlib.suppress(OSError, ValueError):
             # ValueError: stderr was closed.
-            print(shown, file=self.stream or sys.stderr, flush=True)  # noqa: T201 - the log itself
+            print(shown, file=self.stream or sys.stderr, flush=True)
 
 
 class _FromLibraries(logging.Handler):
@@ -232,4 +235,4 @@ class _FromLibraries(logging.Handler):
 _OUTPUTS: Final = _Outputs()
 _FROM_LIBRARIES: Final = _FromLibraries(logging.WARNING)
 # Before a node configures it, a logger speaks from warnings up, to stderr.
-configure_logs("warning", "human", None)
+_set_up("warning")
