@@ -389,11 +389,18 @@ def control_path(data_dir: Path) -> Path:
 def running_node(data_dir: Path) -> RunningNode | None:
     """What runs on this data directory; None for a node that has ended, however it ended."""
     try:
-        node = msgspec.json.decode(runtime_path(data_dir).read_bytes(), type=RunningNode)
+        raw = runtime_path(data_dir).read_bytes()
+        node = msgspec.json.decode(raw, type=RunningNode, dec_hook=_decode_path)
         os.kill(node.pid, 0)
     except (OSError, OverflowError, msgspec.MsgspecError):
         return None
     return node if _is_locked(data_dir) else None
+
+
+def _decode_path(kind: type, value: str) -> Path:
+    """Read the one type of the runtime file that msgspec does not know."""
+    assert kind is Path
+    return Path(value)
 
 
 def running_nodes() -> list[RunningNode]:

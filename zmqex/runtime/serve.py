@@ -29,7 +29,7 @@ from zmqex.adapters.storage.directory import (
 from zmqex.adapters.storage.journal import SQLITE_VERSION, Journal
 from zmqex.adapters.transport.control import ControlSocket
 from zmqex.adapters.transport.zeromq import ZeroMqTransport
-from zmqex.config import Config, running_nodes, runtime_path
+from zmqex.config import Config, control_path, running_nodes, runtime_path
 from zmqex.dht.names import rendezvous_name
 from zmqex.errors import ConfigError, HoldsUnavailableError
 from zmqex.kernel.commands import GetStatus, ListHolds, LookupPeers, StopNode
@@ -129,7 +129,7 @@ class _Process:
         )
         self._transport.start()
         stack.callback(self._transport.close)
-        self._control_path = runtime_directory(self._directory) / "c.sock"
+        self._control_path = control_path(self._directory)
         self._control = ControlSocket(self._deliver, self._control_path)
         self._control.start()
         stack.callback(self._control.close)
