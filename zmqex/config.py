@@ -397,9 +397,8 @@ def running_node(data_dir: Path) -> RunningNode | None:
     return node if _is_locked(data_dir) else None
 
 
-def _decode_path(kind: type, value: str) -> Path:
+def _decode_path(_kind: type, value: str) -> Path:
     """Read the one type of the runtime file that msgspec does not know."""
-    assert kind is Path
     return Path(value)
 
 

@@ -82,7 +82,8 @@ class LightningInfo(msgspec.Struct, frozen=True):
 class Lightning(Protocol):
     """A Lightning backend.
 
-    Errors: LightningUnavailableError (nothing was started), RejectedError (final; `.reason`), IndeterminateError (look up by payment hash before anything else).
+    Errors: LightningUnavailableError (nothing was started), RejectedError (final; `.reason`),
+    IndeterminateError (look up by payment hash before anything else).
     """
 
     async def info(self) -> LightningInfo:

@@ -134,7 +134,7 @@ class Admission:
     def _new_take(self, incoming: Incoming, envelope: bytes, take: Take) -> None:
         refusal = self._why_not(take)
         if isinstance(refusal, RejectReason):
-            self._refuse_take(incoming, take, refusal)
+            self._refuse_take(incoming, take.trade_id, refusal)
             return
         order, now = self._orders.terms(take.order_id), self._core.now.wall_ms
         # One counter for all orders, so a fence never comes twice, whatever Redis forgets.
@@ -230,12 +230,12 @@ class Admission:
             if reservation.trade.order_id == order_id
         )
 
-    def _refuse_take(self, incoming: Incoming, take: Take, reason: RejectReason) -> None:
+    def _refuse_take(self, incoming: Incoming, key: bytes, reason: RejectReason) -> None:
         self._core.count(f"take_refused_{reason.value}")
         self._core.log(
             "info",
             "take_refused",
-            trade_id=take.trade_id.hex(),
+            trade_id=key.hex(),
             peer=short(incoming.peer),
             reason=reason.value,
         )
@@ -272,10 +272,8 @@ class Admission:
             self._commit(reservation)
 
     def _refuse_reservation(self, reservation: Reservation, reason: RejectReason) -> None:
-        take = decode_trade_message(decode_envelope(reservation.envelope).body)
-        assert isinstance(take, Take)
         for incoming in reservation.answers:
-            self._refuse_take(incoming, take, reason)
+            self._refuse_take(incoming, reservation.trade.trade_id, reason)
 
     def _commit(self, reservation: Reservation) -> None:
         self._core.persist(PutCounter("fence", reservation.trade.fence))

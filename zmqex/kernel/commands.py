@@ -88,10 +88,10 @@ class CancelOrder(CommandBase, frozen=True, tag="cancel_order"):
 class GetBook(CommandBase, frozen=True, tag="get_book"):
     """The book of a market.
 
-    `{"market", "bids": [LEVEL], "asks": [LEVEL], "spread_ticks": int | None, "orders": [BOOK_ORDER],
-    "makers", "stale_makers"}`; LEVEL: `{"price_ticks", "quantity_lots", "cumulative_lots", "orders",
-    "own_lots", "stale_lots"}` (cumulative and quantity include stale lots); BOOK_ORDER (with
-    `orders`): `{"order_id", "maker", "side", "price_ticks", "remaining_lots", "held_lots",
+    `{"market", "bids": [LEVEL], "asks": [LEVEL], "spread_ticks": int | None, "makers",
+    "orders": [BOOK_ORDER], "stale_makers"}`; LEVEL: `{"price_ticks", "quantity_lots", "orders",
+    "cumulative_lots", "own_lots", "stale_lots"}` (the first two count stale lots too); BOOK_ORDER
+    (with `orders`): `{"order_id", "maker", "side", "price_ticks", "remaining_lots", "held_lots",
     "available_lots", "minimum_lots", "expires_at_ms", "own", "stale", "all_or_none"}`, best first.
     """
 
@@ -110,8 +110,10 @@ class GetPeerBook(CommandBase, frozen=True, tag="get_peer_book"):
 
 
 class MatchOrder(CommandBase, frozen=True, tag="match_order"):
-    """What crosses these terms: `{"matches": [{"order_id", "maker", "quantity_lots", "price_ticks",
-    "source": "book" | peer id}], "unanswered": [{"peer", "reason"}]}`.
+    """What crosses these terms.
+
+    `{"matches": [{"order_id", "maker", "quantity_lots", "price_ticks", "source"}], "unanswered":
+    [{"peer", "reason"}]}`; "source" is "book" or a peer id.
 
     `order_id` names an order of the book or an own one in place of terms.
     """
@@ -170,7 +172,9 @@ class CancelTrade(CommandBase, frozen=True, tag="cancel_trade"):
 
 
 class ListHolds(CommandBase, frozen=True, tag="list_holds"):
-    """`{"holds": [{"order_id", "trade_id", "taker", "quantity_lots", "market", "fence", "state",
+    """Every hold on our orders.
+
+    `{"holds": [{"order_id", "trade_id", "taker", "quantity_lots", "market", "fence", "state",
     "left_ms": by the journal, "redis_left_ms": int | None}]}`.
     """
 
@@ -182,7 +186,9 @@ class PingPeer(CommandBase, frozen=True, tag="ping_peer"):
 
 
 class ListPeers(CommandBase, frozen=True, tag="list_peers"):
-    """`{"peers": [{"peer", "state", "why", "source", "host", "hello_port", "rpc_port",
+    """Every known peer.
+
+    `{"peers": [{"peer", "state", "why", "source", "host", "hello_port", "rpc_port",
     "orders_port", "pinned", "skew_ms", "heard_ms_ago", "open_orders", "logs": [{"market", "epoch",
     "sequence", "lag", "state"}]}]}`.
     """
@@ -207,7 +213,9 @@ class RemovePeer(CommandBase, frozen=True, tag="remove_peer"):
 
 
 class GetStatus(CommandBase, frozen=True, tag="get_status"):
-    """`{"identity", "network", "version", "pid", "uptime_ms", "data_dir", "endpoints": {"hello",
+    """How the node is.
+
+    `{"identity", "network", "version", "pid", "uptime_ms", "data_dir", "endpoints": {"hello",
     "rpc", "orders", "dht": "host:port"}, "redis": {"server", "version", "pid", "embedded", "url",
     "ok"}, "lightning": {"backend", "node", "balance_msat", "in_flight_msat", "play": true},
     "journal": {"path", "commits", "sqlite"}, "peers": {"live", "known"}, "orders": {"open"},

@@ -301,7 +301,7 @@ class Desk:
         self._orders.close(job.order_id, RejectReason.NOT_FILLABLE)
 
     def _conclude(self, serial: int) -> None:
-        """Answer; a payment that is just leaving gets a moment, so that the answer shows its end."""
+        """Answer; a payment that is just leaving gets a moment, so the answer shows its end."""
         job = self._jobs.pop(serial)
         if not job.client:
             return

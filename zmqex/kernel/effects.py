@@ -60,7 +60,7 @@ class DisconnectPeer(Effect, frozen=True):
 
 
 class PublishRecord(Effect, frozen=True):
-    """This is our newest record: serve it on the hello socket."""
+    """Serve this, our newest record, on the hello socket."""
 
     record: bytes
 

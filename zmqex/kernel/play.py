@@ -64,9 +64,7 @@ class PlayRelay:
         self._tickets += 1
         self._asked[self._tickets] = incoming
         self._core.emit(
-            CreditPlay(
-                self._tickets, wanted.payment_hash, wanted.amount_msat, wanted.payer_node
-            )
+            CreditPlay(self._tickets, wanted.payment_hash, wanted.amount_msat, wanted.payer_node)
         )
 
     def on_credited(self, event: PlayCredited) -> None:

@@ -13,13 +13,13 @@ import hashlib
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterable, Iterator
-from heapq import heapify, heappop, heappush
 from itertools import chain
 from typing import Final, NamedTuple
 
 import msgspec
 
 from zmqex.limits import INTEGER_MAX, ORDERS_TOTAL_MAX
+from zmqex.market.expiry import SLOT_BITS, ExpiryQueue
 from zmqex.market.orders import BookOrder, Side
 from zmqex.reasons import RejectReason
 
@@ -49,7 +49,7 @@ class Book:
         self._orders: Final[dict[bytes, BookOrder]] = {}
         self._bids: Final = _Ladder([], {})
         self._asks: Final = _Ladder([], {})
-        self._expiries: list[tuple[int, bytes]] = []
+        self._expiries: Final = ExpiryQueue()
         self._arrivals = 0
         self._sweep_at = _SWEEP_MIN  # the arrival with which the expiry queue is swept next
 
@@ -109,7 +109,11 @@ class Book:
         queue.lots += lots
         queue.orders.append(order)
         self._arrivals = order.arrival = arrival = self._arrivals + 1
-        heappush(self._expiries, (expires_at_ms, order_id))
+        same_slot = self._expiries.far.get(expires_at_ms >> SLOT_BITS)
+        if same_slot is None:
+            self._expiries.add(order)
+        else:
+            same_slot.append(order)
         if arrival >= self._sweep_at:
             self._sweep_expiries()
         return None
@@ -176,12 +180,13 @@ class Book:
         False (and nothing changes) if the order does not rest here or has less.
         """
         order = self._orders.get(order_id)
-        if order is None or not 0 < quantity_lots <= order.available_lots:
+        if order is None:
             return False
         left = order.available_lots - quantity_lots
-        if not left:
-            self.cancel(order_id)
-            return True
+        if left == 0:
+            return quantity_lots > 0 and self.cancel(order_id) is order
+        if left < 0 or quantity_lots < 1:
+            return False
         order.available_lots = left
         if order.side is _BUY:
             self._bids.queues[order.price_ticks].lots -= quantity_lots
@@ -192,22 +197,15 @@ class Book:
     def expire(self, now_ms: int) -> list[BookOrder]:
         """Remove every order whose time has come; return them, earliest first, then by id."""
         expired: list[BookOrder] = []
-        while (due := self.next_expiry_ms()) is not None and due <= now_ms:
-            order_id = heappop(self._expiries)[1]
-            expired.append(self._orders[order_id])
-            self.cancel(order_id)
+        while (order := self._expiries.first()) is not None and order.expires_at_ms <= now_ms:
+            self.cancel(order.order_id)
+            expired.append(order)
         return expired
 
     def next_expiry_ms(self) -> int | None:
         """When `expire` has something to do next; None when nothing rests."""
-        expiries = self._expiries
-        while expiries:
-            expires_at_ms, order_id = expiries[0]
-            order = self._orders.get(order_id)
-            if order is not None and order.expires_at_ms == expires_at_ms:
-                return expires_at_ms
-            heappop(expiries)
-        return None
+        order = self._expiries.first()
+        return None if order is None else order.expires_at_ms
 
     def get(self, order_id: bytes) -> BookOrder | None:
         """The resting order of that id; treat it as read-only."""
@@ -272,15 +270,9 @@ class Book:
         return digest.digest()
 
     def _sweep_expiries(self) -> None:
-        """Forget the entries of orders that rest no more."""
-        orders = self._orders
-        self._expiries = [
-            entry
-            for entry in self._expiries
-            if (order := orders.get(entry[1])) is not None and order.expires_at_ms == entry[0]
-        ]
-        heapify(self._expiries)
-        self._sweep_at = self._arrivals + len(self._expiries) + _SWEEP_MIN
+        """Forget the ends of orders that rest no more."""
+        self._expiries.rebuild(self._orders.values())
+        self._sweep_at = self._arrivals + len(self._orders) + _SWEEP_MIN
 
 
 class _Queue:

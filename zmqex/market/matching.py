@@ -114,6 +114,8 @@ def plan(
         left -= lots
         if not left:
             break
+    if not left and not incoming.post_only:
+        return Plan(tuple(fills), quantity_lots, 0, 0)
     return _decide(incoming, tuple(fills), left)
 
 
@@ -143,18 +145,34 @@ def apply(
     Checks first that the plan still holds; a reason means that nothing was changed.  After the
     first write nothing can fail.  Orders that are taken whole leave the book.
     """
-    if planned.reason is not None:
-        return planned.reason
-    reason = _why_stale(book, incoming, planned, now_ms)
+    reason = planned.reason or _why_stale(book, incoming, planned, now_ms)
     if reason is not None:
         return reason
-    if planned.resting_lots:
+    return _write(book, incoming, planned, now_ms, order_id)
+
+
+def match(book: Book, incoming: IncomingOrder, now_ms: int, *, order_id: bytes) -> Plan:
+    """Plan and apply in one step; a reason in the answer means that nothing was changed."""
+    planned = plan(book, incoming, now_ms)
+    if planned.reason is None:
+        reason = _write(book, incoming, planned, now_ms, order_id)
+        if reason is not None:
+            return Plan((), 0, 0, incoming.quantity_lots, reason)
+    return planned
+
+
+def _write(
+    book: Book, incoming: IncomingOrder, planned: Plan, now_ms: int, order_id: bytes
+) -> RejectReason | None:
+    """Write a plan that holds.  Resting the remainder may be refused, and is therefore first."""
+    resting_lots = planned.resting_lots
+    if resting_lots:
         rest = BookOrder(
             order_id,
             incoming.owner,
             incoming.side,
             incoming.price_ticks,
-            planned.resting_lots,
+            resting_lots,
             incoming.minimum_lots,
             incoming.flags,
             incoming.expires_at_ms,
@@ -223,7 +241,7 @@ def _why_stale(
             if reason is not None:
                 return reason
         lots += quantity_lots
-    once = len(fills) == 1 or len({fill.order_id for fill in fills}) == len(fills)
-    if lots != incoming.quantity_lots or not once:
+    twice = len(fills) > 1 and len({fill.order_id for fill in fills}) < len(fills)
+    if twice or lots != incoming.quantity_lots:
         raise LocalProtocolError("this plan was made for another order")
     return None

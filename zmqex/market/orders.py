@@ -54,8 +54,8 @@ class BookOrder(msgspec.Struct, gc=False):
 
     `order_id` and `maker` are 32 bytes.  `available_lots` is what can be taken now: what remains
     without what is held.  `arrival` is given by the book: its number among all that came, -1
-    before and -2 when it is gone.  It holds no containers, so the garbage collector need not walk 100,000
-    of them.
+    before and -2 when it is gone.  It holds no containers, so the garbage collector need not walk
+    100,000 of them.
     """
 
     order_id: bytes
@@ -93,18 +93,29 @@ def check_terms(order: IncomingOrder, now_ms: int) -> RejectReason | None:
     Checked in this order: price, quantity, minimum, contradictions (post-only that never rests,
     an all-or-none order with a minimum below its quantity is fine), expiry.
     """
+    rests = order.time_in_force is not _IOC and order.time_in_force is not _FOK
+    if (
+        0 < order.price_ticks <= INTEGER_MAX
+        and 0 < order.minimum_lots <= order.quantity_lots <= INTEGER_MAX
+        and not order.flags & _FLAGS_UNKNOWN
+        and (
+            now_ms < order.expires_at_ms <= now_ms + ORDER_LIFE_MAX_MS
+            if rests
+            else not order.post_only
+        )
+    ):
+        return None  # The common case, in as few steps as possible.
+    return _wrong_term(order, now_ms, rests=rests)
+
+
+def _wrong_term(order: IncomingOrder, now_ms: int, *, rests: bool) -> RejectReason:
+    """Which of its terms is wrong, the first one that is."""
     if not 0 < order.price_ticks <= INTEGER_MAX:
         return RejectReason.INVALID_PRICE
     if not 0 < order.quantity_lots <= INTEGER_MAX or order.minimum_lots < 1:
         return RejectReason.INVALID_QUANTITY
     if order.minimum_lots > order.quantity_lots:
         return RejectReason.MINIMUM_ABOVE_QUANTITY
-    time_in_force = order.time_in_force
-    rests = time_in_force is not _IOC and time_in_force is not _FOK
     if (order.post_only and not rests) or order.flags & _FLAGS_UNKNOWN:
         return RejectReason.CONTRADICTORY_FLAGS
-    if rests and order.expires_at_ms <= now_ms:
-        return RejectReason.EXPIRED
-    if rests and order.expires_at_ms > now_ms + ORDER_LIFE_MAX_MS:
-        return RejectReason.EXPIRY_TOO_FAR
-    return None
+    return RejectReason.EXPIRED if order.expires_at_ms <= now_ms else RejectReason.EXPIRY_TOO_FAR

@@ -1,6 +1,6 @@
 """Who a peer is: an Ed25519 key, its text form, and signatures bound to network and kind.
 
-A signature is over `b"zmqex/1/" + network + b"/" + kind + b"\\0" + body` (raw body bytes), so that a
+A signature is over "zmqex/1/", network, "/", kind, a zero byte and the raw body bytes, so that a
 play-money batch never verifies elsewhere and a heartbeat never passes for a batch.
 """
 

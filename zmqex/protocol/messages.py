@@ -112,8 +112,7 @@ class Pong(Message, frozen=True):
 
 
 class Page(Message, frozen=True):
-    """Ask for the entries whose identity comes after this one in byte order (empty: from the first).
-    """
+    """Ask for the entries after this identity in byte order (empty: from the first)."""
 
     after: Annotated[bytes, Meta(max_length=32)]
 
@@ -285,7 +284,7 @@ class BookLevels(Message, frozen=True):
     asks: Annotated[list[Level], Meta(max_length=1_000)]
 
 
-# --- trades: each signed (kind = its tag) and chained by `previous` --------------------------------
+# --- trades: each signed (kind = its tag) and chained by `previous` ------------------------------
 
 
 class TradeMessage(Message, frozen=True):
@@ -325,7 +324,7 @@ class Accept(TradeMessage, frozen=True, tag="accept"):
 
 
 class QuoteSent(TradeMessage, frozen=True, tag="quote_sent"):
-    """The base buyer says: the quote is on its way; `reference` is for the other's bank statement."""
+    """The base buyer says: the quote is on its way; `reference` is what the other side will see."""
 
     reference: ShortText
 
@@ -380,7 +379,7 @@ AnyTradeMessage = (
 
 
 class TradeSaid(Message, frozen=True):
-    """A signed trade message, verbatim: what `take` and `trade` requests and their answers carry."""
+    """A signed trade message, verbatim: what `take` and `trade` and their answers carry."""
 
     envelope: Blob
 

@@ -17,8 +17,8 @@ from zmqex.adapters.ports import ControlServer, Transport
 from zmqex.adapters.storage.journal import Journal
 from zmqex.errors import StorageError
 from zmqex.kernel.effects import (
-    AnswerCommand,
     Announce,
+    AnswerCommand,
     ConnectPeer,
     CreditPlay,
     DialHello,
@@ -35,7 +35,7 @@ from zmqex.kernel.effects import (
 from zmqex.kernel.events import Event, Now, PlayCredited, Tick, Woke
 from zmqex.kernel.kernel import Kernel
 from zmqex.kernel.records import Write
-from zmqex.limits import SLEPT_MS, SECOND_MS
+from zmqex.limits import SECOND_MS, SLEPT_MS
 from zmqex.logs import get_logger
 from zmqex.runtime.gate import Gate
 from zmqex.runtime.outside import (
@@ -142,9 +142,11 @@ class Node:
             self._log.warning("woke", slept_ms=slept_ms)
             self.post(Woke(slept_ms))
 
-    def has_waiting(self) -> bool:
-        """Whether something still waits for the disk before it may leave."""
-        return self._gate.waiting > 0
+    async def flushed(self) -> None:
+        """Wait until everything so far is on disk and what waited for that has left."""
+        on_disk: asyncio.Future[None] = self._loop.create_future()
+        self._commit((), lambda: on_disk.set_result(None))
+        await on_disk
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a call to the outside; what it raises is logged and ends nothing else."""
@@ -190,8 +192,7 @@ class Node:
             await work
         except StorageError as error:
             self.fail(error)
-        except Exception as error:
-            # The one place where anything is caught: a fault in one call must not end the node.
+        except Exception as error:  # noqa: BLE001 - the one place: a fault must not end the node
             self.kernel.core.count("faults")
             self._log.exception("call_failed", why=repr(error))
 

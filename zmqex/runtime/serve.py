@@ -274,10 +274,9 @@ class _Process:
         """Withdraw, and let what is on its way to the disk and the peers get there."""
         if self._node.fault is None:
             self._post(Stopping())
-            loop = asyncio.get_running_loop()
-            end_s = loop.time() + STOP_WAIT_S
-            while self._node.has_waiting() and loop.time() < end_s:
-                await asyncio.sleep(0)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STOP_WAIT_S):
+                    await self._node.flushed()
         runtime_path(self._directory).unlink(missing_ok=True)
         self._log.info("stopped", commits=self._journal.commits)
 

@@ -39,12 +39,12 @@ T = TypeVar("T")
 
 _PAYMENT_SECRET_FEATURES: Final = (1 << 8) | (1 << 14)  # var_onion, payment_secret: compulsory
 
+_FIRST_BALANCE: Final = f"INSERT INTO balance VALUES (1, {PLAY_BALANCE_MSAT});"  # noqa: S608
 MIGRATIONS: Final = (
-    f"""
+    """
     CREATE TABLE balance (
         only INTEGER PRIMARY KEY CHECK (only = 1), msat INTEGER NOT NULL CHECK (msat >= 0)
     );
-    INSERT INTO balance VALUES (1, {PLAY_BALANCE_MSAT});
     CREATE TABLE invoice (
         payment_hash BLOB PRIMARY KEY, preimage BLOB NOT NULL, amount_msat INTEGER NOT NULL,
         text TEXT NOT NULL, state TEXT NOT NULL CHECK (state IN ('open', 'settled', 'canceled')),
@@ -55,7 +55,8 @@ MIGRATIONS: Final = (
         state TEXT NOT NULL CHECK (state IN ('in_flight', 'succeeded', 'failed')),
         preimage BLOB, reason TEXT NOT NULL DEFAULT ''
     ) WITHOUT ROWID;
-    """,
+    """
+    + _FIRST_BALANCE,
 )
 
 
@@ -94,9 +95,17 @@ class PlayLightning:
 
         balance_msat, in_flight_msat = await self._read(work)
         height = self._clock_ms() // (600 * SECOND_MS)  # a simulated block every ten minutes
-        return LightningInfo("play", "bcrt", self.node, height, False, balance_msat, in_flight_msat)
+        return LightningInfo(
+            "play",
+            "bcrt",
+            self.node,
+            height,
+            balance_msat=balance_msat,
+            in_flight_msat=in_flight_msat,
+            can_hold=False,
+        )
 
-    # --- being paid ----------------------------------------------------------------------------------
+    # --- being paid ------------------------------------------------------------------------------
 
     async def create_invoice(
         self, preimage: bytes, *, amount_msat: int, memo: str, expiry_s: int
@@ -203,7 +212,7 @@ class PlayLightning:
             self._on_settled(payment_hash)
         return preimage, "" if preimage else reason
 
-    # --- paying --------------------------------------------------------------------------------------
+    # --- paying ----------------------------------------------------------------------------------
 
     async def pay(self, invoice: str, *, fee_limit_msat: int, cltv_limit: int) -> PaymentInfo:
         """Pay; comes back in flight when the payee gave no answer.  Never pays a hash twice.
@@ -311,7 +320,7 @@ class PlayLightning:
         """Write what is queued and close the ledger."""
         await asyncio.to_thread(self._database.close)
 
-    # --- the ledger's thread ---------------------------------------------------------------------------
+    # --- the ledger's thread ---------------------------------------------------------------------
 
     async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         loop = asyncio.get_running_loop()

@@ -100,7 +100,7 @@ class Journal:
     def commit(
         self, writes: tuple[Write, ...], done: Callable[[StorageError | None], None]
     ) -> None:
-        """Commit all writes or none; `done` is called in the writer thread once they are on disk."""
+        """Commit all writes or none; `done` is called in the writer thread when it is done."""
 
         def work(connection: sqlite3.Connection) -> None:
             for write in writes:
@@ -138,7 +138,7 @@ def _load(connection: sqlite3.Connection) -> Snapshot:
     )
 
 
-# --- one writer per kind of write ------------------------------------------------------------------
+# --- one writer per kind of write ----------------------------------------------------------------
 
 
 def _put_order(connection: sqlite3.Connection, write: PutOrder) -> None:
@@ -259,7 +259,8 @@ def _drop_outbox(connection: sqlite3.Connection, write: DropOutbox) -> None:
 
 def _put_peer(connection: sqlite3.Connection, write: PutPeer) -> None:
     connection.execute(
-        "INSERT INTO peer VALUES (?, ?) ON CONFLICT (identity) DO UPDATE SET record = excluded.record",
+        "INSERT INTO peer VALUES (?, ?) "
+        "ON CONFLICT (identity) DO UPDATE SET record = excluded.record",
         (write.peer.identity, _encode(write.peer)),
     )
 
