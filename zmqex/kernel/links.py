@@ -296,6 +296,7 @@ class Links:
         """Open fresh sockets to a peer, and greet."""
         peer.step(Input.CONNECT)
         peer.timeouts = 0
+        peer.greet_serial += 1  # an older greet that ends now says nothing about these sockets
         self._requests.drop(peer.identity, RejectReason.NOT_CONNECTED)
         record = peer.record
         if record.rpc is None or record.orders is None:

@@ -149,9 +149,9 @@ class Requests:
 
     def drop(self, peer: bytes, reason: RejectReason) -> None:
         """End every question to a peer whose sockets are closed."""
-        ended = [request_id for request_id, one in self._pending.items() if one.peer == peer]
-        for request_id in ended:
-            pending = self._take(request_id)
+        numbers = [number for number, one in self._pending.items() if one.peer == peer]
+        # All are taken before the first is told: it may ask again.
+        for pending in [self._take(number) for number in numbers]:
             pending.on_answer(Refusal(reason, SECOND_MS, "the connection was closed"))
 
     def on_reply(self, event: ReplyReceived) -> None:
