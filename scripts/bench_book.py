@@ -27,7 +27,7 @@ from heapq import heapify, heappop, heappush
 from typing import Any, NamedTuple
 
 from zmqex.market.book import Book
-from zmqex.market.matching import apply, plan
+from zmqex.market.matching import match
 from zmqex.market.orders import BookOrder, IncomingOrder, OrderFlags, Side, TimeInForce
 
 OURS = "zmqex book"
@@ -425,11 +425,7 @@ def do_book(book: Book, step: Step) -> int:
         book.cancel(arguments)
     elif kind == CROSS:
         order_id, terms = arguments
-        incoming = IncomingOrder(*terms)
-        planned = plan(book, incoming, now_ms)
-        if planned.reason is None:
-            apply(book, incoming, planned, now_ms, order_id=order_id)
-            return planned.filled_lots
+        return match(book, IncomingOrder(*terms), now_ms, order_id=order_id).filled_lots
     else:
         book.expire(now_ms)
     return 0

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.naive_book import NaiveAsk, NaiveBook, NaiveOrder, NaivePlan, allows
 from zmqex.market.book import Book, Level
-from zmqex.market.matching import Plan, apply, check_fill, plan
+from zmqex.market.matching import Plan, apply, check_fill, match, plan
 from zmqex.market.orders import BookOrder, IncomingOrder, Side, TimeInForce
 from zmqex.reasons import RejectReason
 
@@ -188,6 +188,34 @@ class BookMachine(RuleBasedStateMachine):
         if not keep:
             self.write(order_id)
 
+    @rule(
+        ask=st.builds(
+            NaiveAsk,
+            makers,
+            sides,
+            prices,
+            lots,
+            minimums,
+            flags,
+            st.booleans(),
+            instructions,
+            lives,
+        ),
+        order_id=order_ids,
+    )
+    def match(self, ask: NaiveAsk, order_id: bytes) -> None:
+        """Plan and write in one step."""
+        ask = NaiveAsk(**{**vars(ask), "expires_at_ms": self.now_ms + ask.expires_at_ms})
+        expected = self.naive.plan(ask, self.now_ms, frozenset())
+        if expected.reason is None and self.refusal(ask, expected, order_id):
+            resting = self.naive.find(order_id) is not None
+            reason = "duplicate_order" if resting else "book_full"
+            expected = NaivePlan([], 0, ask.lots, reason)
+        planned = match(self.book, incoming(ask), self.now_ms, order_id=order_id)
+        assert same(planned, expected)
+        if expected.reason is None:
+            self.write_naive(ask, expected, order_id)
+
     @precondition(lambda self: self.old is not None)
     @rule(order_id=order_ids)
     def write(self, order_id: bytes) -> None:
@@ -199,14 +227,17 @@ class BookMachine(RuleBasedStateMachine):
         reason = apply(self.book, incoming(ask), planned, self.now_ms, order_id=order_id)
         assert (reason is not None) == refused
         if not refused:
-            for fill in expected.fills:
-                assert self.naive.fill(fill[0], fill[2])
-            if expected.resting:
-                assert (
-                    self.naive.place(self.remainder(ask, expected, order_id), self.now_ms) is None
-                )
+            self.write_naive(ask, expected, order_id)
             taken = sum(fill[2] for fill in expected.fills)
             assert self.naive_lots() == before - taken + expected.resting
+
+    def write_naive(self, ask: NaiveAsk, expected: NaivePlan, order_id: bytes) -> None:
+        """Do to the naive book what the plan says."""
+        for fill in expected.fills:
+            assert self.naive.fill(fill[0], fill[2])
+        if expected.resting:
+            rest = self.remainder(ask, expected, order_id)
+            assert self.naive.place(rest, self.now_ms) is None
 
     def refusal(self, ask: NaiveAsk, expected: NaivePlan, order_id: bytes) -> bool:
         """Whether the plan cannot be written as the book is now."""

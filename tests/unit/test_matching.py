@@ -7,7 +7,7 @@ import pytest
 
 from zmqex.errors import LocalProtocolError
 from zmqex.market.book import Book
-from zmqex.market.matching import Plan, apply, check_fill, plan
+from zmqex.market.matching import Plan, apply, check_fill, match, plan
 from zmqex.market.orders import BookOrder, IncomingOrder, OrderFlags, Side, TimeInForce
 from zmqex.reasons import RejectReason
 
@@ -264,3 +264,26 @@ def test_a_plan_of_another_order_is_a_fault_of_the_caller(twist: str) -> None:
     with pytest.raises(LocalProtocolError, match="another order"):
         apply(book, order, planned, NOW_MS, order_id=MINE)
     assert book.state_hash() == before
+
+
+def test_matching_in_one_step_plans_and_writes() -> None:
+    """The same as plan and apply; what is refused changes nothing."""
+    book = book_of(ask("a", ALICE, 10, 8))
+    planned = match(book, buy(10, 10), NOW_MS, order_id=MINE)
+    assert (planned.filled_lots, planned.resting_lots, planned.reason) == (8, 2, None)
+    assert (book.best_ask(), book.best_bid()) == (None, 10)
+    again = match(book, buy(9, 4), NOW_MS, order_id=MINE)
+    assert again == Plan((), 0, 0, 4, RejectReason.DUPLICATE_ORDER)
+    sell = msgspec.structs.replace(buy(10, 1), side=Side.SELL)
+    assert match(book, sell, NOW_MS, order_id=ident("s")).reason is RejectReason.SELF_TRADE
+    assert [order.available_lots for order in book.orders(Side.BUY)] == [2]
+
+
+def test_a_replay_of_an_order_that_would_fill_completely_is_refused() -> None:
+    """Nothing of it would rest, and still its id is looked up first."""
+    book = book_of(ask("a", ALICE, 10, 8), ask("b", BOB, 12, 8))
+    assert match(book, buy(10, 10), NOW_MS, order_id=MINE).resting_lots == 2
+    taker = msgspec.structs.replace(buy(12, 3), owner=CAROL)
+    replay = match(book, taker, NOW_MS, order_id=MINE)
+    assert replay == Plan((), 0, 0, 3, RejectReason.DUPLICATE_ORDER)
+    assert len(book) == 2

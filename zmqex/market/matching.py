@@ -203,12 +203,10 @@ def _takable(order: BookOrder, wanted: int, incoming_minimum: int) -> int:
 
 
 def _decide(incoming: IncomingOrder, fills: tuple[PlannedFill, ...], left: int) -> Plan:
-    """Turn what could be filled into what the order's instructions make of it."""
+    """Turn fills that leave something, or that post-only forbids, into what becomes of the order."""
     quantity_lots = incoming.quantity_lots
     if incoming.post_only and fills:
         return Plan((), 0, 0, quantity_lots, RejectReason.WOULD_CROSS, fills[0].order_id)
-    if not left:
-        return Plan(fills, quantity_lots, 0, 0)
     time_in_force = incoming.time_in_force
     all_or_none = incoming.flags & _ALL_OR_NONE
     if time_in_force is _FOK or (time_in_force is _IOC and all_or_none):

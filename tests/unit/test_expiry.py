@@ -1,0 +1,73 @@
+"""The expiry queue on its own: near and far ends, orders that left, and what it keeps of them."""
+
+from __future__ import annotations
+
+import random
+
+from zmqex.market.expiry import SLOT_BITS, ExpiryQueue
+from zmqex.market.orders import BookOrder, Side
+
+SLOT_MS = 1 << SLOT_BITS
+
+
+def order(number: int, expires_at_ms: int) -> BookOrder:
+    """A resting order that came as the `number`th."""
+    name = number.to_bytes(32, "big")
+    return BookOrder(name, name, Side.BUY, 1, 1, 1, 0, expires_at_ms, number)
+
+
+def drain(queue: ExpiryQueue) -> list[int]:
+    """Let every order end, first to last."""
+    ends: list[int] = []
+    while (first := queue.first()) is not None:
+        ends.append(first.expires_at_ms)
+        first.arrival = -2
+    return ends
+
+
+def test_orders_end_in_order_however_far_apart_they_are() -> None:
+    """Slots of the calendar and the heap of near ends make one order."""
+    rng = random.Random(1)
+    ends = [rng.randrange(20 * SLOT_MS) for _ in range(500)]
+    queue = ExpiryQueue()
+    for number, end in enumerate(ends):
+        queue.add(order(number, end))
+    assert drain(queue) == sorted(ends)
+    assert len(queue) == 0
+
+
+def test_an_earlier_end_that_comes_later_is_first() -> None:
+    """Asking for the first end does not hide what ends before it."""
+    queue = ExpiryQueue()
+    queue.add(order(1, 9 * SLOT_MS))
+    first = queue.first()
+    assert first is not None
+    assert first.expires_at_ms == 9 * SLOT_MS
+    queue.add(order(2, 5))
+    queue.add(order(3, 9 * SLOT_MS + 1))
+    queue.add(order(4, 12 * SLOT_MS))
+    assert drain(queue) == [5, 9 * SLOT_MS, 9 * SLOT_MS + 1, 12 * SLOT_MS]
+
+
+def test_orders_that_left_are_passed_over_near_and_far() -> None:
+    """Whether they left before their slot began or after."""
+    queue = ExpiryQueue()
+    orders = [order(number, number * SLOT_MS // 4) for number in range(12)]
+    for each in orders:
+        queue.add(each)
+    queue.first()
+    for number in (0, 1, 2, 5, 8, 11):
+        orders[number].arrival = -2
+    assert drain(queue) == [orders[number].expires_at_ms for number in (3, 4, 6, 7, 9, 10)]
+
+
+def test_rebuilding_forgets_all_but_the_given() -> None:
+    """Near and far entries alike; the given ones keep their order."""
+    queue = ExpiryQueue()
+    keep = [order(number, (9 - number) * SLOT_MS) for number in range(3)]
+    for each in [*keep, order(7, 1), order(8, 20 * SLOT_MS)]:
+        queue.add(each)
+    queue.first()
+    queue.rebuild(keep)
+    assert len(queue) == 3
+    assert drain(queue) == [7 * SLOT_MS, 8 * SLOT_MS, 9 * SLOT_MS]
