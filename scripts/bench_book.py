@@ -288,11 +288,11 @@ class FlatBook:
 
 
 def draw_order(rng: random.Random, now_ms: int, makers: list[bytes]) -> Operation:
-    """A resting order near the middle; one in twenty lives only for the stream."""
+    """A resting order near the middle; one in fifty ends before the stream does."""
     side = rng.choice((Side.BUY, Side.SELL))
     away = 1 + int(rng.expovariate(1 / 25))
     lots = rng.randint(1, 100)
-    life = rng.randint(1, 60_000) if rng.random() < 0.05 else rng.randint(1, 168) * HOUR_MS  # noqa: PLR2004
+    life = rng.randint(1, 60_000) if rng.random() < 0.02 else rng.randint(1, 168) * HOUR_MS  # noqa: PLR2004
     return Operation(
         ADD,
         now_ms,

@@ -50,6 +50,7 @@ class Book:
         self._bids: Final = _Ladder([], {})
         self._asks: Final = _Ladder([], {})
         self._expiries: Final = ExpiryQueue()
+        self._far: Final = self._expiries.far
         self._arrivals = 0
         self._sweep_at = _SWEEP_MIN  # the arrival with which the expiry queue is swept next
 
@@ -109,7 +110,7 @@ class Book:
         queue.lots += lots
         queue.orders.append(order)
         self._arrivals = order.arrival = arrival = self._arrivals + 1
-        same_slot = self._expiries.far.get(expires_at_ms >> SLOT_BITS)
+        same_slot = self._far.get(expires_at_ms >> SLOT_BITS)
         if same_slot is None:
             self._expiries.add(order)
         else:

@@ -203,7 +203,7 @@ def _takable(order: BookOrder, wanted: int, incoming_minimum: int) -> int:
 
 
 def _decide(incoming: IncomingOrder, fills: tuple[PlannedFill, ...], left: int) -> Plan:
-    """Turn fills that leave something, or that post-only forbids, into what becomes of the order."""
+    """What becomes of an order whose fills leave something, or that must not fill."""
     quantity_lots = incoming.quantity_lots
     if incoming.post_only and fills:
         return Plan((), 0, 0, quantity_lots, RejectReason.WOULD_CROSS, fills[0].order_id)
