@@ -133,6 +133,8 @@ GAP_WAIT_MS: Final = 20
 VERIFYING_MAX: Final = 20_000
 # Three heartbeats may be lost before a maker counts as silent.
 HEARTBEAT_EVERY_MS: Final = 5 * SECOND_MS
+# And one this soon after a batch, for peers that ask for heads meanwhile.
+HEARTBEAT_SOON_MS: Final = 200
 SILENT_MS: Final = 15 * SECOND_MS
 # Held and remaining change with every take; readers need no more than this of one order.
 UPDATE_EVERY_MS: Final = 250

@@ -12,9 +12,9 @@ HALF = BTC // 2
 
 
 def test_an_unpaid_hold_ends_and_the_quantity_returns(user: Home) -> None:
-    """With a hold of three seconds: held, then free in every book, and paying is refused."""
+    """With a hold of eight seconds: held, then free in every book, and paying is refused."""
     alice, bob = user.node("alice"), user.node("bob")
-    alice.start("--hold-ttl", "3s")
+    alice.start("--hold-ttl", "8s")
     bob.start()
     bob.wait_live(alice)
     alice.call(PlaceOrder("BTC/USD", "buy", BTC, 100))
@@ -25,7 +25,7 @@ def test_an_unpaid_hold_ends_and_the_quantity_returns(user: Home) -> None:
     trade_id = answer["trades"][0]["trade_id"]
     bob.wait_book(order_id, BTC, HALF)
     for node in (alice, bob):
-        node.wait_state(trade_id, "cancelled", 15)
+        node.wait_state(trade_id, "cancelled", 20)
         node.wait_book(order_id, BTC)
 
     assert alice.call(ListHolds())["holds"] == []

@@ -244,7 +244,8 @@ class Fetch:
         total = sum(len(one.orders) for one in self.folds.values())
         if total > ORDERS_TOTAL_MAX:
             raise RemoteProtocolError("more orders than a node keeps", penalty=5)
-        if batches and fold.sequence < head.sequence:
+        if batches:
+            # Beyond the head too: what was published since is signed and chained as well.
             self._ask_log(fold, head)
         else:
             self._next_log()

@@ -97,6 +97,7 @@ class Kernel:
             self.core, self.replicas, self.trades, self.orders, self.maker, self.taker
         )
         self.play = PlayRelay(self.core, self.sessions)
+        self.publisher.on_log_lost.append(self.orders.log_lost)
         self._restored = restored
         self.trades.restore(restored.trades, restored.lines, restored.outbox)
         self.orders.restore(restored.orders)

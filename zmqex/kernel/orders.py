@@ -185,6 +185,12 @@ class OwnOrders:
         )
         return dropped
 
+    def log_lost(self, market: str) -> None:
+        """Our published log was lost: what it held is not republished, and cannot be taken."""
+        for order_id, row in list(self.rows.items()):
+            if row.state == OPEN and row.market == market:
+                self.close(order_id, RejectReason.UNAVAILABLE)
+
     def restore(self, rows: tuple[OwnOrder, ...]) -> None:
         """Bring back what the journal has."""
         for row in rows:

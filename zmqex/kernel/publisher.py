@@ -21,6 +21,7 @@ from zmqex.limits import (
     CLOCK_SKEW_MAX_MS,
     HEADS_MAX,
     HEARTBEAT_EVERY_MS,
+    HEARTBEAT_SOON_MS,
     LOG_PAGE_BYTES_MAX,
     SECOND_MS,
     UPDATE_EVERY_MS,
@@ -49,6 +50,7 @@ class Publisher:
         self._beat = b""
         self._beat_heads: list[Head] = []
         self._beat_sent_ms = 0
+        self._beat_is_due = False
         # Called with a market whose log was found to be behind what others have of it: our open
         # orders are no longer published there.
         self.on_log_lost: list[Callable[[str], None]] = []
@@ -113,6 +115,10 @@ class Publisher:
         for market, operations in pending.items():
             for chunk in _chunks(operations):
                 self._publish(market, chunk)
+        if not self._beat_is_due:
+            # Whoever is asked for our heads has fresh ones, and a lost last batch is noticed soon.
+            self._beat_is_due = True
+            self._core.call_after("heartbeat soon", HEARTBEAT_SOON_MS, self._heart_soon)
 
     def heartbeat(self) -> bytes:
         """Our heartbeat as envelope bytes, at most a second old and never behind our logs."""
@@ -133,6 +139,10 @@ class Publisher:
     def _heart(self) -> None:
         self._core.call_after("heartbeat", HEARTBEAT_EVERY_MS, self._heart)
         self._core.emit(Publish(HEARTBEAT_TOPIC, self.heartbeat()))
+
+    def _heart_soon(self) -> None:
+        self._beat_is_due = False
+        self._heart()
 
     def _heads(self) -> list[Head]:
         logs = self._replicas.logs_of(self._core.identity)
