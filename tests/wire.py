@@ -92,7 +92,7 @@ class LogNode:
         raise AssertionError(f"nobody answers {event.command}")
 
 
-class Said(happened.Event):
+class Said(happened.Event, frozen=True):
     """What a test makes a node do in the middle of an event."""
 
     call: Callable[[], None]
@@ -101,7 +101,7 @@ class Said(happened.Event):
 class Host:
     """One machine: its key, its disk, and the node that runs on it."""
 
-    def __init__(self, wire: Wire, name: str, number: int, **settings: Any) -> None:
+    def __init__(self, wire: Wire, name: str, number: int, **settings: object) -> None:
         """Give it a name, an address and a key."""
         self.wire = wire
         self.name = name
@@ -125,7 +125,7 @@ class Host:
         assert self.node is not None
         return self.node
 
-    def start(self, **settings: Any) -> None:
+    def start(self, **settings: object) -> None:
         """Start a node from what is on disk, with a fresh CURVE key."""
         self.starts += 1
         self.settings |= settings
@@ -181,7 +181,7 @@ class Host:
             one.facts for one in self.effects if isinstance(one, out.Log) and one.event == event
         ]
 
-    def place(self, number: int = 1, market: str = MARKET, **fields: Any) -> bytes:
+    def place(self, number: int = 1, market: str = MARKET, **fields: object) -> bytes:
         """Publish an order; its id."""
         raw = encode(order(number, self.wire.wall_ms, market=market, **fields))
         self.do(lambda: self.n.publisher.append(market, Place(raw)))
@@ -226,7 +226,7 @@ class Wire:
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
         self._serial = 0
 
-    def add(self, *names: str, start: bool = True, **settings: Any) -> list[Host]:
+    def add(self, *names: str, start: bool = True, **settings: object) -> list[Host]:
         """New hosts; each finds all earlier ones."""
         added = []
         for name in names:
@@ -244,9 +244,9 @@ class Wire:
         found = tuple((one.address, one.settings["hello_port"], "dht") for one in others)
         host.handle(happened.CandidatesFound(found))
 
-    def meet(self, *names: str, **settings: Any) -> list[Host]:
+    def meet(self, *names: str) -> list[Host]:
         """New hosts that are connected to each other."""
-        hosts = self.add(*names, **settings)
+        hosts = self.add(*names)
         self.run(1_000)
         return hosts
 
@@ -283,6 +283,11 @@ class Wire:
                 self._soon(host, happened.Verified(ticket, valid), 0)
             case out.DialHello(address, port, source):
                 self._dial(host, (address, port, source))
+            case _:
+                self._carry_out_on_sockets(host, effect)
+
+    def _carry_out_on_sockets(self, host: Host, effect: out.Effect) -> None:
+        match effect:
             case out.ConnectPeer(peer, curve_key, rpc):
                 host.links[peer] = (rpc[0], curve_key)
             case out.DisconnectPeer(peer):
@@ -299,6 +304,8 @@ class Wire:
                 for target in self.hosts.values():
                     if self._linked(target, host.identity) is host:
                         self._carry(host, target, happened.StreamReceived(((topic, envelope),)))
+            case _:
+                assert isinstance(effect, out.Log | out.AnswerCommand | out.Announce)
 
     def _linked(self, host: Host, peer: bytes) -> Host | None:
         """Whom a host's sockets for a peer reach: the CURVE key must still be the one there."""
@@ -361,7 +368,7 @@ class Wire:
         self.monotonic_ms = at_ms
 
 
-def order(number: int, now_ms: int, **fields: Any) -> Order:
+def order(number: int, now_ms: int, **fields: object) -> Order:
     """A valid order; equal numbers make equal orders."""
     terms: dict[str, Any] = {
         "market": MARKET,
@@ -376,7 +383,8 @@ def order(number: int, now_ms: int, **fields: Any) -> Order:
         "payment_methods": [],
         "nonce": number.to_bytes(16, "big"),
     }
-    return Order(**(terms | fields))
+    terms.update(fields)
+    return Order(**terms)
 
 
 def _is_valid(identity: bytes, kind: str, raw: bytes) -> bool:

@@ -1,8 +1,8 @@
-"""Whatever the wire does, all nodes end with the same orders; and the root is what the text says."""
+"""Whatever the wire does, all nodes end with the same orders; the root is what the text says."""
 
 from __future__ import annotations
 
-from typing import Any
+from random import Random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -37,7 +37,9 @@ def operation(step: tuple[str, int, int, int]) -> Operation:
 
 
 @given(_STEPS)
-def test_the_incremental_root_is_the_root_of_the_rows(steps: list[Any]) -> None:
+def test_the_incremental_root_is_the_root_of_the_rows(
+    steps: list[tuple[str, int, int, int]],
+) -> None:
     """After any history, refused batches among it, the root equals one computed from scratch."""
     fold = new_fold()
     for index, step in enumerate(steps):
@@ -50,7 +52,7 @@ def test_the_incremental_root_is_the_root_of_the_rows(steps: list[Any]) -> None:
 
 @given(_STEPS, st.randoms(use_true_random=False), st.integers(1, 3))
 def test_the_order_of_delivery_cannot_change_a_fold(
-    steps: list[Any], random: Any, copies: int
+    steps: list[tuple[str, int, int, int]], random: Random, copies: int
 ) -> None:
     """Batches of a log, repeated and shuffled, fold to the same state once all have come."""
     fold, said = new_fold(), []
@@ -94,10 +96,12 @@ def act(host: Host, placed: dict[str, list[bytes]], number: int, kind: int) -> N
     lost=st.integers(0, 30),
     repeated=st.integers(0, 30),
     slowest_ms=st.integers(1, 400),
-    kinds=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 120)), max_size=40),
+    kinds=st.lists(
+        st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 120)), max_size=40
+    ),
     crash=st.booleans(),
 )
-def test_all_nodes_converge_once_the_wire_is_whole(  # noqa: PLR0913
+def test_all_nodes_converge_once_the_wire_is_whole(
     seed: int,
     lost: int,
     repeated: int,
@@ -122,7 +126,7 @@ def test_all_nodes_converge_once_the_wire_is_whole(  # noqa: PLR0913
         hosts[0].start()
     wire.lost = wire.repeated = 0
     wire.run(40_000)
-    late, = wire.add("dave")
+    (late,) = wire.add("dave")
     wire.run(5_000)
     for maker in hosts:
         if maker.n.replicas.logs_of(maker.identity):

@@ -29,7 +29,7 @@ class Stranger:
         self.curve_key = hashlib.sha256(b"curve" + name.encode()).digest()
         self.request_id = 0
 
-    def record(self, **changes: Any) -> bytes:
+    def record(self, **changes: object) -> bytes:
         """A good record but for `changes`; None for all endpoints with `leaving`."""
         now_ms = self.wire.wall_ms
         fields: dict[str, Any] = {
@@ -47,17 +47,16 @@ class Stranger:
         }
         if changes.pop("leaving", False):
             changes |= {"hello": None, "rpc": None, "orders": None}
-        body = encode(PeerRecord(**(fields | changes)))
+        fields.update(changes)
+        body = encode(PeerRecord(**fields))
         return seal(self.key, NETWORK, "record", body)
 
-    def ask(self, host: Host, kind: str, body: Message | None = None, **fields: Any) -> Frame:
+    def ask(
+        self, host: Host, kind: str, body: Message | None = None, version: int = PROTOCOL_VERSION
+    ) -> Frame:
         """Send a request; the frame of its reply."""
-        frame = Frame(
-            fields.get("version", PROTOCOL_VERSION),
-            kind,
-            self._next_id(),
-            fields.get("raw", msgspec.Raw(encode(body or Empty()))),
-        )
+        raw = msgspec.Raw(encode(body or Empty()))
+        frame = Frame(version, kind, self._next_id(), raw)
         effects = self.send(host, encode(frame))
         replies = [one.frame for one in effects if isinstance(one, out.SendReply)]
         assert len(replies) == 1
@@ -68,9 +67,11 @@ class Stranger:
         route = happened.Route(self.curve_key, b"stranger", self.address)
         return host.handle(happened.RequestReceived(route, frame))
 
-    def refused(self, host: Host, kind: str, body: Message | None = None, **fields: Any) -> Reject:
+    def refused(
+        self, host: Host, kind: str, body: Message | None = None, version: int = PROTOCOL_VERSION
+    ) -> Reject:
         """Send a request that is refused; the refusal."""
-        reply = self.ask(host, kind, body, **fields)
+        reply = self.ask(host, kind, body, version)
         assert reply.kind == "reject"
         return decode(reply.body, Reject)
 
@@ -115,5 +116,3 @@ class Stranger:
 def reason_of(frame: Frame) -> RejectReason:
     """Why a reply refuses."""
     return RejectReason(decode(frame.body, Reject).reason)
-
-

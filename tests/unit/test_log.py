@@ -26,13 +26,13 @@ def new_fold() -> Fold:
     return fold
 
 
-def place(number: int, **terms: Any) -> tuple[bytes, Place]:
+def place(number: int, **terms: object) -> tuple[bytes, Place]:
     """Return a placement and the id of its order."""
     raw = encode(order(number, START_MS, **terms))
     return order_id(NETWORK, MAKER, raw), Place(raw)
 
 
-def batch(fold: Fold, *operations: Operation, **changes: Any) -> Batch:
+def batch(fold: Fold, *operations: Operation, **changes: object) -> Batch:
     """Return the batch that would come next, but for `changes`."""
     fields: dict[str, Any] = {
         "maker": MAKER,
@@ -43,7 +43,8 @@ def batch(fold: Fold, *operations: Operation, **changes: Any) -> Batch:
         "sent_at_ms": START_MS,
         "operations": list(operations) or [place(99)[1]],
     }
-    return Batch(**(fields | changes))
+    fields.update(changes)
+    return Batch(**fields)
 
 
 def say(fold: Fold, *operations: Operation) -> RejectReason | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 
 import msgspec
 import pytest
@@ -17,7 +17,7 @@ from zmqex.kernel.commands import AddPeer, GetStatus, ListPeers, PingPeer, Remov
 from zmqex.kernel.peers import TABLE, Input, Peer, State
 from zmqex.kernel.records import DropPeer, KnownPeer, PutPeer
 from zmqex.kernel.requests import Answer, Refusal, TokenBucket
-from zmqex.protocol.codec import decode, encode, encode_frame
+from zmqex.protocol.codec import decode, encode_frame
 from zmqex.protocol.identity import to_text
 from zmqex.protocol.messages import (
     Empty,
@@ -44,10 +44,10 @@ def dials(effects: list[out.Effect]) -> list[tuple[str, int]]:
     return [(one.host, one.port) for one in effects if isinstance(one, out.DialHello)]
 
 
-def alone(**settings: object) -> tuple[Wire, Host, Stranger]:
+def alone() -> tuple[Wire, Host, Stranger]:
     """Return a host, and somebody who is not its peer yet."""
     wire = Wire()
-    (host,) = wire.add("alice", **settings)
+    (host,) = wire.add("alice")
     return wire, host, Stranger(wire)
 
 
@@ -213,7 +213,7 @@ def test_the_address_book_is_dialled_at_start() -> None:
 
 def test_a_pinned_peer_of_the_address_book_is_never_too_old() -> None:
     """The operator's word outlives a month; a host that is nonsense is passed over."""
-    wire, host, stranger = alone()
+    _, host, stranger = alone()
     raw = stranger.record()
     for where, dialled in (("10.5.5.5", [("10.5.5.5", HELLO)]), ("no host", [])):
         host.crash()
@@ -242,6 +242,133 @@ def test_static_peers_are_dialled_and_must_be_who_they_are_said_to_be() -> None:
     wire.run(500)
     assert state(bob, alice.identity) is State.LIVE
     assert bob.n.sessions.peers[alice.identity].pinned
+
+
+def test_a_leaving_peer_is_nowhere() -> None:
+    """Asking for the place of an endpoint that a record does not name is a fault of ours."""
+    wire, _, stranger = alone()
+    raw = stranger.record(leaving=True)
+    record = check_record(raw, "play", wire.wall_ms)
+    assert isinstance(record, PeerRecord)
+    with pytest.raises(LocalProtocolError, match="leaving"):
+        Peer(record.identity, record, raw, "host", "test").at(record.rpc)
+
+
+def test_a_greet_that_is_refused_for_not_greeting_fails() -> None:
+    """An answer that makes no sense does not make us greet for ever."""
+    wire, host, stranger = alone()
+    stranger.greet(host)
+    stranger.reject(host, "greet", "not_greeted")
+    assert len(stranger.asked(host, "greet")) == 1
+    wire.run(limits.REQUEST_DEADLINE_MS + 1)
+    assert state(host, stranger.identity) is State.BACKING_OFF
+
+
+# --- addresses -----------------------------------------------------------------------------------
+
+
+def test_nonsense_addresses_are_not_dialled() -> None:
+    """A candidate is a host name or address and a port; everything else is counted."""
+    _, host, _ = alone()
+    found = (("no host", 1, "dht"), ("", 1, "dht"), ("10.1.1.1", 0, "dht"), ("h", 65_536, "dht"))
+    assert dials(host.handle(happened.CandidatesFound(found))) == []
+    assert host.n.core.counted["candidates_refused"] == 4
+
+
+def test_an_address_that_fails_is_tried_later_and_later() -> None:
+    """Doubling from one second to a minute, a quarter of jitter either way."""
+    wire, host, _ = alone()
+    times: list[int] = []
+    host.handle(happened.CandidatesFound((("10.1.1.1", 1, "dht"),)))
+    for _ in range(600):
+        host.effects.clear()
+        wire.run(1_000)
+        if dials(host.effects):
+            times.append(wire.monotonic_ms)
+    waits = [after - before for before, after in pairwise(times)]
+    assert 46_000 <= max(waits) <= 78_000
+    assert len(times) < 20
+
+
+def test_a_candidate_that_backs_off_is_not_hurried_by_discovery() -> None:
+    """Naming it again changes nothing before its time has come."""
+    wire, host, _ = alone()
+    found = happened.CandidatesFound((("10.1.1.1", 1, "dht"),))
+    assert dials(host.handle(found)) == [("10.1.1.1", 1)]
+    assert dials(host.handle(found)) == []  # under way
+    wire.run(1_001)
+    assert dials(host.handle(found)) == []  # backs off
+    host.command(AddPeer("", "10.1.1.1", 1))
+    assert dials(host.effects)[-1:] == [("10.1.1.1", 1)]  # the operator says now
+    host.effects.clear()
+    host.command(AddPeer("", "10.1.1.1", 1))
+    assert dials(host.effects) == []  # under way
+
+
+def test_an_address_that_nobody_names_is_forgotten() -> None:
+    """After an hour without an answer and without news; a pinned one stays."""
+    wire, host, _ = alone()
+    host.handle(happened.CandidatesFound((("10.1.1.1", 1, "dht"),)))
+    host.command(AddPeer("", "10.1.1.2", 1))
+    wire.run(limits.ADDRESS_FORGET_MS + 100_000)
+    assert host.n.sessions.addresses.get("10.1.1.1", 1) is None
+    assert host.n.sessions.addresses.get("10.1.1.2", 1) is not None
+
+
+def test_no_source_fills_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the table for one source; a full one drops what failed most, never a proven one."""
+    monkeypatch.setattr("zmqex.kernel.addresses.ADDRESSES_MAX", 4)
+    _, host, _ = alone()
+
+    def find(name: str, source: str) -> bool:
+        found = happened.CandidatesFound(((name, 1, source),))
+        return dials(host.handle(found)) == [(name, 1)]
+
+    assert [find(f"a{number}", "dht") for number in range(3)] == [True, True, False]
+    assert [find(f"b{number}", "grape") for number in range(2)] == [True, True]
+    host.handle(happened.HelloFailed("a1", 1, "dht", "silent"))
+    assert find("c", "exchange")
+    table = host.n.sessions.addresses
+    assert table.get("a1", 1) is None
+    for name in ("a0", "b0", "b1", "c"):
+        address = table.get(name, 1)
+        assert address is not None
+        address.proven = b"p" * 32
+    assert not find("d", "else")
+    assert host.n.sessions.add("e", 1)  # the operator's word finds room
+
+
+def test_so_many_dials_are_under_way_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest waits for its turn, and gets it."""
+    monkeypatch.setattr("zmqex.kernel.addresses.DIALS_AT_ONCE_MAX", 2)
+    wire, host, _ = alone()
+    found = tuple((f"10.1.1.{number}", 1, "dht") for number in range(5))
+    assert len(dials(host.handle(happened.CandidatesFound(found)))) == 2
+    wire.run(5_000)
+    assert {place[0] for place in dials(host.effects)} == {name for name, _, _ in found}
+
+
+def test_a_dial_that_never_ends_is_given_up() -> None:
+    """Should the transport forget to answer, the address is tried again all the same."""
+    wire, host, _ = alone()
+    sessions = host.n.sessions
+    address = sessions.addresses.name("10.1.1.1", 1, "dht")
+    assert address is not None
+    host.do(lambda: sessions.addresses.dial_soon(address))
+    address.dialling = True
+    wire._queue.clear()
+    wire.arm(host)
+    host.effects.clear()
+    wire.run(limits.DIAL_FORGET_MS + 2_000)
+    assert dials(host.effects) == [("10.1.1.1", 1)]
+
+
+def test_a_full_address_table_does_not_keep_a_peer_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that greets is connected, even if its address cannot be remembered."""
+    monkeypatch.setattr("zmqex.kernel.addresses.ADDRESSES_MAX", 0)
+    _, host, stranger = alone()
+    stranger.befriend(host)
+    assert host.n.sessions.is_live(stranger.identity)
 
 
 # --- records -------------------------------------------------------------------------------------
@@ -295,9 +422,7 @@ def test_an_older_or_empty_record_does_not_connect() -> None:
     connected = host.links.copy()
     host.do(lambda: host.n.sessions.on_woke(happened.Woke(1)))
     wire.run(0)
-    host.handle(
-        happened.HelloAnswered(*place, stranger.record(sequence=1, curve_key=b"o" * 32))
-    )
+    host.handle(happened.HelloAnswered(*place, stranger.record(sequence=1, curve_key=b"o" * 32)))
     assert host.links == connected
 
 
@@ -481,9 +606,7 @@ def test_replies_must_fit_a_question() -> None:
     _, host, stranger = alone()
     stranger.befriend(host)
     answers: list[Answer] = []
-    host.do(
-        lambda: host.n.sessions.request(stranger.identity, "ping", Empty(), answers.append)
-    )
+    host.do(lambda: host.n.sessions.request(stranger.identity, "ping", Empty(), answers.append))
     asked = stranger.asked(host, "ping")[-1]
     stranger.reply_raw(host, b"\xc1")
     stranger.reply_raw(host, encode_frame("book", asked.request_id, Empty()))
@@ -515,9 +638,7 @@ def test_questions_under_way_are_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("zmqex.kernel.requests.REQUESTS_PENDING_MAX", 3)
     answers: list[Answer] = []
     for _ in range(4):
-        host.do(
-            lambda: host.n.sessions.request(stranger.identity, "ping", Empty(), answers.append)
-        )
+        host.do(lambda: host.n.sessions.request(stranger.identity, "ping", Empty(), answers.append))
     assert [one.reason for one in answers if isinstance(one, Refusal)][-1:] == [
         RejectReason.RATE_LIMITED
     ]
@@ -589,7 +710,9 @@ def test_limits_and_live_peers_are_told() -> None:
     alice, bob = wire.meet("alice", "bob")
     stranger = Stranger(wire)
     stranger.greet(alice)
-    told = {one.name: one.value for one in decode(stranger.ask(alice, "limits").body, Limits).limits}
+    told = {
+        one.name: one.value for one in decode(stranger.ask(alice, "limits").body, Limits).limits
+    }
     assert told["batch_operations"] == limits.BATCH_OPERATIONS_MAX
     assert told["requests_per_second"] == limits.REQUESTS_PER_SECOND
     page = decode(stranger.ask(alice, "peers", Page(b"")).body, Peers)
@@ -629,9 +752,6 @@ def test_vouching_for_nonsense_brings_nothing() -> None:
     _, host, stranger = alone()
     stranger.befriend(host)
     host.effects.clear()
-    stranger.asked(host, "peers")
-    asked = stranger.asked(host, "peers")
-    assert asked == []
     host.do(lambda: host.n.sessions._ask_for_peers(stranger.identity))
     records = [b"\x01", stranger.record(), stranger.record(hello=Endpoint("10.4.4.4", 5))]
     effects = stranger.reply(host, "peers", Peers(records))
@@ -851,4 +971,3 @@ def test_what_a_peer_is_written_down_as_survives() -> None:
     host.do(lambda: host.n.sessions.remove(stranger.identity))
     writes = [one for one in host.effects if isinstance(one, out.Persist)]
     assert any(isinstance(write, DropPeer) for one in writes for write in one.writes)
-    assert encode(Empty()) == b"\x90"

@@ -114,7 +114,7 @@ class Addresses:
         age_ms = self._core.now.monotonic_ms - address.named_ms
         if not address.pinned and age_ms >= ADDRESS_FORGET_MS:
             self._forget(address)
-        elif not address.waiting:
+        else:
             self._wait(address)
 
     def forget_peer(self, identity: bytes, keep: Key | None = None) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from zmqex.errors import LocalProtocolError, RemoteProtocolError
+from zmqex.errors import RemoteProtocolError
 from zmqex.kernel.addresses import Addresses
 from zmqex.kernel.core import Core
 from zmqex.kernel.effects import ConnectPeer, DisconnectPeer
@@ -299,8 +299,6 @@ class Links:
         peer.greet_serial += 1  # an older greet that ends now says nothing about these sockets
         self._requests.drop(peer.identity, RejectReason.NOT_CONNECTED)
         record = peer.record
-        if record.rpc is None or record.orders is None:
-            raise LocalProtocolError("only a reachable peer is connected")
         self._note_address(peer)
         topics = (b"h", RECORD_TOPIC, b"e", *map(topic, self._core.settings.markets))
         self._core.emit(
@@ -349,8 +347,8 @@ class Links:
 
     def _greet_again(self, identity: bytes, then: Callable[[], None]) -> None:
         """A peer has forgotten who we are."""
-        peer = self.peers.get(identity)
-        if peer is not None and peer.state in ASKABLE:
+        peer = self.peers[identity]
+        if peer.state in ASKABLE:
             self._greet(peer, then)
 
     def _became_live(self, peer: Peer) -> None:
@@ -394,8 +392,6 @@ class Links:
 
     def _note_address(self, peer: Peer) -> tuple[str, int]:
         """Remember where a proven peer can be asked for its record again."""
-        if peer.record.hello is None:
-            raise LocalProtocolError("only a reachable peer is connected")
         host, port = peer.at(peer.record.hello)
         address = self.addresses.name(host, port, peer.source)
         if address is not None:
@@ -450,16 +446,12 @@ class Links:
         return suspect or not (peer.state in CONNECTED or peer.state is State.BANNED)
 
     def _answered(self, identity: bytes) -> None:
-        peer = self.peers.get(identity)
-        if peer is not None:
-            peer.timeouts = 0
-            self.heard(identity)
+        self.peers[identity].timeouts = 0
+        self.heard(identity)
 
     def _timed_out(self, identity: bytes) -> None:
         """Ask the hello socket of a peer that does not answer: it may be another process now."""
-        peer = self.peers.get(identity)
-        if peer is None:
-            return
+        peer = self.peers[identity]
         peer.timeouts += 1
         if peer.timeouts >= TIMEOUTS_BEFORE_HELLO and peer.state in ASKABLE:
             self.addresses.dial_peer(identity)

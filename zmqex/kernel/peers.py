@@ -98,6 +98,8 @@ class Peer(msgspec.Struct):
             raise LocalProtocolError(f"a session that is {self.state} cannot be {happened}")
         self.state, self.why = after, why
 
-    def at(self, endpoint: Endpoint) -> tuple[str, int]:
-        """Where an endpoint of its record is."""
+    def at(self, endpoint: Endpoint | None) -> tuple[str, int]:
+        """Where an endpoint of its record is; a peer that is leaving has none."""
+        if endpoint is None:
+            raise LocalProtocolError("a peer that is leaving is not connected")
         return endpoint.host or self.host, endpoint.port

@@ -126,7 +126,8 @@ class Publisher:
         if self._beat_sent_ms > now_ms + CLOCK_SKEW_MAX_MS:
             self._beat_sent_ms = 0  # the clock was set back: nobody believed those heartbeats
         heads = self._heads()
-        if heads != self._beat_heads or now_ms - self._beat_sent_ms >= SECOND_MS:
+        old = now_ms - self._beat_sent_ms >= SECOND_MS
+        if old or not self._beat or heads != self._beat_heads:
             # Strictly growing, or it would not count as newer.
             self._beat_sent_ms = max(now_ms, self._beat_sent_ms + 1)
             self._beat_heads = heads
@@ -138,6 +139,7 @@ class Publisher:
 
     def _heart(self) -> None:
         self._core.call_after("heartbeat", HEARTBEAT_EVERY_MS, self._heart)
+        self._beat = b""  # always a new one, even if the clock was set back a little
         self._core.emit(Publish(HEARTBEAT_TOPIC, self.heartbeat()))
 
     def _heart_soon(self) -> None:

@@ -86,6 +86,11 @@ class Sync:
 
     def _heads_done(self, peer: bytes) -> None:
         self._asking_heads.pop(peer, None)
+        # A repair that found nobody to ask has somebody now.
+        for maker in self._replicas.makers.values():
+            for log in maker.logs.values():
+                if log.behind:
+                    self.behind(log)
         self._settle()
 
     def _settle(self) -> None:
