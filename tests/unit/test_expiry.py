@@ -49,6 +49,16 @@ def test_an_earlier_end_that_comes_later_is_first() -> None:
     assert drain(queue) == [5, 9 * SLOT_MS, 9 * SLOT_MS + 1, 12 * SLOT_MS]
 
 
+def test_a_slot_that_has_not_begun_keeps_its_orders_together() -> None:
+    """A later end is not taken before an earlier one of the next slot."""
+    queue = ExpiryQueue()
+    queue.add(order(1, 9 * SLOT_MS))
+    queue.add(order(2, 10 * SLOT_MS + 5))
+    queue.first()
+    queue.add(order(3, 10 * SLOT_MS + 7))
+    assert drain(queue) == [9 * SLOT_MS, 10 * SLOT_MS + 5, 10 * SLOT_MS + 7]
+
+
 def test_orders_that_left_are_passed_over_near_and_far() -> None:
     """Whether they left before their slot began or after."""
     queue = ExpiryQueue()
