@@ -7,11 +7,13 @@ from typing import Any
 import msgspec
 
 from tests.unit.stranger import Stranger
-from tests.wire import MARKET, NETWORK, Wire, order
-from zmqex.protocol.codec import encode
+from tests.wire import MARKET, NETWORK, Host, Wire, order
+from zmqex.kernel.logs import MakerLog, Waiting
+from zmqex.market.orders import Side
+from zmqex.protocol.codec import decode, encode
 from zmqex.protocol.identity import digest, order_id, seal
 from zmqex.protocol.log import Fold, Plan, topic
-from zmqex.protocol.messages import Batch, Head, Heartbeat, Operation, Place
+from zmqex.protocol.messages import Batch, Head, Heads, Heartbeat, Operation, Place
 
 
 class Maker(Stranger):
@@ -59,3 +61,42 @@ class Maker(Stranger):
         told = list(heads) or [self.fold.head()]
         beat = Heartbeat(self.identity, self.wire.wall_ms + later_ms, told)
         return seal(self.key, NETWORK, "heartbeat", encode(beat))
+
+
+def scene() -> tuple[Wire, Host, Maker]:
+    """Return a host, and a maker that is its live peer."""
+    wire = Wire()
+    (host,) = wire.add("alice")
+    maker = Maker(wire)
+    maker.befriend(host)
+    return wire, host, maker
+
+
+def log_of(host: Host, maker: Maker) -> MakerLog:
+    """Return the host's copy of the maker's log."""
+    log = host.n.replicas.log(maker.identity, MARKET)
+    assert log is not None
+    return log
+
+
+def counted(host: Host, word: str) -> int:
+    """Return how often something was counted."""
+    return host.n.core.counted.get(word, 0)
+
+
+def resting(host: Host, market: str = MARKET) -> list[bytes]:
+    """Return the ids of a book, hidden and shown, bids first."""
+    book = host.n.replicas.book(market)
+    return [order.order_id for side in (Side.BUY, Side.SELL) for order in book.orders(side)]
+
+
+def waiting_of(raw: bytes) -> Waiting:
+    """Return a batch as it is handed over after its signature was checked."""
+    body = msgspec.msgpack.decode(raw)[0]
+    return Waiting(decode(body, Batch), digest(body), raw)
+
+
+def answer_heads(maker: Maker, host: Host, *heartbeats: bytes) -> None:
+    """Answer the newest question for heads, and have the signatures checked."""
+    maker.reply(host, "heads", Heads(list(heartbeats)))
+    maker.wire.run(0)

@@ -10,6 +10,7 @@ import msgspec
 from tests.wire import HELLO, NETWORK, ORDERS, RPC, Host, Wire
 from zmqex.kernel import effects as out
 from zmqex.kernel import events as happened
+from zmqex.kernel.peers import State
 from zmqex.protocol.codec import decode, decode_frame, encode, encode_frame
 from zmqex.protocol.fields import PROTOCOL_VERSION
 from zmqex.protocol.identity import IdentityKey, seal
@@ -116,3 +117,20 @@ class Stranger:
 def reason_of(frame: Frame) -> RejectReason:
     """Why a reply refuses."""
     return RejectReason(decode(frame.body, Reject).reason)
+
+
+def state(host: Host, identity: bytes) -> State:
+    """Return how a host stands with a peer."""
+    return host.n.sessions.peers[identity].state
+
+
+def dials(effects: list[out.Effect]) -> list[tuple[str, int]]:
+    """Return the addresses that were dialled."""
+    return [(one.host, one.port) for one in effects if isinstance(one, out.DialHello)]
+
+
+def alone() -> tuple[Wire, Host, Stranger]:
+    """Return a host, and somebody who is not its peer yet."""
+    wire = Wire()
+    (host,) = wire.add("alice")
+    return wire, host, Stranger(wire)

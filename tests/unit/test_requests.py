@@ -1,0 +1,223 @@
+"""Requests in both directions: every question has one end, and nobody asks too much."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.stranger import Stranger, alone, dials, state
+from tests.wire import HELLO, Wire
+from zmqex import limits
+from zmqex.kernel.peers import State
+from zmqex.kernel.requests import Answer, Refusal, TokenBucket
+from zmqex.protocol.codec import decode, encode_frame
+from zmqex.protocol.messages import (
+    Empty,
+    Endpoint,
+    Limits,
+    Page,
+    PeerRecord,
+    Peers,
+    Pong,
+)
+from zmqex.protocol.record import check_record
+from zmqex.reasons import RejectReason
+
+# --- asking ---------------------------------------------------------------------------------------
+
+
+def test_every_question_ends_in_exactly_one_answer() -> None:
+    """An answer, a refusal, a time-out, no connection, a closed one, nonsense: one call each."""
+    wire, host, stranger = alone()
+    answers: list[Answer] = []
+
+    def ask() -> None:
+        host.do(
+            lambda: host.n.sessions.request(
+                stranger.identity, "ping", Empty(), answers.append, 1_000
+            )
+        )
+
+    def reason() -> RejectReason:
+        last = answers[-1]
+        assert isinstance(last, Refusal)
+        return last.reason
+
+    ask()
+    assert reason() is RejectReason.NOT_CONNECTED
+    stranger.befriend(host)
+    ask()
+    stranger.reject(host, "ping", "held", 5)
+    assert answers[-1] == Refusal(RejectReason.HELD, 5)
+    ask()
+    stranger.reject(host, "ping", "a_word_of_tomorrow", 5)
+    assert answers[-1] == Refusal(RejectReason.UNAVAILABLE, 5, "a_word_of_tomorrow")
+    ask()
+    stranger.reply_raw(
+        host, encode_frame("reject", stranger.asked(host, "ping")[-1].request_id, Empty())
+    )
+    assert reason() is RejectReason.MALFORMED
+    ask()
+    wire.run(1_001)
+    assert reason() is RejectReason.TIMED_OUT
+    stranger.reply(host, "ping", Pong(1))  # too late
+    ask()
+    host.do(lambda: host.n.sessions.remove(stranger.identity))
+    assert reason() is RejectReason.NOT_CONNECTED
+    assert len(answers) == 6
+
+
+def test_replies_must_fit_a_question() -> None:
+    """Unreadable bytes, another kind or a wrong version are counted and blamed, never handed on."""
+    _, host, stranger = alone()
+    stranger.befriend(host)
+    answers: list[Answer] = []
+    host.do(lambda: host.n.sessions.request(stranger.identity, "ping", Empty(), answers.append))
+    asked = stranger.asked(host, "ping")[-1]
+    stranger.reply_raw(host, b"\xc1")
+    stranger.reply_raw(host, encode_frame("book", asked.request_id, Empty()))
+    assert answers == []
+    assert host.n.sessions.peers[stranger.identity].penalty == 6
+    assert host.n.core.counted["replies_unasked"] == 1
+
+
+def test_an_answer_that_cannot_be_read_is_a_refusal() -> None:
+    """Where the asker cannot decode the body, it is told MALFORMED instead."""
+    _, host, stranger = alone()
+    stranger.befriend(host)
+    answers: list[Answer] = []
+
+    def on_answer(answer: Answer) -> None:
+        if not isinstance(answer, Refusal):
+            decode(answer, Pong)
+        answers.append(answer)
+
+    host.do(lambda: host.n.sessions.request(stranger.identity, "ping", Empty(), on_answer))
+    stranger.reply(host, "ping", Empty())
+    assert [one.reason for one in answers if isinstance(one, Refusal)] == [RejectReason.MALFORMED]
+
+
+def test_questions_under_way_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the bound a question is refused at once."""
+    _, host, stranger = alone()
+    stranger.befriend(host)
+    monkeypatch.setattr("zmqex.kernel.requests.REQUESTS_PENDING_MAX", 3)
+    answers: list[Answer] = []
+    for _ in range(4):
+        host.do(lambda: host.n.sessions.request(stranger.identity, "ping", Empty(), answers.append))
+    assert [one.reason for one in answers if isinstance(one, Refusal)][-1:] == [
+        RejectReason.RATE_LIMITED
+    ]
+
+
+def test_a_peer_that_does_not_answer_is_asked_for_its_record() -> None:
+    """Two time-outs in a row: it may be another process now, so its hello socket is asked."""
+    wire, host, stranger = alone()
+    stranger.befriend(host)
+    wire.run(4_000)  # its silence about heads and peers is twice as well
+    assert (stranger.address, HELLO) in dials(host.effects)
+    assert host.n.sessions.is_live(stranger.identity)
+
+
+# --- being asked ----------------------------------------------------------------------------------
+
+
+def test_requests_are_checked_in_order_of_cost() -> None:
+    """Unreadable, wrong version, unknown kind, not greeted, malformed body: each its reason."""
+    _, host, stranger = alone()
+    assert stranger.send(host, b"\xc1") == []
+    assert stranger.refused(host, "ping", version=2).reason == "wrong_version"
+    assert stranger.refused(host, "no_such_kind").reason == "unknown_kind"
+    assert stranger.refused(host, "ping").reason == "not_greeted"
+    stranger.greet(host)
+    assert stranger.refused(host, "ping", Pong(1)).reason == "malformed"
+    assert host.n.sessions.peers[stranger.identity].penalty == 5
+    assert stranger.ask(host, "ping").kind == "ping"
+
+
+def test_a_peer_may_ask_so_often_and_no_more() -> None:
+    """A burst, then a steady rate; the refusal says when the next is welcome, and it is."""
+    wire, host, stranger = alone()
+    stranger.greet(host)
+    for _ in range(limits.REQUESTS_BURST):
+        assert stranger.ask(host, "ping").kind == "ping"
+    refusal = stranger.refused(host, "ping")
+    assert refusal.reason == "rate_limited"
+    assert refusal.retry_after_ms == 1_000 // limits.REQUESTS_PER_SECOND
+    wire.run(refusal.retry_after_ms)
+    assert stranger.ask(host, "ping").kind == "ping"
+    assert stranger.refused(host, "ping").reason == "rate_limited"
+
+
+def test_rates_are_kept_for_so_many_askers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asked longest ago is forgotten first: its next question starts a fresh burst."""
+    monkeypatch.setattr("zmqex.kernel.requests.REQUEST_SOURCES_MAX", 2)
+    monkeypatch.setattr("zmqex.kernel.requests.REQUESTS_BURST", 1)
+    wire, host, _ = alone()
+    strangers = [Stranger(wire, str(number), f"10.9.9.{number}") for number in range(3)]
+    for one in strangers:
+        assert one.refused(host, "ping").reason == "not_greeted"
+    assert strangers[2].refused(host, "ping").reason == "rate_limited"
+    assert strangers[0].refused(host, "ping").reason == "not_greeted"
+
+
+def test_a_token_bucket_is_never_more_than_full() -> None:
+    """It refills to its burst and no further, and a refusal takes nothing."""
+    bucket = TokenBucket(10, 2, 0)
+    assert [bucket.take(0), bucket.take(0), bucket.take(0)] == [0, 0, 100]
+    assert bucket.take(99) == 1
+    assert bucket.take(100) == 0
+    assert [bucket.take(10**6) for _ in range(3)] == [0, 0, 100]
+
+
+def test_limits_and_live_peers_are_told() -> None:
+    """`limits` names the bounds; `peers` gives records of live peers a page at a time."""
+    wire = Wire()
+    alice, bob = wire.meet("alice", "bob")
+    stranger = Stranger(wire)
+    stranger.greet(alice)
+    told = {
+        one.name: one.value for one in decode(stranger.ask(alice, "limits").body, Limits).limits
+    }
+    assert told["batch_operations"] == limits.BATCH_OPERATIONS_MAX
+    assert told["requests_per_second"] == limits.REQUESTS_PER_SECOND
+    page = decode(stranger.ask(alice, "peers", Page(b"")).body, Peers)
+    assert page.records == [bob.record]
+    assert decode(stranger.ask(alice, "peers", Page(bob.identity)).body, Peers).records == []
+
+
+def test_a_page_of_peers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One page has so many records; the next begins after the last of them."""
+    monkeypatch.setattr("zmqex.kernel.sessions.PEERS_PAGE_MAX", 2)
+    wire = Wire()
+    alice, *_ = wire.meet("alice", "bob", "carol", "dave")
+    stranger = Stranger(wire)
+    stranger.greet(alice)
+    first = decode(stranger.ask(alice, "peers", Page(b"")).body, Peers).records
+    records = [check_record(raw, "play", wire.wall_ms) for raw in first]
+    last = records[-1]
+    assert isinstance(last, PeerRecord)
+    rest = decode(stranger.ask(alice, "peers", Page(last.identity)).body, Peers).records
+    assert (len(first), len(rest)) == (2, 1)
+    assert rest[0] not in first
+
+
+def test_peers_tell_each_other_of_peers() -> None:
+    """A node that knows one peer finds that peer's peers, without discovery."""
+    wire = Wire()
+    alice, bob = wire.meet("alice", "bob")
+    (carol,) = wire.add("carol", start=False)
+    carol.start(static_peers=((b"", bob.address, HELLO),))
+    wire.run(3_000)
+    assert state(carol, alice.identity) is State.LIVE
+    assert carol.n.sessions.peers[alice.identity].source == "exchange"
+
+
+def test_vouching_for_nonsense_brings_nothing() -> None:
+    """Records of an exchange that cannot be believed, or name no host, are passed over."""
+    _, host, stranger = alone()
+    stranger.befriend(host)
+    host.effects.clear()
+    host.do(lambda: host.n.sessions._ask_for_peers(stranger.identity))
+    records = [b"\x01", stranger.record(), stranger.record(hello=Endpoint("10.4.4.4", 5))]
+    effects = stranger.reply(host, "peers", Peers(records))
+    assert dials(effects) == [("10.4.4.4", 5)]

@@ -1,0 +1,143 @@
+"""Serving logs to others, and what a new peer is asked for."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from tests.unit.maker import Maker, answer_heads, log_of, resting, scene
+from tests.wire import MARKET, Wire
+from zmqex import limits
+from zmqex.kernel.sessions import State
+from zmqex.protocol.codec import decode
+from zmqex.protocol.identity import seal
+from zmqex.protocol.messages import (
+    BookLevels,
+    BookRequest,
+    Frame,
+    Heads,
+    Heartbeat,
+    LogPage,
+    LogRequest,
+    Page,
+    Reject,
+)
+
+# --- serving --------------------------------------------------------------------------------------
+
+
+def test_heads_are_served_a_page_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest heartbeat of each maker, ours too, in order of identity; then an empty page."""
+    wire, host, maker = scene()
+    other = Maker(wire, "other", "10.9.9.8")
+    for one in (maker, other):
+        one.say(host, b"h", one.beat())
+    silent = Maker(wire, "silent", "10.9.9.7")
+    silent.say(host, silent.topic, silent.publish(silent.new(1)[1]))
+    for bound, value in (("PEERS_PAGE_MAX", 1), ("LOG_PAGE_BYTES_MAX", 1)):
+        with monkeypatch.context() as patch:
+            patch.setattr("zmqex.kernel.sync." + bound, value)
+            makers, after = [], b""
+            while page := decode(maker.ask(host, "heads", Page(after)).body, Heads).heartbeats:
+                assert len(page) == 1
+                after = decode(msgspec.msgpack.decode(page[0])[0], Heartbeat).maker
+                makers.append(after)
+        assert makers == sorted([host.identity, maker.identity, other.identity])
+
+
+def test_logs_are_served_verbatim_own_and_others() -> None:
+    """From any number on; unknown makers, other epochs and dropped batches have their reasons."""
+    _, host, maker = scene()
+    for number in range(3):
+        maker.say(host, maker.topic, maker.publish(maker.new(number)[1]))
+    epoch = maker.fold.epoch
+
+    def asked(of: bytes, at: int, number: int) -> Frame:
+        return maker.ask(host, "log", LogRequest(of, MARKET, at, number))
+
+    page = decode(asked(maker.identity, epoch, 2).body, LogPage)
+    assert page.batches == maker.envelopes[1:]
+    host.place(1)
+    own = decode(asked(host.identity, host.n.replicas.own_log(MARKET).fold.epoch, 1).body, LogPage)
+    assert own.batches == [one.envelope for one in host.batches.values()]
+    for of, at, reason in (
+        (b"n" * 32, epoch, "unknown_maker"),
+        (maker.identity, epoch - 1, "old_epoch"),
+        (maker.identity, epoch + 1, "sequence_gap"),
+    ):
+        assert decode(asked(of, at, 1).body, Reject).reason == reason
+    log_of(host, maker).tail._bytes_max = 1  # type: ignore[misc]
+    maker.say(host, maker.topic, maker.publish(maker.new(9)[1]))
+    assert decode(asked(maker.identity, epoch, 1).body, Reject).reason == "log_too_old"
+
+
+def test_levels_are_served() -> None:
+    """Aggregated, best first; a market that is not followed is refused."""
+    _, host, maker = scene()
+    host.place(1, price_ticks=100)
+    host.place(2, price_ticks=101)
+    host.place(3, price_ticks=101)
+    host.place(4, side="sell", price_ticks=200)
+    levels = decode(maker.ask(host, "book", BookRequest(MARKET, 1)).body, BookLevels)
+    assert [(one.price_ticks, one.quantity_lots, one.orders) for one in levels.bids] == [
+        (101, 2_000, 2)
+    ]
+    assert [one.price_ticks for one in levels.asks] == [200]
+    assert maker.refused(host, "book", BookRequest("BTC/EUR", 1)).reason == "wrong_market"
+
+
+# --- a new peer -----------------------------------------------------------------------------------
+
+
+def test_a_new_peer_is_asked_for_all_heads_then_for_logs() -> None:
+    """Also of makers that are not connected: any peer can serve any log."""
+    wire, host, peer = scene()
+    absent = Maker(wire, "absent", "10.7.7.7")
+    key, place = absent.new(1)
+    absent.publish(place)
+    assert host.n.sessions.peers[peer.identity].state is State.SYNCING
+    answer_heads(peer, host, absent.beat(later_ms=-60_000))
+    answer_heads(peer, host)
+    assert host.n.sessions.peers[peer.identity].state is State.SYNCING
+    wire.run(limits.GAP_WAIT_MS + 1)
+    peer.reply(host, "log", LogPage(absent.envelopes))
+    wire.run(0)
+    assert resting(host) == [key]
+    assert host.n.replicas.is_stale(absent.identity)
+    assert host.n.sessions.peers[peer.identity].state is State.LIVE
+
+
+def test_a_log_that_nobody_could_be_asked_for_is_fetched_from_the_next_peer() -> None:
+    """Heard of before anybody was live: the repair starts as soon as somebody is."""
+    wire = Wire()
+    (host,) = wire.add("alice")
+    maker = Maker(wire)
+    key, place = maker.new(1)
+    maker.publish(place)
+    maker.say(host, b"h", maker.beat())
+    wire.run(limits.GAP_WAIT_MS + 1)
+    assert log_of(host, maker).state == "behind"
+    maker.befriend(host)
+    answer_heads(maker, host, maker.beat(later_ms=-1))
+    answer_heads(maker, host)
+    wire.run(limits.GAP_WAIT_MS + 1)
+    maker.reply(host, "log", LogPage(maker.envelopes))
+    wire.run(0)
+    assert resting(host) == [key]
+
+
+def test_heads_that_cannot_be_believed_end_the_sync() -> None:
+    """A wrong signature, a page that does not go on, a refusal: blame where due, and no loop."""
+    wire, host, peer = scene()
+    absent = Maker(wire, "absent", "10.7.7.7")
+    forged = seal(peer.key, "play", "heartbeat", msgspec.msgpack.decode(absent.beat())[0])
+    answer_heads(peer, host, forged)
+    assert host.n.sessions.peers[peer.identity].penalty == 10
+    assert host.n.sessions.peers[peer.identity].state is State.LIVE
+    host.do(lambda: host.n.replicas.sync._ask_heads(peer.identity, b"\xff" * 32))
+    answer_heads(peer, host, absent.beat())
+    assert host.n.sessions.peers[peer.identity].penalty == 15
+    host.do(lambda: host.n.replicas.sync._ask_heads(peer.identity, b""))
+    asked = len(peer.asked(host, "heads"))
+    peer.reject(host, "heads", "starting")
+    assert len(peer.asked(host, "heads")) == asked
