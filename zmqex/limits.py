@@ -274,16 +274,26 @@ LOG_FILES_MAX: Final = 5
 # Where a node listens when nobody says otherwise; the next free ones where these are taken.
 DEFAULT_PORTS: Final = {"hello": 7_100, "rpc": 7_101, "orders": 7_102}
 PORTS_TRIED_MAX: Final = 200
-# A hello or a record: nothing longer is read from a stranger without CURVE.
+# A record, and what a stranger may say without CURVE: ZeroMQ's own greeting takes about 60.
 HELLO_FRAME_BYTES_MAX: Final = 1_024
+HELLO_QUESTION_BYTES_MAX: Final = 256
 # Hello answers a second, for all strangers together: 3 % of a core.
 HELLO_PER_SECOND: Final = 200
-# Candidates that are asked at the same time, each for at most this long.
+# One network of strangers; on loopback, one connection.  Honest nodes ask once in seconds.
+HELLO_SOURCE_PER_SECOND: Final = 10
+HELLO_SOURCE_BURST: Final = 40
+HELLO_SOURCES_MAX: Final = 4_096
+# Candidates that are asked at the same time, each for at most this long; the others wait.
 HELLO_DIALS_MAX: Final = 64
+HELLO_DIALS_WAITING_MAX: Final = 1_024
 HELLO_WAIT_MS: Final = SECOND_MS
-# Messages read from one socket before the others get their turn.
-DRAIN_MESSAGES_MAX: Final = 256
+# Frames read from one socket before the others get their turn: of requests, which the kernel
+# answers at once, and of streams, whose messages have two frames.
+REQUEST_FRAMES_A_TURN: Final = 64
+STREAM_FRAMES_A_TURN: Final = 512
 # Stream messages in one event.
 STREAM_MESSAGES_MAX: Final = 256
+# Sockets of one node: two for each peer, the dials, the listeners; libzmq's own limit is 1,023.
+SOCKETS_MAX: Final = 4_096
 # A Unix socket's path: 108 bytes on Linux, 104 on macOS, with room for the ".events" socket.
 CONTROL_PATH_BYTES_MAX: Final = 96

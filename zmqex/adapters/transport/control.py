@@ -1,11 +1,12 @@
 """The control socket: the command line's and the bots' way to a running node.
 
-A ROUTER takes commands and answers them, a PUB beside it announces what changed.  Both are Unix
+A ROUTER takes commands and answers them; an XPUB beside it announces what changed.  Both are Unix
 sockets in a directory of this user only, and file modes are the whole access control.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -13,40 +14,73 @@ from typing import Any, Final
 import msgspec
 import zmq
 
-from zmqex.adapters.transport.drain import Drain
+from zmqex.adapters.transport.drain import Drain, bytes_of
+from zmqex.adapters.transport.options import Options, configure
 from zmqex.errors import ConfigError
-from zmqex.kernel.commands import ControlAnswer, ControlRequest
+from zmqex.kernel.commands import ControlAnswer, ControlRequest, Number
 from zmqex.kernel.events import CommandReceived, Event
-from zmqex.limits import CONTROL_PATH_BYTES_MAX, FRAME_BYTES_MAX
+from zmqex.limits import CONTROL_PATH_BYTES_MAX, FRAME_BYTES_MAX, REQUEST_FRAMES_A_TURN
 from zmqex.reasons import RejectReason
 
-_PARTS: Final = 2
+_REQUEST_PARTS: Final = 2  # routing id, request
+_SUBSCRIPTION_PARTS: Final = 1
+_SUBSCRIBED: Final = b"\x01?"
+# An answer that is on its way when the node ends still gets this long.
+_LINGER_MS: Final = 200
+_ROUTER: Final[Options] = {zmq.LINGER: _LINGER_MS, zmq.MAXMSGSIZE: FRAME_BYTES_MAX}
+_XPUB: Final[Options] = {zmq.LINGER: _LINGER_MS, zmq.MAXMSGSIZE: 1_024, zmq.SNDHWM: 10_000}
+_OWNER_ONLY: Final = 0o600
+
 _decoder = msgspec.msgpack.Decoder(ControlRequest)
 _encode = msgspec.msgpack.Encoder().encode
 
 
+class _Numbered(msgspec.Struct, frozen=True, array_like=True):
+    """The start of a request whose command cannot be read."""
+
+    request_id: Number
+
+
+_numbered = msgspec.msgpack.Decoder(_Numbered)
+
+
 class ControlSocket:
-    """Implements the ControlServer port."""
+    """Implements the ControlServer port; `deliver` gets the commands, on the loop."""
 
     def __init__(self, deliver: Callable[[Event], None], path: Path) -> None:
-        """Commands go to `deliver`; `path` is the socket's file, made by `start`."""
-        if len(str(path).encode()) > CONTROL_PATH_BYTES_MAX:
-            msg = f"the control socket's path {path} is too long; choose a shorter --data-dir"
-            raise ConfigError(msg)
+        """`path` is the socket's file, made by `start`; ConfigError where it is too long."""
+        if not zmq.has("ipc"):
+            raise ConfigError("this system has no Unix sockets, which the control socket needs")
+        if len(os.fsencode(path)) > CONTROL_PATH_BYTES_MAX:
+            raise ConfigError(
+                f"{path} is too long for a socket, which may have {CONTROL_PATH_BYTES_MAX} bytes; "
+                "set XDG_RUNTIME_DIR to a shorter directory"
+            )
         self._deliver = deliver
         self._path = path
-        self._context = zmq.Context()
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self._drains: list[Drain[bytes]] = []
 
     def start(self) -> None:
-        """Open both sockets."""
-        self._router = Drain(self._bind(zmq.ROUTER, self._path), self._on_message)
-        self._events = self._bind(zmq.PUB, events_path(self._path))
+        """Open both sockets on the running loop; ConfigError where their files cannot be made."""
+        context = self._context = zmq.Context()
+        try:
+            router = self._bind(context, zmq.ROUTER, _ROUTER, self._path)
+            self._router = self._drain(router, self._on_request, _REQUEST_PARTS)
+            events = self._bind(context, zmq.XPUB, _XPUB, events_path(self._path))
+            self._events = self._drain(events, self._on_subscription, _SUBSCRIPTION_PARTS)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
-        """Close both sockets and remove their files."""
-        self._router.close()
-        self._events.close(200)
+        """Close both sockets and remove their files; repeating is fine."""
+        if self._context is None:
+            return
+        for drain in self._drains:
+            drain.close(_LINGER_MS)
         self._context.term()
+        self._context = None
         for path in (self._path, events_path(self._path)):
             path.unlink(missing_ok=True)
 
@@ -55,32 +89,58 @@ class ControlSocket:
         self._router.send([client, _encode(ControlAnswer(request_id, ok, result))])
 
     def announce(self, topic: str, facts: dict[str, Any]) -> None:
-        """Tell subscribers what changed."""
-        self._events.send_multipart([topic.encode(), _encode(facts)], zmq.NOBLOCK)
+        """Tell subscribers what changed; one that does not read loses the newest."""
+        self._events.send([topic.encode(), _encode(facts)])
 
-    def _bind(self, kind: int, path: Path) -> zmq.Socket[bytes]:
-        path.unlink(missing_ok=True)
-        socket: zmq.Socket[bytes] = self._context.socket(kind)
-        socket.setsockopt(zmq.LINGER, 200)
-        socket.setsockopt(zmq.MAXMSGSIZE, FRAME_BYTES_MAX)
-        socket.bind(f"ipc://{path}")
-        path.chmod(0o600)
+    def _bind(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        kind: int,
+        options: Options,
+        path: Path,
+    ) -> zmq.Socket[bytes]:
+        socket: zmq.Socket[bytes] = context.socket(kind)
+        try:
+            configure(socket, options)
+            path.unlink(missing_ok=True)
+            socket.bind(f"ipc://{path}")
+            path.chmod(_OWNER_ONLY)
+        except (OSError, zmq.ZMQError) as error:
+            socket.close(0)
+            raise ConfigError(f"cannot open the control socket {path}: {error}") from error
         return socket
 
-    def _on_message(self, frames: list[zmq.Frame]) -> None:
-        if len(frames) != _PARTS:
-            return
-        client = frames[0].bytes
+    def _drain(
+        self, socket: zmq.Socket[bytes], on_message: Callable[[list[bytes]], None], parts: int
+    ) -> Drain[bytes]:
+        drain = Drain(socket, bytes_of(socket), on_message, parts=parts, turn=REQUEST_FRAMES_A_TURN)
+        self._drains.append(drain)
+        return drain
+
+    def _on_request(self, frames: list[bytes]) -> None:
+        client, raw = frames
         try:
-            request = _decoder.decode(frames[1].bytes)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            request = _decoder.decode(raw)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError) as error:
             message = f"the command could not be read: {error}"
             result = {"reason": RejectReason.MALFORMED.value, "message": message}
-            self.answer(client, 0, ok=False, result=result)
+            self.answer(client, _request_id(raw), ok=False, result=result)
             return
         self._deliver(CommandReceived(client, request.request_id, request.command))
+
+    def _on_subscription(self, frames: list[bytes]) -> None:
+        """Answer the subscription that asks whether the ones before it are in force."""
+        if frames[0].startswith(_SUBSCRIBED):
+            self._events.send([frames[0][1:], b""])
 
 
 def events_path(path: Path) -> Path:
     """Where the announcements of a control socket come out."""
     return path.with_name(path.name + ".events")
+
+
+def _request_id(raw: bytes) -> int:
+    try:
+        return _numbered.decode(raw).request_id
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError):
+        return 0

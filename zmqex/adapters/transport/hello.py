@@ -1,0 +1,219 @@
+"""The plain hello sockets: a stranger asks for our signed record, and we ask candidates for theirs.
+
+Nothing here is secret or believed: the record is signed, and the kernel checks it.  What matters is
+that strangers stay cheap: tiny frames, a rate, a second, and few at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import zmq
+
+from zmqex.adapters.clock import monotonic_ms
+from zmqex.adapters.transport.drain import Drain, bytes_of, frames_of
+from zmqex.adapters.transport.options import HELLO_DIALLER, configure, endpoint
+from zmqex.dht.address import Scope, network_of, scope_of
+from zmqex.kernel.events import Event, HelloAnswered, HelloFailed
+from zmqex.kernel.requests import TokenBucket
+from zmqex.limits import (
+    HELLO_DIALS_MAX,
+    HELLO_DIALS_WAITING_MAX,
+    HELLO_PER_SECOND,
+    HELLO_SOURCE_BURST,
+    HELLO_SOURCE_PER_SECOND,
+    HELLO_SOURCES_MAX,
+    HELLO_WAIT_MS,
+    REQUEST_FRAMES_A_TURN,
+    SECOND_MS,
+)
+
+_PARTS: Final = 2  # routing id, question
+_ANSWER_PARTS: Final = 1
+
+
+class HelloServer:
+    """Answers `hello` with the record and `ping` with `pong` on a ROUTER that it owns."""
+
+    def __init__(self, socket: zmq.Socket[bytes], counted: Counter[str]) -> None:
+        self.record = b""
+        self._counted = counted
+        self._limit = HelloLimit()
+        self._drain = Drain(
+            socket,
+            frames_of(socket),
+            self._on_question,
+            parts=_PARTS,
+            turn=REQUEST_FRAMES_A_TURN,
+            on_malformed=self._malformed,
+        )
+
+    def close(self) -> None:
+        """Answer nothing more."""
+        self._drain.close()
+
+    def _on_question(self, frames: list[zmq.Frame]) -> None:
+        connection, asked = frames[0].bytes, frames[1].bytes
+        if not self._limit.allows(address_of(frames[1]), connection, monotonic_ms()):
+            self._counted["hello_rate_limited"] += 1
+        elif asked == b"hello" and self.record:
+            self._answer(connection, self.record)
+        elif asked == b"ping":
+            self._answer(connection, b"pong")
+        else:
+            self._malformed()
+
+    def _answer(self, connection: bytes, answer: bytes) -> None:
+        if not self._drain.send([connection, answer]):
+            self._counted["hello_answer_dropped"] += 1
+
+    def _malformed(self) -> None:
+        self._counted["hello_malformed"] += 1
+
+
+class HelloLimit:
+    """A rate for each network of strangers and one for all.
+
+    On loopback, where every node has the same address, each connection has its own.
+    """
+
+    def __init__(self) -> None:
+        self._all: TokenBucket | None = None
+        self._sources: dict[str | bytes, TokenBucket] = {}  # the longest unused first
+
+    def allows(self, address: str, connection: bytes, now_ms: int) -> bool:
+        """Count one question; False if its source, or all together, asked too much."""
+        source = self._source(address, connection)
+        bucket = self._sources.pop(source, None)
+        if bucket is None:
+            bucket = TokenBucket(HELLO_SOURCE_PER_SECOND, HELLO_SOURCE_BURST, now_ms)
+        self._sources[source] = bucket
+        if len(self._sources) > HELLO_SOURCES_MAX:
+            del self._sources[next(iter(self._sources))]
+        if bucket.take(now_ms):
+            return False
+        if self._all is None:
+            self._all = TokenBucket(HELLO_PER_SECOND, HELLO_PER_SECOND, now_ms)
+        return self._all.take(now_ms) == 0
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    @staticmethod
+    def _source(address: str, connection: bytes) -> str | bytes:
+        try:
+            return connection if scope_of(address) is Scope.LOOPBACK else network_of(address)
+        except ValueError:  # no address that we know how to read
+            return connection
+
+
+class _Dial(NamedTuple):
+    drain: Drain[bytes]
+    deadline: asyncio.TimerHandle
+
+
+class HelloDials:
+    """Asks candidates for their records: some at a time, each for a second, the others in turn."""
+
+    def __init__(
+        self,
+        deliver: Callable[[Event], None],
+        context_for: Callable[[str], zmq.Context[zmq.Socket[bytes]]],
+    ) -> None:
+        self._deliver = deliver
+        self._context_for = context_for
+        self._loop = asyncio.get_running_loop()
+        self._dials: set[_Dial] = set()
+        self._waiting: deque[tuple[str, int, str]] = deque()
+        self._closed = False
+
+    def dial(self, host: str, port: int, source: str) -> None:
+        """Ask; delivers HelloAnswered or HelloFailed, never before this returns."""
+        if self._closed:
+            return
+        if len(self._dials) < HELLO_DIALS_MAX:
+            self._start(host, port, source)
+        elif len(self._waiting) < HELLO_DIALS_WAITING_MAX:
+            self._waiting.append((host, port, source))
+        else:
+            self._fail_soon(HelloFailed(host, port, source, "too many candidates at once"))
+
+    def close(self) -> None:
+        """Ask nobody any more; what is under way ends without an event."""
+        self._closed = True
+        self._waiting.clear()
+        for dial in list(self._dials):
+            self._end(dial)
+
+    def _start(self, host: str, port: int, source: str) -> None:
+        address = endpoint(host, port)
+        if address is None:
+            self._fail_soon(HelloFailed(host, port, source, "not an address"))
+            return
+        try:
+            drain = self._open(host, address, lambda frames: answered(frames[0]))
+        except zmq.ZMQError as error:  # no such address, or no descriptor left
+            self._fail_soon(HelloFailed(host, port, source, error.strerror or "cannot connect"))
+            return
+
+        def answered(record: bytes) -> None:
+            self._end(dial)
+            self._deliver(HelloAnswered(host, port, source, record))
+
+        def failed(why: str) -> None:
+            self._end(dial)
+            self._deliver(HelloFailed(host, port, source, why))
+
+        wait_s = HELLO_WAIT_MS / SECOND_MS
+        deadline = self._loop.call_later(wait_s, failed, "no answer within a second")
+        dial = _Dial(drain, deadline)
+        self._dials.add(dial)
+        drain.send([b"hello"])
+
+    def _open(
+        self, host: str, address: str, on_message: Callable[[list[bytes]], None]
+    ) -> Drain[bytes]:
+        socket: zmq.Socket[bytes] = self._context_for(host).socket(zmq.DEALER)
+        try:
+            configure(socket, HELLO_DIALLER)
+            socket.connect(address)
+            return Drain(
+                socket,
+                bytes_of(socket),
+                on_message,
+                parts=_ANSWER_PARTS,
+                turn=REQUEST_FRAMES_A_TURN,
+            )
+        except zmq.ZMQError:
+            socket.close(0)
+            raise
+
+    def _end(self, dial: _Dial) -> None:
+        self._dials.discard(dial)
+        dial.deadline.cancel()
+        dial.drain.close()
+        if self._waiting:
+            self._start(*self._waiting.popleft())
+
+    def _fail_soon(self, failed: HelloFailed) -> None:
+        self._loop.call_soon(self._tell, failed)
+
+    def _tell(self, failed: HelloFailed) -> None:
+        if not self._closed:
+            self._deliver(failed)
+
+
+def address_of(frame: zmq.Frame) -> str:
+    """Where a frame came from, as numeric text; an IPv4 host that an IPv6 socket sees is IPv4."""
+    return metadata(frame, "Peer-Address").removeprefix("::ffff:")
+
+
+def metadata(frame: zmq.Frame, name: str) -> str:
+    """What libzmq knows of a frame's connection; "" where it knows nothing."""
+    try:
+        return str(frame.get(name))
+    except (zmq.ZMQError, UnicodeDecodeError):
+        return ""

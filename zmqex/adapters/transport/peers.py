@@ -1,0 +1,153 @@
+"""The dialled sockets: a DEALER for requests and a SUB for the order stream of each peer.
+
+Both prove the peer by its CURVE key and us by ours.  What all SUBs bring in one turn of the loop
+becomes one event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import zmq
+import zmq.utils.z85
+
+from zmqex.adapters.transport.drain import Drain, bytes_of
+from zmqex.adapters.transport.options import (
+    DIALLER,
+    SUBSCRIBER,
+    Options,
+    configure,
+    endpoint,
+)
+from zmqex.kernel.events import Event, ReplyReceived, StreamReceived
+from zmqex.limits import REQUEST_FRAMES_A_TURN, STREAM_FRAMES_A_TURN, STREAM_MESSAGES_MAX
+
+_REPLY_PARTS: Final = 1
+_STREAM_PARTS: Final = 2  # topic, envelope
+
+
+class PeerSockets:
+    """The connections that we dialled, by peer."""
+
+    def __init__(
+        self,
+        deliver: Callable[[Event], None],
+        context_for: Callable[[str], zmq.Context[zmq.Socket[bytes]]],
+        curve: tuple[bytes, bytes],
+        counted: Counter[str],
+    ) -> None:
+        """`curve`: our public and secret key as Z85."""
+        self._deliver = deliver
+        self._context_for = context_for
+        self._public, self._secret = curve
+        self._counted = counted
+        self._loop = asyncio.get_running_loop()
+        self._peers: dict[bytes, tuple[Drain[bytes], Drain[bytes]]] = {}
+        self._stream: list[tuple[bytes, bytes]] = []
+        self._flush: asyncio.Handle | None = None
+
+    def connect(
+        self,
+        peer: bytes,
+        curve_key: bytes,
+        rpc: tuple[str, int],
+        orders: tuple[str, int],
+        topics: Sequence[bytes],
+    ) -> None:
+        """Open (or replace) DEALER and SUB; one that cannot be opened is as one that is silent."""
+        self.disconnect(peer)
+        try:
+            dealer = self._dial(zmq.DEALER, DIALLER, curve_key, rpc)
+        except (zmq.ZMQError, ValueError):
+            self._counted["endpoints_invalid"] += 1
+            return
+        try:
+            subscriber = self._dial(zmq.SUB, SUBSCRIBER, curve_key, orders, topics)
+        except (zmq.ZMQError, ValueError):
+            self._counted["endpoints_invalid"] += 1
+            dealer.close(0)
+            return
+        self._peers[peer] = (
+            Drain(
+                dealer,
+                bytes_of(dealer),
+                lambda frames: self._deliver(ReplyReceived(peer, frames[0])),
+                parts=_REPLY_PARTS,
+                turn=REQUEST_FRAMES_A_TURN,
+                on_malformed=lambda: self._malformed("reply_malformed"),
+            ),
+            Drain(
+                subscriber,
+                bytes_of(subscriber),
+                self._on_stream,
+                parts=_STREAM_PARTS,
+                turn=STREAM_FRAMES_A_TURN,
+                on_malformed=lambda: self._malformed("stream_malformed"),
+            ),
+        )
+
+    def disconnect(self, peer: bytes) -> None:
+        """Close the sockets to a peer; unknown peers are fine."""
+        for drain in self._peers.pop(peer, ()):
+            drain.close()
+
+    def send(self, peer: bytes, frame: bytes) -> bool:
+        """Send a request frame; False where the peer is unknown or its queue is full."""
+        sockets = self._peers.get(peer)
+        return sockets is not None and sockets[0].send([frame])
+
+    def close(self) -> None:
+        """Close everything; what was read but not delivered is dropped."""
+        for peer in list(self._peers):
+            self.disconnect(peer)
+        self._stream.clear()
+        if self._flush is not None:
+            self._flush.cancel()
+
+    def _dial(
+        self,
+        kind: int,
+        options: Options,
+        curve_key: bytes,
+        where: tuple[str, int],
+        topics: Sequence[bytes] = (),
+    ) -> zmq.Socket[bytes]:
+        address = endpoint(*where)
+        if address is None:
+            raise ValueError(where)
+        socket: zmq.Socket[bytes] = self._context_for(where[0]).socket(kind)
+        try:
+            configure(socket, options)
+            socket.setsockopt(zmq.CURVE_SERVERKEY, zmq.utils.z85.encode(curve_key))
+            socket.setsockopt(zmq.CURVE_PUBLICKEY, self._public)
+            socket.setsockopt(zmq.CURVE_SECRETKEY, self._secret)
+            for topic in topics:
+                socket.setsockopt(zmq.SUBSCRIBE, topic)
+            socket.connect(address)
+        except BaseException:
+            socket.close(0)
+            raise
+        return socket
+
+    def _on_stream(self, frames: list[bytes]) -> None:
+        self._stream.append((frames[0], frames[1]))
+        if len(self._stream) >= STREAM_MESSAGES_MAX:
+            self._deliver_stream()
+        elif self._flush is None:
+            # After the sockets that are readable in this turn have been read too.
+            self._flush = self._loop.call_soon(self._flushed)
+
+    def _flushed(self) -> None:
+        self._flush = None
+        if self._stream:
+            self._deliver_stream()
+
+    def _deliver_stream(self) -> None:
+        messages, self._stream = tuple(self._stream), []
+        self._deliver(StreamReceived(messages))
+
+    def _malformed(self, word: str) -> None:
+        self._counted[word] += 1
