@@ -15,8 +15,8 @@ from typing import Final, Literal
 from zmqex.adapters.lightning.play import PlayLightning
 from zmqex.adapters.storage.database import CommitHook
 from zmqex.errors import ConfigError
+from zmqex.runtime.supervise import CRASH_VARIABLE
 
-CRASH_VARIABLE: Final = "ZMQEX_CRASH_AT"
 FAULT_VARIABLE: Final = "ZMQEX_FAULT"
 WRONG_INVOICE: Final = "wrong-invoice"
 
