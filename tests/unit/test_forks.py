@@ -10,6 +10,7 @@ from tests.unit.stranger import Stranger
 from tests.wire import MARKET
 from zmqex import limits
 from zmqex.kernel import effects as out
+from zmqex.kernel.events import StreamReceived
 from zmqex.protocol.codec import decode, encode
 from zmqex.protocol.identity import seal
 from zmqex.protocol.messages import (
@@ -98,6 +99,27 @@ def test_a_proof_of_a_fork_is_believed_from_anybody() -> None:
     assert log_of(host, maker).state == "forked"
     maker.say(host, b"e", proof)
     assert counted(host, "ignored_fork_proof") == 2
+
+
+def test_a_forged_proof_in_a_crowd_harms_nobody_else() -> None:
+    """Each claim of one drain stands and falls with its own signatures."""
+    wire, host, maker = scene()
+    maker.say(host, b"h", maker.beat())
+    other = Maker(wire, "other", "10.9.9.8")
+    bodies = [msgspec.msgpack.decode(maker.sign(maker.new(number)[1]))[0] for number in (1, 2)]
+    forged = seal(other.key, "play", "batch", bodies[0])
+    true = seal(maker.key, "play", "batch", bodies[1])
+    key, place = other.new(1)
+    crowd = (
+        (b"e", encode(ForkProof(forged, true))),
+        (other.topic, other.publish(place)),
+        (maker.topic, forged),
+    )
+    host.handle(StreamReceived(crowd))
+    wire.run(0)
+    assert resting(host) == [key]
+    assert log_of(host, maker).state == "current"
+    assert counted(host, "bad_signatures") == 2
 
 
 def test_proofs_of_forks_cost_a_bounded_time() -> None:

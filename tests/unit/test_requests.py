@@ -80,6 +80,21 @@ def test_replies_must_fit_a_question() -> None:
     assert host.n.core.counted["replies_unasked"] == 1
 
 
+def test_nobody_answers_for_somebody_else() -> None:
+    """A reply counts only on the connection that the question left by."""
+    wire, host, stranger = alone()
+    other = Stranger(wire, "other", "10.9.9.8")
+    for one in (stranger, other):
+        one.befriend(host)
+    answers: list[Answer] = []
+    host.do(lambda: host.n.sessions.request(stranger.identity, "ping", Empty(), answers.append))
+    asked = stranger.asked(host, "ping")[-1]
+    other.reply_raw(host, encode_frame("ping", asked.request_id, Pong(1)))
+    assert answers == []
+    stranger.reply(host, "ping", Pong(2))
+    assert len(answers) == 1
+
+
 def test_an_answer_that_cannot_be_read_is_a_refusal() -> None:
     """Where the asker cannot decode the body, it is told MALFORMED instead."""
     _, host, stranger = alone()
