@@ -1,0 +1,81 @@
+"""`zmqex serve`: run a node until Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from zmqex.cli.context import INVOCATION
+from zmqex.config import load_config
+
+Port = Annotated[int | None, typer.Option(help="0: any free one; none: the default or next.")]
+Text = Annotated[str | None, typer.Option()]
+
+
+def serve(  # noqa: PLR0913 - one parameter per setting
+    *,
+    hello_port: Port = None,
+    rpc_port: Port = None,
+    orders_port: Port = None,
+    dht_port: Port = None,
+    bind_host: Annotated[str | None, typer.Option(help="The address to listen on.")] = None,
+    announce_host: Annotated[str | None, typer.Option(help="The address that peers use.")] = None,
+    peer: Annotated[list[str] | None, typer.Option(help="ID@host:port; repeat it.")] = None,
+    bootstrap: Annotated[list[str] | None, typer.Option(help="host:port of a DHT node.")] = None,
+    redis: Annotated[str | None, typer.Option(help="A Redis in place of the embedded one.")] = None,
+    holds: Annotated[str | None, typer.Option(help="Redis silent: strict or journal.")] = None,
+    hold_ttl: Annotated[str | None, typer.Option(help="Shorter holds, for trying.")] = None,
+    network: Annotated[str | None, typer.Option(help="play; others need a backend.")] = None,
+    market: Annotated[list[str] | None, typer.Option(help="Like BTC/USD; repeat it.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning, error.")] = None,
+    log_format: Annotated[str | None, typer.Option(help="human or json.")] = None,
+    no_restart: Annotated[
+        bool, typer.Option("--no-restart", help="Do not start it again after a crash.")
+    ] = False,
+) -> None:
+    """Start a node; it runs until Ctrl-C and is started again if it crashes."""
+    flags: dict[str, Any] = {
+        "hello_port": hello_port,
+        "rpc_port": rpc_port,
+        "orders_port": orders_port,
+        "dht_port": dht_port,
+        "bind_host": bind_host,
+        "announce_host": announce_host,
+        "peers": peer or None,
+        "bootstrap": bootstrap or None,
+        "redis": redis,
+        "holds": holds,
+        "hold_ttl": hold_ttl,
+        "network": network,
+        "markets": market or None,
+        "log_level": log_level,
+        "log_format": log_format,
+    }
+    # Read the settings here too, so that a mistake is said once and at once.
+    config = load_config(INVOCATION.choice(starting=True), flags)
+    if not config.supervised and not no_restart:
+        from zmqex.runtime.supervise import supervise  # noqa: PLC0415 - the parent needs no more
+
+        raise typer.Exit(supervise(sys.argv[1:]))
+    from zmqex.runtime.serve import serve as run_node  # noqa: PLC0415 - loads everything
+
+    raise typer.Exit(run_node(config, _ready))
+
+
+def _ready(info: dict[str, Any]) -> None:
+    host = info["host"]
+    first = INVOCATION.hint("order buy 1BTC@1USD")
+    lines = (
+        f"Node {INVOCATION.choice().name} is serving (play money), process {os.getpid()}",
+        f"  identity {info['identity']}",
+        f"  hello    {host}:{info['hello_port']} (and DHT on UDP {info['dht_port']})",
+        f"  rpc      {host}:{info['rpc_port']}",
+        f"  orders   {host}:{info['orders_port']}",
+        f"  data     {info['data_dir']}",
+        f"A first order, in another terminal:  {first}",
+        "Ctrl-C ends the node.",
+    )
+    print("\n".join(lines), flush=True)  # noqa: T201

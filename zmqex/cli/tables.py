@@ -1,0 +1,333 @@
+"""Answers as tables and lines that people like to look at.  Text from peers is escaped."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import sys
+from typing import Any, Final
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from zmqex.cli.context import INVOCATION
+from zmqex.market.instruments import Instrument
+from zmqex.market.units import format_notional, format_price, format_quantity
+
+ID_CHARS: Final = 12
+_BAR: Final = 20
+_MINUTE_MS: Final = 60_000
+
+
+def console() -> Console:
+    """Stdout; plain where it is no terminal or NO_COLOR is set."""
+    width = None if sys.stdout.isatty() else 200
+    return Console(highlight=False, no_color=bool(os.environ.get("NO_COLOR")), width=width)
+
+
+def plain(text: object) -> str:
+    """Text of a stranger as it may be printed: no control characters, no markup."""
+    shown = "".join(one if one.isprintable() else "?" for one in str(text))
+    return escape(shown)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        right = column in {"Quantity", "Total", "Price", "Left", "Held", "Filled", "Orders", "Sum"}
+        table.add_column(column, justify="right" if right else "left", no_wrap=True)
+    return table
+
+
+def when(ms: int) -> str:
+    """A time for people, in their own zone."""
+    moment = dt.datetime.fromtimestamp(ms // 1_000, tz=dt.UTC).astimezone()
+    return moment.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def left(ms: int) -> str:
+    """How long from now, in minutes and seconds."""
+    return f"{ms // _MINUTE_MS}:{ms % _MINUTE_MS // 1_000:02}"
+
+
+# --- orders ----------------------------------------------------------------------------------
+
+
+def order_sentence(side: str, lots: int, ticks: int, instrument: Instrument, total: str) -> str:
+    """`Buy 1 BTC at 1 USD per BTC, total 1.00 USD`."""
+    quantity, price = format_quantity(lots, instrument), format_price(ticks, instrument)
+    return f"{side.capitalize()} {quantity} at {price} per {instrument.base}, total {total}"
+
+
+def show_orders(orders: list[dict[str, Any]]) -> None:
+    """A table of own orders."""
+    table = _table(
+        "Orders", "Id", "Side", "Quantity", "Price", "Filled", "Held", "Left", "State", "Expires"
+    )
+    for order in orders:
+        instrument = INVOCATION.instrument(order["market"])
+        lots = [order[f"{name}_lots"] for name in ("filled", "held", "remaining")]
+        state = order["state"] + (f" ({order['close_reason']})" if order["close_reason"] else "")
+        table.add_row(
+            order["order_id"][:ID_CHARS],
+            order["side"],
+            format_quantity(order["quantity_lots"], instrument),
+            format_price(order["price_ticks"], instrument),
+            *(format_quantity(one, instrument) for one in lots),
+            state,
+            when(order["expires_at_ms"]) + (" renews" if order["renew"] else ""),
+        )
+    console().print(table if orders else "No orders.")
+
+
+def show_placed(answer: dict[str, Any]) -> None:
+    """What became of an order that was just placed."""
+    out = console()
+    for one in answer["skipped"]:
+        maker, reason = plain(one["maker"][:8]), plain(one["reason"])
+        out.print(f"Skipped maker {maker}: {reason} (order {one['order_id'][:ID_CHARS]})")
+    if answer.get("repeated"):
+        out.print("This command was given before; nothing was done twice.")
+    if "order" in answer:
+        order = answer["order"]
+        instrument = INVOCATION.instrument(order["market"])
+        sums = {
+            name: format_quantity(order[f"{name}_lots"], instrument)
+            for name in ("filled", "remaining", "dropped")
+        }
+        ids = order["order_id"][:ID_CHARS]
+        if order["state"] == "open":
+            until = when(order["expires_at_ms"])
+            out.print(f"Order {ids}: {sums['remaining']} rests in the book until {until}")
+        else:
+            out.print(f"Order {ids}: {order['close_reason']}")
+        if order["filled_lots"]:
+            out.print(f"  taken at once: {sums['filled']}")
+        if order["dropped_lots"]:
+            out.print(f"  not filled: {sums['dropped']}")
+    if answer["trades"]:
+        show_trades(answer["trades"])
+
+
+# --- trades ----------------------------------------------------------------------------------
+
+
+def show_trades(trades: list[dict[str, Any]]) -> None:
+    """A table of trades, and for each running one whose turn it is."""
+    if not trades:
+        console().print("No trades.")
+        return
+    table = _table(
+        "Trades", "Id", "We", "Quantity", "Price", "Total", "With", "State", "Whose turn"
+    )
+    for trade in trades:
+        instrument = INVOCATION.instrument(trade["market"])
+        state = trade["state"].upper() if trade["turn"] == "nobody" else trade["state"]
+        table.add_row(
+            trade["trade_id"][:ID_CHARS],
+            f"{trade['side']} ({trade['role']})",
+            format_quantity(trade["quantity_lots"], instrument),
+            format_price(trade["price_ticks"], instrument),
+            format_notional(trade["quote_units"], instrument),
+            trade["counterparty"][:8],
+            state,
+            trade["turn"],
+        )
+    console().print(table)
+    for trade in trades:
+        if trade["turn"] != "nobody":
+            show_turn(trade)
+
+
+def show_turn(trade: dict[str, Any]) -> None:
+    """Whose turn it is, and the exact next command."""
+    line = f"{trade['trade_id'][:ID_CHARS]}: {trade['turn']} - {trade['next_text']}"
+    if trade["reason"]:
+        line += f" ({plain(trade['reason'])})"
+    if trade["hold_left_ms"]:
+        line += f"; hold ends in {left(trade['hold_left_ms'])}"
+    console().print(line)
+    if trade["next_command"]:
+        console().print(f"  next: {INVOCATION.hint(trade['next_command'])}")
+
+
+def show_trade(trade: dict[str, Any], messages: list[dict[str, Any]]) -> None:
+    """One trade with all that is known of it."""
+    instrument = INVOCATION.instrument(trade["market"])
+    rows = {
+        "Trade": trade["trade_id"],
+        "We": f"{trade['side']} {instrument.base} as {trade['role']}",
+        "Quantity": format_quantity(trade["quantity_lots"], instrument),
+        "Price": format_price(trade["price_ticks"], instrument),
+        "Total": format_notional(trade["quote_units"], instrument),
+        "Play money" if trade["invoice"].startswith("lnbcrt") else "Lightning": (
+            f"{trade['base_msat']} msat"
+        ),
+        "With": trade["counterparty"],
+        "Order": trade["order_id"],
+        "State": trade["state"].upper(),
+        "Reason": plain(trade["reason"]),
+        "Reference": plain(trade["reference"]),
+        "How to pay": plain(trade["pay_instructions"]),
+        "Invoice": plain(trade["invoice"]),
+        "Begun": when(trade["created_ms"]),
+    }
+    out = console()
+    for name, value in rows.items():
+        if value:
+            out.print(f"{name + ':':<12} {value}", soft_wrap=True)
+    for message in messages:
+        sent = when(message["sent_at_ms"])
+        out.print(f"  {sent}  {plain(message['kind'])} from {message['sender'][:8]}")
+    show_turn(trade)
+
+
+def show_holds(holds: list[dict[str, Any]]) -> None:
+    """Every hold on our orders."""
+    table = _table(
+        "Holds", "Trade", "Order", "Taker", "Quantity", "State", "Left", "Fence", "Redis"
+    )
+    for hold in holds:
+        instrument = INVOCATION.instrument(hold["market"])
+        redis = "gone" if hold["redis_left_ms"] is None else left(hold["redis_left_ms"])
+        table.add_row(
+            hold["trade_id"][:ID_CHARS],
+            hold["order_id"][:ID_CHARS],
+            hold["taker"][:8],
+            format_quantity(hold["quantity_lots"], instrument),
+            hold["state"],
+            left(hold["left_ms"]),
+            str(hold["fence"]),
+            redis,
+        )
+    console().print(table if holds else "No holds.")
+
+
+# --- the book ----------------------------------------------------------------------------------
+
+
+def book_table(book: dict[str, Any]) -> Table:
+    """Asks above, the spread, bids below; bars show the cumulative depth."""
+    instrument = INVOCATION.instrument(book["market"])
+    base, quote = instrument.base, instrument.quote
+    table = Table(title=f"{book['market']}", header_style="bold", box=None, pad_edge=False)
+    for name in (f"Price {quote}", f"Quantity {base}", f"Sum {base}", "Orders"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("Depth", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    sums = [one["cumulative_lots"] for one in (*book["asks"], *book["bids"])]
+    largest = max(sums, default=1)
+    for level in reversed(book["asks"]):
+        table.add_row(*_level(level, instrument, largest), style="red")
+    spread = book["spread_ticks"]
+    middle = "no spread" if spread is None else f"spread {format_price(spread, instrument)}"
+    table.add_row(middle, style="dim")
+    for level in book["bids"]:
+        table.add_row(*_level(level, instrument, largest), style="green")
+    return table
+
+
+def _level(level: dict[str, Any], instrument: Instrument, largest: int) -> list[str]:
+    bar = "#" * max(level["cumulative_lots"] * _BAR // max(largest, 1), 1)
+    marks = [
+        f"{name} {format_quantity(level[f'{name}_lots'], instrument).split()[0]}"
+        for name in ("own", "stale")
+        if level[f"{name}_lots"]
+    ]
+    return [
+        format_price(level["price_ticks"], instrument).split()[0],
+        format_quantity(level["quantity_lots"], instrument).split()[0],
+        format_quantity(level["cumulative_lots"], instrument).split()[0],
+        str(level["orders"]),
+        bar,
+        ", ".join(marks),
+    ]
+
+
+def book_orders_table(book: dict[str, Any]) -> Table:
+    """Every order of a book by itself, best first."""
+    instrument = INVOCATION.instrument(book["market"])
+    table = _table("Orders", "Id", "Maker", "Side", "Price", "Left", "Held", "Expires", "")
+    for order in book["orders"]:
+        marks = [name for name in ("own", "stale", "all_or_none") if order[name]]
+        table.add_row(
+            order["order_id"][:ID_CHARS],
+            order["maker"][:8],
+            order["side"],
+            format_price(order["price_ticks"], instrument),
+            format_quantity(order["remaining_lots"], instrument),
+            format_quantity(order["held_lots"], instrument),
+            when(order["expires_at_ms"]),
+            ", ".join(marks).replace("_", "-"),
+        )
+    return table
+
+
+def matches_table(matches: list[dict[str, Any]], instrument: Instrument) -> Table:
+    """What crosses, best first."""
+    table = _table("Matches", "Order", "Maker", "Quantity", "Price", "Found in")
+    for match in matches:
+        source = match["source"] if match["source"] == "book" else f"peer {match['source'][:8]}"
+        table.add_row(
+            match["order_id"][:ID_CHARS],
+            match["maker"][:8],
+            format_quantity(match["quantity_lots"], instrument),
+            format_price(match["price_ticks"], instrument),
+            plain(source),
+        )
+    return table
+
+
+# --- peers and the node --------------------------------------------------------------------------
+
+
+def show_peers(peers: list[dict[str, Any]]) -> None:
+    """Every known peer."""
+    table = _table("Peers", "Peer", "State", "Address", "From", "Heard", "Skew", "Orders", "Why")
+    for peer in peers:
+        heard = "" if peer["heard_ms_ago"] is None else f"{peer['heard_ms_ago'] // 1_000} s ago"
+        skew = "" if peer["skew_ms"] is None else f"{peer['skew_ms']} ms"
+        table.add_row(
+            peer["peer"][:ID_CHARS],
+            peer["state"],
+            plain(f"{peer['host']}:{peer['hello_port']}"),
+            plain(peer["source"]) + (" pinned" if peer["pinned"] else ""),
+            heard,
+            skew,
+            str(peer["open_orders"]),
+            plain(peer["why"]),
+        )
+    console().print(table if peers else "No peers yet.")
+
+
+def show_status(status: dict[str, Any]) -> None:
+    """How the node is, a line each."""
+    redis, lightning, journal = status["redis"], status["lightning"], status["journal"]
+    money = "play money" if lightning["play"] else lightning["backend"]
+    rows = {
+        "Identity": status["identity"],
+        "Network": status["network"],
+        "Version": status["version"],
+        "Process": f"{status['pid']}, up {left(status['uptime_ms'])}",
+        "Data": status["data_dir"],
+        "Listens": ", ".join(f"{name} {place}" for name, place in status["endpoints"].items()),
+        "Redis": (
+            f"{redis['server']} {redis['version']}, pid {redis['pid']}, {redis['url']}"
+            if redis["ok"]
+            else "does not answer"
+        ),
+        "Lightning": f"{lightning['balance_msat']} msat ({money}), node {lightning['node'][:16]}",
+        "Journal": f"{journal['commits']} commits since the start, SQLite {journal['sqlite']}",
+        "Peers": f"{status['peers']['live']} live of {status['peers']['known']} known",
+        "Orders": f"{status['orders']['open']} open",
+        "Trades": f"{status['trades']['running']} running",
+    }
+    out = console()
+    for name, value in rows.items():
+        out.print(f"{name + ':':<10} {plain(value)}", soft_wrap=True)
+    for name, value in status["counters"].items():
+        if value:
+            out.print(f"  {plain(name)}: {value}")
+    for warning in status["warnings"]:
+        out.print(f"Warning: {plain(warning)}")
