@@ -352,6 +352,8 @@ class Links:
             self._greet(peer, then)
 
     def _became_live(self, peer: Peer) -> None:
+        # Whatever it did not answer, it has just answered again.
+        self._aside.pop(peer.identity, None)
         for call in self.on_live:
             call(peer.identity)
 
