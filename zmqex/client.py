@@ -175,7 +175,10 @@ class _Line:
         self._poller.register(self._monitor, zmq.POLLIN)
 
     def send(self, frame: bytes) -> None:
-        self._socket.send(frame)
+        try:
+            self._socket.send(frame, zmq.NOBLOCK)
+        except zmq.Again as error:  # nobody is there any more
+            raise self._ended() from error
 
     def subscribe(self, topic: str) -> None:
         self._socket.setsockopt_string(zmq.SUBSCRIBE, topic)
@@ -186,8 +189,11 @@ class _Line:
         if self._socket in ready:
             return self._socket.recv_multipart()
         if self._monitor in ready:
-            raise NodeUnavailableError(f"the node at {self._path} has ended; {_START_IT}")
+            raise self._ended()
         return None
+
+    def _ended(self) -> NodeUnavailableError:
+        return NodeUnavailableError(f"the node at {self._path} has ended; {_START_IT}")
 
     def close(self) -> None:
         if not self._socket.closed:

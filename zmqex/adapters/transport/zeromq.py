@@ -23,6 +23,7 @@ from zmqex.adapters.transport.options import (
     RPC,
     Options,
     configure,
+    hide_routing_ids,
     is_numeric,
 )
 from zmqex.adapters.transport.peers import PeerSockets
@@ -194,6 +195,7 @@ class ZeroMqTransport:
     def _listen(
         self, name: str, kind: int, options: Options, *, curve: bool = False
     ) -> zmq.Socket[bytes]:
+        hide_routing_ids()
         socket: zmq.Socket[bytes] = self._contexts[True].socket(kind)
         try:
             configure(socket, options)
