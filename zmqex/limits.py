@@ -94,8 +94,6 @@ MATCH_PEERS_MAX: Final = 16
 MATCH_DEADLINE_MS: Final = SECOND_MS
 # Ids may be given by their first characters: 8 hex digits are one in four billion.
 ID_PREFIX_CHARS_MIN: Final = 8
-# Trades that have ended stay in memory up to this many; the journal keeps all.
-ENDED_TRADES_MAX: Final = 10_000
 
 # --- frames ----------------------------------------------------------------------------------
 # One batch of 128 orders is about 25 KB; one page of a log fits as well.
