@@ -1,0 +1,108 @@
+"""One order and any number of trades on it: no history of inputs sells a lot twice."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from zmqex.trading.states import TERMINAL, Claim, Input, State, TradeRole, claim, step
+
+TOTAL_LOTS = 100
+
+
+class OneOrder(RuleBasedStateMachine):
+    """A maker's order, held and filled by trades that each move by the table only.
+
+    The oracle is a ledger of lots that is moved by hand: it knows no states, only whether base
+    has gone for good or never will.
+    """
+
+    trades = Bundle("trades")
+
+    @initialize(side=st.sampled_from(["buy", "sell"]))
+    def begin(self, side: str) -> None:
+        """Rest an order of 100 lots."""
+        self.side = side
+        self.lots: list[int] = []
+        self.states: list[State] = []
+        self.late: list[bool] = []
+        self.filled = 0
+        self.free = TOTAL_LOTS
+
+    @precondition(lambda self: self.free > 0)
+    @rule(target=trades, data=st.data())
+    def take(self, data: st.DataObject) -> int:
+        """Hold a part of what is free."""
+        lots = data.draw(st.integers(1, self.free))
+        self.free -= lots
+        self.lots.append(lots)
+        self.states.append(State.RESERVED)
+        self.late.append(False)
+        return len(self.lots) - 1
+
+    @rule(number=trades, happened=st.sampled_from(list(Input)))
+    def happen(self, number: int, happened: Input) -> None:
+        """Anything at all happens to a trade; what is illegal changes nothing."""
+        before = self.states[number]
+        after = step(TradeRole.MAKER, self.side, before, happened)
+        if after is None:
+            assert self.claim_of(number) is claim(self.side, before, hold_ended=self.late[number])
+            return
+        assert before not in TERMINAL or (before, happened) == (State.CANCELLED, Input.QUOTE_SAID)
+        was = self.claim_of(number)
+        self.states[number] = after
+        self.late[number] = before is State.CANCELLED
+        if happened in {Input.BASE_SETTLED, Input.PAY_SUCCEEDED}:
+            self.filled += self.lots[number]
+            assert was is Claim.HELD
+        if after is State.CANCELLED:
+            self.free += self.lots[number]
+            assert was is Claim.HELD
+
+    def claim_of(self, number: int) -> Claim:
+        """What the code under test says of a trade."""
+        return claim(self.side, self.states[number], hold_ended=self.late[number])
+
+    def claimed(self, wanted: Claim) -> int:
+        """The lots of all trades with that claim."""
+        return sum(lots for number, lots in enumerate(self.lots) if self.claim_of(number) is wanted)
+
+    @invariant()
+    def no_lot_is_lost_or_made(self) -> None:
+        """Free, held and filled are the order; each lot is in one of them."""
+        if not hasattr(self, "lots"):
+            return
+        assert self.claimed(Claim.FILLED) == self.filled
+        held = self.claimed(Claim.HELD)
+        assert self.free + held + self.filled == TOTAL_LOTS
+        assert min(self.free, held, self.filled) >= 0
+
+
+TestOneOrder = OneOrder.TestCase
+
+
+@pytest.mark.parametrize("side", ["buy", "sell"])
+def test_no_trade_is_filled_twice(side: str) -> None:
+    """Along every way through the table base moves at most once."""
+    moves = {Input.BASE_SETTLED, Input.PAY_SUCCEEDED}
+    for role, first in ((TradeRole.MAKER, State.RESERVED), (TradeRole.TAKER, State.TAKING)):
+        todo, seen = [(first, 0)], set()
+        while todo:
+            state, moved = todo.pop()
+            assert moved <= 1, (role, state)
+            if (state, moved) in seen:
+                continue
+            seen.add((state, moved))
+            for happened in Input:
+                after = step(role, side, state, happened)
+                if after is not None:
+                    todo.append((after, moved + (happened in moves)))
+        assert any(moved for _, moved in seen)

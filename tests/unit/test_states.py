@@ -1,0 +1,227 @@
+"""The trade's state tables, walked whole: every state, every input, all four tables."""
+
+from __future__ import annotations
+
+import pytest
+
+from zmqex.trading.states import (
+    TABLES,
+    TERMINAL,
+    Claim,
+    Input,
+    State,
+    Table,
+    TradeRole,
+    claim,
+    step,
+)
+
+MAKER, TAKER = TradeRole.MAKER, TradeRole.TAKER
+FIRST = {MAKER: State.RESERVED, TAKER: State.TAKING}
+# The one row that leads out of an end: a claim of "quote sent" after the hold has ended.
+LATE_CLAIM = (MAKER, "sell", State.CANCELLED, Input.QUOTE_SAID)
+CELLS = [
+    (role, side, state, happened) for role, side in TABLES for state in State for happened in Input
+]
+
+
+def reachable(role: TradeRole, side: str, start: State | None = None) -> set[State]:
+    """Every state that a trade can come to from its first one (or from `start`)."""
+    found, todo = set(), [start or FIRST[role]]
+    while todo:
+        state = todo.pop()
+        if state not in found:
+            found.add(state)
+            after = [step(role, side, state, happened) for happened in Input]
+            todo += [one for one in after if one is not None]
+    return found
+
+
+def walk(role: TradeRole, side: str, *inputs: Input) -> State | None:
+    """Where a history ends, or None at its first illegal input."""
+    state: State | None = FIRST[role]
+    for happened in inputs:
+        if state is None:
+            return None
+        state = step(role, side, state, happened)
+    return state
+
+
+def test_each_cell_is_a_row_of_its_table_or_illegal() -> None:
+    """`step` says what the table says, and nothing where the table is silent."""
+    legal = 0
+    for role, side, state, happened in CELLS:
+        after = step(role, side, state, happened)
+        row = TABLES[role, side].get((state, happened))
+        assert after is row
+        legal += after is not None
+    assert legal == sum(map(len, TABLES.values()))
+    assert len(CELLS) == 4 * len(State) * len(Input)
+
+
+def test_an_end_absorbs_everything_but_the_late_claim() -> None:
+    """Whatever comes after an end changes nothing; a late claim becomes a dispute."""
+    ways_out = [cell for cell in CELLS if cell[2] in TERMINAL and step(*cell) is not None]
+    assert ways_out == [LATE_CLAIM]
+    assert step(*LATE_CLAIM) is State.DISPUTED
+
+
+@pytest.mark.parametrize(("role", "side"), TABLES)
+def test_every_row_can_be_reached(role: TradeRole, side: str) -> None:
+    """No table has a row for a state that no trade comes to."""
+    states = reachable(role, side)
+    assert {state for state, _ in TABLES[role, side]} <= states
+
+
+@pytest.mark.parametrize(("role", "side"), TABLES)
+def test_no_trade_is_stuck(role: TradeRole, side: str) -> None:
+    """From every state an end can be reached, or a dispute, which is for the operator."""
+    for state in reachable(role, side) - TERMINAL - {State.DISPUTED}:
+        ends = reachable(role, side, state) & (TERMINAL | {State.DISPUTED})
+        assert ends, state
+
+
+@pytest.mark.parametrize(("role", "side"), TABLES)
+def test_only_a_dispute_has_no_way_out(role: TradeRole, side: str) -> None:
+    """No clock and no message ends a dispute: no row says how, so what it holds stays held."""
+    table = TABLES[role, side]
+    left = {state for state, _ in table}
+    stuck = reachable(role, side) - left - TERMINAL
+    assert stuck == {State.DISPUTED}
+
+
+@pytest.mark.parametrize(("role", "side"), TABLES)
+def test_both_parties_can_settle(role: TradeRole, side: str) -> None:
+    """Each table has a way to its good end."""
+    assert State.SETTLED in reachable(role, side)
+
+
+def test_a_buying_maker_walks_to_the_end() -> None:
+    """Invoice, payment, quote, confirmation."""
+    assert walk(
+        MAKER,
+        "buy",
+        Input.INVOICE_MADE,
+        Input.BASE_SETTLED,
+        Input.QUOTE_SAID,
+        Input.QUOTE_CONFIRMED,
+    ) is (State.SETTLED)
+
+
+def test_a_selling_maker_walks_to_the_end() -> None:
+    """Quote, confirmation, and the payment last of all."""
+    assert walk(
+        MAKER,
+        "sell",
+        Input.QUOTE_SAID,
+        Input.QUOTE_CONFIRMED,
+        Input.PAY_STARTED,
+        Input.PAY_SUCCEEDED,
+    ) is (State.SETTLED)
+
+
+def test_a_selling_taker_pays_first() -> None:
+    """Base goes out before any quote can be said to have come."""
+    assert walk(TAKER, "sell", Input.ACCEPT, Input.QUOTE_SAID) is None
+    assert walk(TAKER, "sell", Input.ACCEPT, Input.QUOTE_CONFIRMED) is None
+    assert walk(
+        TAKER,
+        "sell",
+        Input.ACCEPT,
+        Input.PAY_STARTED,
+        Input.PAY_SUCCEEDED,
+        Input.QUOTE_SAID,
+        Input.QUOTE_CONFIRMED,
+    ) is (State.SETTLED)
+
+
+def test_a_buying_taker_sends_the_quote_first() -> None:
+    """Its invoice is made only after the maker has confirmed the quote."""
+    assert walk(TAKER, "buy", Input.ACCEPT, Input.INVOICE_MADE) is None
+    assert walk(
+        TAKER,
+        "buy",
+        Input.ACCEPT,
+        Input.QUOTE_SAID,
+        Input.QUOTE_CONFIRMED,
+        Input.INVOICE_MADE,
+        Input.BASE_SETTLED,
+    ) is (State.SETTLED)
+
+
+@pytest.mark.parametrize("side", ["buy", "sell"])
+def test_an_abandoned_take_is_never_paid(side: str) -> None:
+    """No way leads from abandoning to a payment, also when the accept comes after all."""
+    after = reachable(TAKER, side, State.ABANDONING)
+    assert after == {State.ABANDONING, State.CANCELLED}
+    assert walk(TAKER, side, Input.ABANDON, Input.ACCEPT) is State.ABANDONING
+
+
+def test_a_buying_makers_quantity_returns_only_by_lightning() -> None:
+    """Every way to cancelled ends with Lightning's word that nothing was or will be paid."""
+    ways = [
+        happened
+        for (_, happened), after in TABLES[MAKER, "buy"].items()
+        if after is State.CANCELLED
+    ]
+    assert ways == [Input.BASE_NEGATIVE]
+
+
+def test_a_payment_ends_only_by_lightning() -> None:
+    """No timer, cancel or word of the other party leads out of a running payment."""
+    for role in TradeRole:
+        ways = {happened for state, happened in TABLES[role, "sell"] if state is State.PAYING}
+        assert ways == {Input.PAY_SUCCEEDED, Input.PAY_FAILED}
+
+
+# --- what a maker's trade claims of its order ----------------------------------------------------
+
+
+def claims(side: str, table: Table) -> set[tuple[Claim, Claim]]:
+    """From which claim to which each row of a maker's table goes, but for the late claim."""
+    return {
+        (claim(side, state), claim(side, after))
+        for (state, happened), after in table.items()
+        if (MAKER, side, state, happened) != LATE_CLAIM
+    }
+
+
+@pytest.mark.parametrize("side", ["buy", "sell"])
+def test_a_claim_ends_once(side: str) -> None:
+    """What is held becomes free or filled; neither becomes anything else again."""
+    assert claims(side, TABLES[MAKER, side]) <= {
+        (Claim.HELD, Claim.HELD),
+        (Claim.HELD, Claim.FREE),
+        (Claim.HELD, Claim.FILLED),
+        (Claim.FILLED, Claim.FILLED),
+    }
+
+
+@pytest.mark.parametrize(
+    ("side", "free", "filled"),
+    [
+        (
+            "buy",
+            {State.CANCELLED},
+            {State.BASE_DONE, State.QUOTE_SENT, State.SETTLED, State.DISPUTED},
+        ),
+        ("sell", {State.CANCELLED}, {State.SETTLED}),
+    ],
+)
+def test_a_quantity_is_free_or_filled_exactly_where_base_says_so(
+    side: str, free: set[State], filled: set[State]
+) -> None:
+    """Filled once base has moved, free once it never will; held in every other state."""
+    for state in reachable(MAKER, side):
+        expected = Claim.HELD
+        if state in free:
+            expected = Claim.FREE
+        elif state in filled:
+            expected = Claim.FILLED
+        assert claim(side, state) is expected, state
+
+
+def test_a_late_dispute_claims_nothing() -> None:
+    """Its quantity had returned, and may belong to somebody else by now."""
+    assert claim("sell", State.DISPUTED, hold_ended=True) is Claim.FREE
+    assert claim("sell", State.DISPUTED) is Claim.HELD
