@@ -12,8 +12,7 @@ from rich.console import RenderableType
 from rich.live import Live
 
 from zmqex.cli import tables
-from zmqex.cli.context import INVOCATION, note, show_json, usage
-from zmqex.cli.orders import Json
+from zmqex.cli.context import INVOCATION, Json, note, show_json, usage
 from zmqex.errors import InputError
 from zmqex.kernel.commands import GetBook, GetPeerBook, MatchOrder
 from zmqex.market.units import parse_order_text

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
+import typer
 
 from zmqex.config import (
     Choice,
@@ -21,11 +23,19 @@ from zmqex.config import (
 from zmqex.errors import InputError, NodeUnavailableError
 from zmqex.kernel.commands import Command
 from zmqex.market.instruments import Currencies, Instrument
+from zmqex.reasons import RejectReason
 
 EXIT_REFUSED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_UNREACHABLE: Final = 3
-_LOT_MARKET: Final = "BTC/USD"
+EPILOG: Final = "--node NAME or --data-dir DIR, anywhere, say which node a command is for."
+
+Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
+
+
+def new_app(text: str) -> typer.Typer:
+    """A group of commands: plain help, no shell completion."""
+    return typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help=text)
 
 
 class Invocation:
@@ -33,31 +43,44 @@ class Invocation:
 
     def __init__(self) -> None:
         """Start with nothing chosen."""
-        self.node: str | None = None
-        self.data_dir: str | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what the run before has chosen."""
+        self._words: dict[str, str] = {}
         self._choice: Choice | None = None
+        self._config: Config | None = None
+
+    def choose(self, name: str, option: str, value: str) -> None:
+        """Take `--node` or `--data-dir`; InputError where it says two things."""
+        if self._words.setdefault(name, value) != value:
+            raise usage(f"{option} is given twice, and differently")
 
     @property
     def program(self) -> str:
         """The name that the user typed, for hints."""
-        return os.environ.get("ZMQEX_INVOKED_AS") or Path(sys.argv[0]).name.replace(
-            "__main__.py", "python -m zmqex"
+        name = Path(sys.argv[0]).name
+        return os.environ.get("ZMQEX_INVOKED_AS") or (
+            "python -m zmqex" if name == "__main__.py" else name
         )
 
     def choice(self, *, starting: bool = False) -> Choice:
         """The node that this command is for; ConfigError where that is not clear."""
         if self._choice is None:
-            self._choice = select_node(self.node, self.data_dir, starting=starting)
+            node, data_dir = self._words.get("node"), self._words.get("data_dir")
+            self._choice = select_node(node, data_dir, starting=starting)
         return self._choice
 
     def hint(self, words: str) -> str:
         """A command that the user can copy: the invoked name and the node that was named."""
-        options = " ".join(self.choice().options) if self._choice else ""
+        options = shlex.join(self._choice.options) if self._choice else ""
         return " ".join(part for part in (self.program, options, words) if part)
 
     def config(self) -> Config:
         """The node's settings, as its files and the environment say."""
-        return load_config(self.choice(), {})
+        if self._config is None:
+            self._config = load_config(self.choice())
+        return self._config
 
     def currencies(self) -> Currencies:
         """The currencies that the node knows."""
@@ -67,20 +90,25 @@ class Invocation:
         """A market of the node; the first one where none is named."""
         return self.currencies().instrument(market.upper() or self.config().markets[0])
 
+    def check_running(self) -> None:
+        """NodeUnavailableError, with how to start it, where the node does not run."""
+        choice = self.choice()
+        if running_node(choice.data_dir) is None:
+            start = self.hint("serve")
+            message = f"node {choice.name} is not running; start it with: {start}"
+            raise NodeUnavailableError(message)
+
     def call(self, command: Command, *, timeout_s: float = 30.0) -> dict[str, Any]:
         """Give the node a command; its answer."""
         from zmqex.client import Client  # noqa: PLC0415 - help and bad input need no sockets
 
-        choice = self.choice()
         try:
-            with Client(control_path(choice.data_dir), timeout_s=timeout_s) as client:
+            control = control_path(self.choice().data_dir)
+            with Client(control, timeout_s=timeout_s) as client:
                 return client.call(command)
-        except NodeUnavailableError as error:
-            if running_node(choice.data_dir) is not None:
-                raise
-            start = self.hint("serve")
-            message = f"node {choice.name} is not running; start it with: {start}"
-            raise NodeUnavailableError(message) from error
+        except NodeUnavailableError:
+            self.check_running()
+            raise
 
 
 INVOCATION: Final = Invocation()
@@ -88,16 +116,23 @@ INVOCATION: Final = Invocation()
 
 def show_json(answer: object) -> None:
     """Print an answer as JSON on stdout."""
-    print(json.dumps(msgspec.to_builtins(answer), indent=2, ensure_ascii=True))  # noqa: T201
+    say(json.dumps(msgspec.to_builtins(answer), indent=2, ensure_ascii=True))
 
 
-def note(text: str) -> None:
-    """Tell the user something that is not the result."""
-    print(text, file=sys.stderr)  # noqa: T201
+def say(text: str) -> None:
+    """Print a result on stdout."""
+    print(text, flush=True)  # noqa: T201 - what the command line is for
+
+
+def note(text: str, *, raw: bool = False) -> None:
+    """Tell the user something that is not the result, without control characters unless `raw`.
+
+    `raw` is for text of our own that has several lines.
+    """
+    shown = text if raw else "".join(one if one.isprintable() else "?" for one in text)
+    print(shown, file=sys.stderr)  # noqa: T201 - as above
 
 
 def usage(message: str) -> InputError:
     """A usage error, to be raised: exit code 2."""
-    from zmqex.reasons import RejectReason  # noqa: PLC0415 - only on this path
-
     return InputError(RejectReason.CONTRADICTORY_FLAGS, message)

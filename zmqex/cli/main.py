@@ -1,70 +1,101 @@
 """The command line: parse, call, render.  Exit codes: 0 done, 1 refused, 2 usage, 3 no node.
 
 `--node NAME` and `--data-dir DIR` may stand before or after any subcommand.  Results go to stdout,
-everything else to stderr.
+everything else to stderr.  A command's module is loaded when it is used, so that each is quick.
 """
 
 from __future__ import annotations
 
+import importlib
+import os
 import sys
-from importlib.metadata import version
-from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
-import click
 import typer
+from typer.core import TyperGroup
 
-from zmqex.cli import books, network, orders, trades
+from zmqex import __version__
 from zmqex.cli.context import (
+    EPILOG,
     EXIT_REFUSED,
     EXIT_UNREACHABLE,
     EXIT_USAGE,
     INVOCATION,
     note,
+    say,
     usage,
 )
-from zmqex.cli.orders import Json
-from zmqex.cli.serve import serve
 from zmqex.errors import (
     ConfigError,
     InputError,
-    InvalidInvoiceError,
     NodeUnavailableError,
-    RefusedError,
-    StorageError,
     ZmqexError,
 )
 
+# Name -> (module, the typer app or the function in it, what the list of commands says).
+_COMMANDS: Final = {
+    "serve": ("serve", "serve", "Start a node; it runs until Ctrl-C."),
+    "order": ("orders", "app", "Place, take, list, show and cancel orders."),
+    "book": ("books", "book", "Show bids and asks with their depth."),
+    "match": ("books", "match", "List what crosses an order."),
+    "trade": ("trades", "app", "See trades, pay, and confirm the quote leg."),
+    "hold": ("trades", "hold_app", "See what is held for takers."),
+    "peers": ("network", "peers_app", "See, find, add and remove peers."),
+    "ping": ("network", "ping", "Ask a peer whether it is there."),
+    "status": ("network", "status", "Show how the node is."),
+    "invoice": ("invoices", "app", "Read Lightning invoices."),
+    "logs": ("logs", "logs", "Show what the node wrote."),
+    "demo": ("play", "demo", "Play the whole story with real nodes on this machine."),
+    "version": ("play", "version", "Show the version."),
+}
+# In this order: the first class that fits decides; every other fault is EXIT_REFUSED.
+_EXIT_CODES: Final[tuple[tuple[type[ZmqexError], int], ...]] = (
+    (NodeUnavailableError, EXIT_UNREACHABLE),
+    (ConfigError, EXIT_USAGE),
+    (InputError, EXIT_USAGE),
+)
+_CHOICES: Final = {"--node": "node", "--data-dir": "data_dir"}
+_INTERRUPTED: Final = 130
+# typer's own copy of click has no public name for it.
+_UsageError: Final[Any] = typer.BadParameter.__base__
+
+
+class _Commands(TyperGroup):
+    """The table above as a typer group."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401, ARG002 - typer's signature
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401, ARG002 - as above
+        if cmd_name not in _COMMANDS:
+            return None
+        module, attribute, _ = _COMMANDS[cmd_name]
+        target = getattr(importlib.import_module(f"zmqex.cli.{module}"), attribute)
+        if isinstance(target, typer.Typer):
+            group: Any = typer.main.get_group(target)
+            group.name = cmd_name
+            for command in (group, *group.commands.values()):
+                command.epilog = EPILOG
+            return group
+        single = typer.Typer(add_completion=False, rich_markup_mode=None)
+        single.command(cmd_name, epilog=EPILOG)(target)
+        return typer.main.get_command(single)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401, ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="A peer-to-peer exchange node.  --node NAME or --data-dir DIR choose one of several.",
+    help="A peer-to-peer exchange node on a ZeroMQ message bus.",
+    epilog=EPILOG,
 )
-app.add_typer(orders.app, name="order")
-app.add_typer(trades.app, name="trade")
-app.add_typer(trades.hold_app, name="hold")
-app.add_typer(network.peers_app, name="peers")
-app.add_typer(network.invoice_app, name="invoice")
-app.command()(serve)
-app.command()(books.book)
-app.command()(books.match)
-app.command()(network.ping)
-app.command()(network.status)
-app.command()(network.logs)
-
-# In this order: the first class that fits decides.
-_EXIT_CODES: Final[tuple[tuple[type[ZmqexError], int], ...]] = (
-    (NodeUnavailableError, EXIT_UNREACHABLE),
-    (InvalidInvoiceError, EXIT_REFUSED),
-    (RefusedError, EXIT_REFUSED),
-    (ConfigError, EXIT_USAGE),
-    (InputError, EXIT_USAGE),
-    (StorageError, EXIT_REFUSED),
-)
-_CHOICES: Final = {"--node": "node", "--data-dir": "data_dir"}
 
 
 @app.callback(invoke_without_command=True)
@@ -72,24 +103,8 @@ def _top(
     *, show_version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False
 ) -> None:
     if show_version:
-        print(f"zmqex {version('zmqex')}")  # noqa: T201
+        say(f"zmqex {__version__}")
         raise typer.Exit
-
-
-@app.command()
-def demo(
-    *,
-    fault: Annotated[str, typer.Option(help="stop-maker or wrong-invoice: make it fail.")] = "",
-    keep: Annotated[Path | None, typer.Option(help="Keep the nodes' data here.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Play the whole story with real nodes on this machine."""
-    from zmqex.cli import demo as story  # noqa: PLC0415 - only this command needs it
-
-    if fault and fault not in story.FAULTS:
-        message = f"--fault: {fault[:20]!r} is none of {', '.join(story.FAULTS)}"
-        raise usage(message)
-    raise typer.Exit(story.run(fault=fault or None, as_json=as_json, keep=keep))
 
 
 def run() -> None:
@@ -103,22 +118,36 @@ def run() -> None:
 def main(arguments: list[str]) -> int:
     """Run one command; every expected failure is one sentence on stderr and an exit code."""
     try:
-        left = _take_choice(arguments)
-        code = app(left, standalone_mode=False)
-    except click.exceptions.Exit as stop:
+        INVOCATION.reset()
+        code = app(_take_choice(arguments), prog_name=INVOCATION.program, standalone_mode=False)
+        sys.stdout.flush()
+    except _UsageError as error:
+        return _explain(error.format_message())
+    except typer.Exit as stop:
         return stop.exit_code
-    except click.ClickException as error:
-        note(f"zmqex: {error.format_message()}")
-        return EXIT_USAGE
-    except (click.Abort, KeyboardInterrupt):
-        return EXIT_REFUSED
+    except (typer.Abort, KeyboardInterrupt):
+        return _INTERRUPTED
     except BrokenPipeError:
-        sys.stdout = None  # whoever read us has gone
+        # Whoever read us has gone; the interpreter's own last flush must not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_REFUSED
     except ZmqexError as error:
         note(f"zmqex: {error}")
         return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), EXIT_REFUSED)
+    except OSError as error:
+        note(f"zmqex: {error.strerror or error}: {error.filename or 'the operating system'}")
+        return EXIT_REFUSED
     return code if isinstance(code, int) else 0
+
+
+def _explain(message: str) -> int:
+    """Say what is wrong with the words in one sentence; a bare group shows its help instead."""
+    if message.startswith("Usage:"):
+        note(message, raw=True)
+    else:
+        sentence = " ".join(message.split()).rstrip(".")
+        note(f"zmqex: {sentence}; see {INVOCATION.program} --help")
+    return EXIT_USAGE
 
 
 def _take_choice(arguments: list[str]) -> list[str]:
@@ -133,8 +162,7 @@ def _take_choice(arguments: list[str]) -> list[str]:
             left.append(argument)
             continue
         chosen = value if equals else next(waiting, None)
-        if chosen is None:
-            message = f"{name} needs a value"
-            raise usage(message)
-        setattr(INVOCATION, _CHOICES[name], chosen)
+        if not chosen or (chosen.startswith("-") and not equals):
+            raise usage(f"{name} needs a value")
+        INVOCATION.choose(_CHOICES[name], name, chosen)
     return left

@@ -1,16 +1,13 @@
-"""`zmqex peers`, `ping`, `status`, `invoice`, `logs`: the node, its peers and what it wrote."""
+"""`zmqex peers`, `ping` and `status`: the node and its peers."""
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
-import msgspec
 import typer
 
 from zmqex.cli import tables
-from zmqex.cli.context import INVOCATION, show_json, usage
-from zmqex.cli.orders import Json
+from zmqex.cli.context import INVOCATION, Json, new_app, say, show_json, usage
 from zmqex.config import parse_peer
 from zmqex.kernel.commands import (
     AddPeer,
@@ -20,16 +17,13 @@ from zmqex.kernel.commands import (
     PingPeer,
     RemovePeer,
 )
-from zmqex.logs import human_line, log_files
-from zmqex.protocol.identity import to_text
 
-peers_app = typer.Typer(invoke_without_command=True, help="See, find, add and remove peers.")
-invoice_app = typer.Typer(no_args_is_help=True, help="Read Lightning invoices.")
+peers_app = new_app("See, find, add and remove peers; without a command, list them.")
 
 PeerId = Annotated[str, typer.Argument(help="A peer id, or its first 8 or more characters.")]
 
 
-@peers_app.callback()
+@peers_app.callback(invoke_without_command=True, no_args_is_help=False)
 def peers(context: typer.Context, *, as_json: Json = False) -> None:
     """List known peers."""
     if context.invoked_subcommand is None:
@@ -48,9 +42,9 @@ def lookup(*, as_json: Json = False) -> None:
         show_json(answer)
         return
     for one in answer["candidates"]:
-        print(f"{one['host']}:{one['port']}  from {one['source']}")  # noqa: T201
+        say(f"{one['host']}:{one['port']}  from {one['source']}")
     if not answer["candidates"]:
-        print("Discovery finds nobody.")  # noqa: T201
+        say("Discovery finds nobody.")
 
 
 @peers_app.command("add")
@@ -61,10 +55,10 @@ def add(
 ) -> None:
     """Connect to a peer, and remember it."""
     try:
-        identity, host, port = parse_peer(place)
+        _, host, port = parse_peer(place)
     except ValueError as error:
         raise usage(str(error)) from error
-    answer = INVOCATION.call(AddPeer(to_text(identity) if identity else "", host, port))
+    answer = INVOCATION.call(AddPeer(place.rpartition("@")[0], host, port))
     _say(answer, f"Connecting to {host}:{port}.", as_json=as_json)
 
 
@@ -91,66 +85,8 @@ def status(*, as_json: Json = False) -> None:
         tables.show_status(answer)
 
 
-@invoice_app.command("decode")
-def decode_invoice(text: str, *, as_json: Json = False) -> None:
-    """Decode and verify a BOLT 11 invoice; needs no node."""
-    from zmqex.bolt11 import decode, expires_at_ms  # noqa: PLC0415 - only this command needs it
-
-    invoice = decode(text.strip().removeprefix("lightning:"))
-    facts: dict[str, Any] = {
-        "network": invoice.network.value,
-        "amount_msat": invoice.amount_msat,
-        "payment_hash": invoice.payment_hash.hex(),
-        "payee": invoice.payee.hex(),
-        "description": invoice.description,
-        "description_hash": invoice.description_hash.hex() if invoice.description_hash else None,
-        "timestamp_s": invoice.timestamp_s,
-        "expiry_s": invoice.expiry_s,
-        "expires_at_ms": expires_at_ms(invoice),
-        "min_final_cltv": invoice.min_final_cltv,
-        "features": invoice.features,
-        "payment_secret": invoice.payment_secret.hex(),
-        "route_hints": [
-            [{**msgspec.to_builtins(hop), "node_id": hop.node_id.hex()} for hop in route]
-            for route in invoice.route_hints
-        ],
-        "fallbacks": [[one.version, one.program.hex()] for one in invoice.fallbacks],
-        "signature": invoice.signature.hex(),
-    }
-    if as_json:
-        show_json(facts)
-        return
-    for name, value in facts.items():
-        if value not in (None, []):
-            tables.console().print(f"{name + ':':<18} {tables.plain(value)}", soft_wrap=True)
-    tables.console().print(f"{'expires:':<18} {tables.when(facts['expires_at_ms'])}")
-
-
-def logs(
-    *,
-    trade: Annotated[str, typer.Option(help="Only of this trade id (its first characters).")] = "",
-    as_json: Json = False,
-) -> None:
-    """Show what the node wrote, oldest first; needs no running node."""
-    directory = INVOCATION.choice().data_dir / "logs"
-    for path in log_files(directory):
-        with path.open(encoding="utf-8", errors="replace") as file:
-            for line in file:
-                _show_line(line, trade, as_json=as_json)
-
-
-def _show_line(line: str, trade: str, *, as_json: bool) -> None:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return  # cut off by a crash
-    if trade and not str(record.get("trade_id", "")).startswith(trade.lower()):
-        return
-    print(line.strip() if as_json else human_line(record))  # noqa: T201
-
-
 def _say(answer: dict[str, Any], text: str, *, as_json: bool) -> None:
     if as_json:
         show_json(answer)
     else:
-        print(text)  # noqa: T201
+        say(text)

@@ -7,15 +7,15 @@ import secrets
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 import typer
 
-from zmqex.adapters.storage.directory import create_private_file
+from zmqex.adapters.storage.directory import create_private_file, read_private_file
 from zmqex.cli import tables
-from zmqex.cli.context import INVOCATION, note, show_json, usage
-from zmqex.errors import RefusedError
+from zmqex.cli.context import INVOCATION, Json, new_app, note, say, show_json, usage
+from zmqex.errors import InputError, RefusedError
 from zmqex.kernel.commands import (
     CancelOrder,
     Command,
@@ -25,8 +25,9 @@ from zmqex.kernel.commands import (
     ShowOrder,
     TakeOrder,
 )
-from zmqex.limits import ORDER_LIFE_DEFAULT_MS, ORDER_LIFE_MAX_MS
+from zmqex.limits import DAY_MS, ORDER_LIFE_DEFAULT_MS, ORDER_LIFE_MAX_MS
 from zmqex.market.units import (
+    OrderTerms,
     format_average_price,
     format_notional,
     format_price,
@@ -36,124 +37,190 @@ from zmqex.market.units import (
     parse_order_text,
     parse_quantity,
 )
+from zmqex.reasons import RejectReason
 
-app = typer.Typer(no_args_is_help=True, help="Place, take, list, show and cancel orders.")
+app = new_app("Place, take, list, show and cancel orders.")
 
-Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 Words = Annotated[list[str], typer.Argument(help="Like 1BTC@1USD or 1 BTC @ 50,000 USD.")]
 OrderId = Annotated[str, typer.Argument(help="An order id, or its first 8 or more characters.")]
 Pay = Annotated[str, typer.Option(help="Pay invoices: ask, auto or manual.")]
 
+_LIFE_DEFAULT: Final = f"{ORDER_LIFE_DEFAULT_MS // DAY_MS}d"
 
-def _place(  # noqa: PLR0913 - one parameter per flag of the command
-    side: str,
+
+# A negative number is a wrong quantity, not an option that nobody knows.
+_WORDS: Final = {"ignore_unknown_options": True}
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """What the flags of `order buy` and `order sell` say."""
+
+    expires: str
+    renew: bool
+    ioc: bool
+    fok: bool
+    post_only: bool
+    all_or_none: bool
+    minimum: str
+    time_in_force: str
+    dry_run: bool
+    pay: str
+    as_json: bool
+
+
+Expires = Annotated[str, typer.Option(help="How long it lives, like 24h; 7d is most and usual.")]
+Renew = Annotated[bool, typer.Option("--renew", help="Renew it when it expires.")]
+Ioc = Annotated[bool, typer.Option("--ioc", help="Take what there is, rest nothing.")]
+Fok = Annotated[bool, typer.Option("--fok", help="Fill all of it at once, or nothing.")]
+PostOnly = Annotated[bool, typer.Option("--post-only", help="Rest, never take.")]
+AllOrNone = Annotated[bool, typer.Option("--all-or-none", help="Never fill a part of it.")]
+Minimum = Annotated[str, typer.Option("--min", help="The smallest fill, like 0.1BTC.")]
+TimeInForce = Annotated[str, typer.Option("--time-in-force", "--tif", help="gtc, gtd, ioc or fok.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what it would do.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask, also not before a payment.")]
+
+
+@app.command("buy", context_settings=_WORDS)
+def buy(  # noqa: PLR0913 - one parameter per flag of the command
     words: Words,
     *,
-    expires: Annotated[str, typer.Option(help="How long it lives, at most 7d.")] = "",
-    renew: Annotated[bool, typer.Option("--renew", help="Renew it when it expires.")] = False,
-    ioc: Annotated[bool, typer.Option("--ioc", help="Take what there is, rest nothing.")] = False,
-    fok: Annotated[bool, typer.Option("--fok", help="Fill all of it at once, or nothing.")] = False,
-    post_only: Annotated[bool, typer.Option("--post-only", help="Rest, never take.")] = False,
-    all_or_none: Annotated[
-        bool, typer.Option("--all-or-none", help="Never fill a part of it.")
-    ] = False,
-    minimum: Annotated[str, typer.Option("--min", help="The smallest fill, like 0.1BTC.")] = "",
-    time_in_force: Annotated[
-        str, typer.Option("--time-in-force", "--tif", help="gtc, gtd, ioc or fok.")
-    ] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what it would do.")] = False,
+    expires: Expires = "",
+    renew: Renew = False,
+    ioc: Ioc = False,
+    fok: Fok = False,
+    post_only: PostOnly = False,
+    all_or_none: AllOrNone = False,
+    minimum: Minimum = "",
+    time_in_force: TimeInForce = "",
+    dry_run: DryRun = False,
     pay: Pay = "",
+    yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Match against the book, take what crosses, rest what is left."""
-    terms = parse_order_text(" ".join(words), INVOCATION.currencies())
-    instrument = terms.instrument
-    tif = _time_in_force(time_in_force, expires, ioc=ioc, fok=fok)
-    life_ms = _life_ms(expires)
-    minimum_lots = parse_quantity(minimum, instrument) if minimum else 0
-    _check(tif, minimum_lots, terms.quantity_lots, post_only=post_only, renew=renew)
-    mode = _pay_mode(pay)
-    total = notional_quote_units(terms.quantity_lots, terms.price_ticks, instrument)
-    echo = print if not as_json else note
-    echo(
-        tables.order_sentence(
-            side,
-            terms.quantity_lots,
-            terms.price_ticks,
-            instrument,
-            format_notional(total, instrument),
-        )
+    """Buy: take what crosses, best first, and rest what is left."""
+    terms = Terms(
+        expires,
+        renew,
+        ioc,
+        fok,
+        post_only,
+        all_or_none,
+        minimum,
+        time_in_force,
+        dry_run,
+        _pay_word(pay, yes=yes),
+        as_json,
     )
+    _place("buy", words, terms)
+
+
+@app.command("sell", context_settings=_WORDS)
+def sell(  # noqa: PLR0913 - as for buy
+    words: Words,
+    *,
+    expires: Expires = "",
+    renew: Renew = False,
+    ioc: Ioc = False,
+    fok: Fok = False,
+    post_only: PostOnly = False,
+    all_or_none: AllOrNone = False,
+    minimum: Minimum = "",
+    time_in_force: TimeInForce = "",
+    dry_run: DryRun = False,
+    pay: Pay = "",
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Sell: take what crosses, best first, and rest what is left."""
+    terms = Terms(
+        expires,
+        renew,
+        ioc,
+        fok,
+        post_only,
+        all_or_none,
+        minimum,
+        time_in_force,
+        dry_run,
+        _pay_word(pay, yes=yes),
+        as_json,
+    )
+    _place("sell", words, terms)
+
+
+def _place(side: str, words: list[str], given: Terms) -> None:
+    """Match against the book, take what crosses, rest what is left."""
+    check_words(words)
+    order = parse_order_text(" ".join(words), INVOCATION.currencies())
+    instrument = order.instrument
+    tif = _time_in_force(given)
+    life_ms = _life_ms(given.expires)
+    minimum_lots = parse_quantity(given.minimum, instrument) if given.minimum else 0
+    _check(given, tif, minimum_lots, order.quantity_lots)
+    mode = _pay_mode(given.pay)
+    _echo(side, order, as_json=given.as_json)
     if tif in {"gtc", "gtd"}:
-        note(f"It lives for {expires or '7d'}{' and renews itself' if renew else ''}.")
+        renews = " and renews itself" if given.renew else ""
+        note(f"It lives for {given.expires or _LIFE_DEFAULT}{renews}.")
     command = PlaceOrder(
         market=instrument.symbol,
         side=side,
-        quantity_lots=terms.quantity_lots,
-        price_ticks=terms.price_ticks,
+        quantity_lots=order.quantity_lots,
+        price_ticks=order.price_ticks,
         minimum_lots=minimum_lots,
         expires_in_ms=life_ms,
         time_in_force=tif,
-        post_only=post_only,
-        all_or_none=all_or_none,
-        renew=renew,
-        dry_run=dry_run,
+        post_only=given.post_only,
+        all_or_none=given.all_or_none,
+        renew=given.renew,
+        dry_run=given.dry_run,
         pay_mode="manual" if mode == "ask" else mode,
     )
-    if dry_run:
-        _show_plan(INVOCATION.call(command), as_json=as_json)
+    if given.dry_run:
+        _show_plan(INVOCATION.call(command), as_json=given.as_json)
         return
     answer = _once(command)
     _ask_to_pay(answer, mode)
-    if as_json:
+    if given.as_json:
         show_json(answer)
     else:
         tables.show_placed(answer)
 
 
-def _side_command(side: str) -> Any:  # noqa: ANN401 - typer reads the signature
-    """The same flags for buy and sell."""
-    import functools  # noqa: PLC0415 - only here
-    import inspect  # noqa: PLC0415 - only here
-    import typing  # noqa: PLC0415 - only here
-
-    @functools.wraps(_place)
-    def command(*args: Any, **flags: Any) -> None:  # noqa: ANN401
-        _place(side, *args, **flags)
-
-    signature = inspect.signature(_place)
-    hints = typing.get_type_hints(_place, include_extras=True)
-    parameters = [
-        parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
-        for name, parameter in signature.parameters.items()
-        if name != "side"
-    ]
-    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {one.name: one.annotation for one in parameters}
-    command.__doc__ = f"{side.capitalize()}: take what crosses, rest what is left."
-    return command
+def check_words(words: list[str]) -> None:
+    """Refuse an unknown option among the words of an order; a negative number passes."""
+    for word in words:
+        if (word.startswith("-") and word[1:2].isalpha()) or word.startswith("--"):
+            raise usage(f"no such option: {word[:40]}")
 
 
-app.command("buy")(_side_command("buy"))
-app.command("sell")(_side_command("sell"))
+def _echo(side: str, order: OrderTerms, *, as_json: bool) -> None:
+    """Say what was understood; to stderr where stdout is JSON."""
+    quantity_lots, instrument, price_ticks = order
+    total = notional_quote_units(quantity_lots, price_ticks, instrument)
+    sentence = (
+        f"{side.capitalize()} {format_quantity(quantity_lots, instrument)} at "
+        f"{format_price(price_ticks, instrument)} per {instrument.base}, "
+        f"total {format_notional(total, instrument)}"
+    )
+    if as_json:
+        note(sentence)
+    else:
+        say(sentence)
 
 
-def _time_in_force(given: str, expires: str, *, ioc: bool, fok: bool) -> str:
-    chosen = {given.lower()} if given else set()
-    chosen |= {word for word, flag in (("ioc", ioc), ("fok", fok)) if flag}
+def _time_in_force(given: Terms) -> str:
+    chosen = {given.time_in_force.lower()} if given.time_in_force else set()
+    chosen |= {word for word, flag in (("ioc", given.ioc), ("fok", given.fok)) if flag}
     if len(chosen) > 1:
-        message = f"an order has one time in force, not {' and '.join(sorted(chosen))}"
-        raise usage(message)
-    tif = next(iter(chosen), "gtd" if expires else "gtc")
+        raise usage(f"an order has one time in force, not {' and '.join(sorted(chosen))}")
+    tif = next(iter(chosen), "gtd" if given.expires else "gtc")
     if tif not in {"gtc", "gtd", "ioc", "fok"}:
-        message = f"--time-in-force: {tif[:20]!r} is none of gtc, gtd, ioc, fok"
-        raise usage(message)
-    if expires and tif in {"ioc", "fok"}:
-        message = f"--expires: an {tif.upper()} order never rests, so it has no expiry"
-        raise usage(message)
-    if tif == "gtd" and not expires:
-        message = "--time-in-force gtd needs --expires"
-        raise usage(message)
+        raise usage(f"--time-in-force: {tif[:20]!r} is none of gtc, gtd, ioc, fok")
+    if tif == "gtd" and not given.expires:
+        raise usage("--time-in-force gtd needs --expires")
+    if tif == "gtc" and given.expires:
+        raise usage("--time-in-force gtc lives as long as it may; --expires makes it gtd")
     return tif
 
 
@@ -162,31 +229,42 @@ def _life_ms(expires: str) -> int:
         return ORDER_LIFE_DEFAULT_MS
     life_ms = parse_duration(expires)
     if life_ms > ORDER_LIFE_MAX_MS:
-        message = f"--expires {expires}: an order lives for at most 7d; --renew keeps renewing it"
-        raise usage(message)
+        raise usage(
+            f"--expires {expires}: an order lives for at most 7d; --renew keeps renewing it"
+        )
     return life_ms
 
 
-def _check(
-    tif: str, minimum_lots: int, quantity_lots: int, *, post_only: bool, renew: bool
-) -> None:
-    never_rests = tif in {"ioc", "fok"}
-    if post_only and never_rests:
-        message = f"--post-only rests and {tif.upper()} never does: choose one"
-        raise usage(message)
-    if renew and never_rests:
-        message = f"--renew is for orders that rest, and {tif.upper()} never does"
-        raise usage(message)
+def _check(given: Terms, tif: str, minimum_lots: int, quantity_lots: int) -> None:
+    """Refuse flags that contradict each other, each with its own sentence."""
+    word = tif.upper()
+    if tif in {"ioc", "fok"}:
+        if given.post_only:
+            raise usage(f"--post-only only rests and {word} never does; choose one")
+        if given.renew:
+            raise usage(f"--renew is for orders that rest, and {word} never does")
+        if given.expires:
+            raise usage(f"--expires: a {word} order never rests, so it has no expiry")
     if minimum_lots > quantity_lots:
-        message = "--min is above the quantity of the order"
-        raise usage(message)
+        raise InputError(
+            RejectReason.MINIMUM_ABOVE_QUANTITY, "--min is above the quantity of the order"
+        )
+    if minimum_lots and (given.all_or_none or tif == "fok"):
+        whole = "--all-or-none" if given.all_or_none else word
+        raise usage(f"{whole} fills all of the order, so --min says nothing; choose one")
+
+
+def _pay_word(pay: str, *, yes: bool) -> str:
+    """`--yes` is `--pay auto` in other words."""
+    if yes and pay in {"ask", "manual"}:
+        raise usage(f"--yes pays without asking, and --pay {pay} does not; choose one")
+    return "auto" if yes else pay
 
 
 def _pay_mode(given: str) -> str:
     mode = given or INVOCATION.config().pay or ""
     if mode not in {"", "ask", "auto", "manual"}:
-        message = f"--pay: {mode[:20]!r} is none of ask, auto, manual"
-        raise usage(message)
+        raise usage(f"--pay: {mode[:20]!r} is none of ask, auto, manual")
     if not mode:
         mode = "auto" if INVOCATION.config().network == "play" else "ask"
     return "manual" if mode == "ask" and not sys.stdin.isatty() else mode
@@ -201,29 +279,27 @@ def _ask_to_pay(answer: dict[str, Any], mode: str) -> None:
 
 def _once(command: PlaceOrder | TakeOrder) -> dict[str, Any]:
     """Give a command under a key that a repeat after a lost answer uses again."""
-    directory = INVOCATION.choice().data_dir / "pending"
-    name = hashlib.sha256(msgspec.msgpack.encode(command)).hexdigest()[:32]
-    path = directory / name
-    key = _pending_key(path)
-    answered = False
+    INVOCATION.check_running()
+    path = _pending_path(command)
     try:
-        answer = INVOCATION.call(msgspec.structs.replace(command, key=key))
-        answered = True
+        answer = INVOCATION.call(msgspec.structs.replace(command, key=_pending_key(path)))
     except RefusedError:
-        answered = True
+        path.unlink(missing_ok=True)
         raise
-    finally:
-        if answered:
-            path.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
     return answer
+
+
+def _pending_path(command: PlaceOrder | TakeOrder) -> Path:
+    """Where the key of a command waits for its answer: named by the command's content."""
+    name = hashlib.sha256(msgspec.msgpack.encode(command)).hexdigest()[:32]
+    return INVOCATION.choice().data_dir / "pending" / name
 
 
 def _pending_key(path: Path) -> str:
     """The key of this command: the one that never got its answer, or a new one on disk."""
-    if not path.parent.parent.is_dir():
-        return ""  # the node was never started; the call says so
     with suppress(FileNotFoundError):
-        key = path.read_text(encoding="ascii")
+        key = read_private_file(path).decode("ascii", errors="replace")
         note("This command was given before and got no answer; it is repeated under the same key.")
         return key
     key = secrets.token_hex(16)
@@ -240,23 +316,31 @@ def _show_plan(answer: dict[str, Any], *, as_json: bool) -> None:
     for fill in answer["fills"]:
         quantity = format_quantity(fill["quantity_lots"], instrument)
         price = format_price(fill["price_ticks"], instrument)
-        print(f"Would take {quantity} at {price} from {fill['maker'][:8]}")  # noqa: T201
+        say(f"Would take {quantity} at {price} from {fill['maker'][:8]}")
     if answer["filled_lots"]:
         average = format_average_price(
             answer["average_price_ticks_numerator"], answer["filled_lots"], instrument
         )
-        print(f"Average price {average}")  # noqa: T201
+        say(f"Average price {average}")
     for name, text in (("resting", "Would rest"), ("cancelled", "Would not be filled:")):
         if answer[f"{name}_lots"]:
-            print(f"{text} {format_quantity(answer[f'{name}_lots'], instrument)}")  # noqa: T201
+            say(f"{text} {format_quantity(answer[f'{name}_lots'], instrument)}")
 
 
-@app.command("take")
-def take(order_id: OrderId, quantity: str, *, pay: Pay = "", as_json: Json = False) -> None:
+@app.command("take", context_settings=_WORDS)
+def take(
+    order_id: OrderId,
+    quantity: Annotated[list[str], typer.Argument(help="Like 0.4BTC.")],
+    *,
+    pay: Pay = "",
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
     """Take a quantity of one order, like: order take 1a2b3c4d 0.4BTC."""
-    instrument = INVOCATION.instrument()
-    mode = _pay_mode(pay)
-    lots = parse_quantity(quantity, instrument)
+    check_words(quantity)
+    # Every market's base is BTC with the same lots, so the order's own market is not needed.
+    lots = parse_quantity(" ".join(quantity), INVOCATION.instrument())
+    mode = _pay_mode(_pay_word(pay, yes=yes))
     answer = _once(TakeOrder(order_id, lots, "manual" if mode == "ask" else mode))
     _ask_to_pay(answer, mode)
     if as_json:
@@ -297,8 +381,7 @@ def cancel(
 ) -> None:
     """Cancel an order; what is held stays held until its trade has ended."""
     if bool(order_id) == everything:
-        message = "say which order to cancel, or --all for all of them"
-        raise usage(message)
+        raise usage("say which order to cancel, or --all for all of them")
     if everything and not yes:
         confirm("Cancel all open orders?")
     answer = INVOCATION.call(CancelOrder(order_id))
@@ -311,16 +394,15 @@ def cancel(
             f"{name} {format_quantity(one[f'{name}_lots'], instrument)}"
             for name in ("removed", "held", "remaining")
         ]
-        print(f"Order {one['order_id'][: tables.ID_CHARS]}: {', '.join(sums)}")  # noqa: T201
+        say(f"Order {one['order_id'][: tables.ID_CHARS]}: {', '.join(sums)}")
     if not answer["cancelled"]:
-        print("No open orders.")  # noqa: T201
+        say("No open orders.")
 
 
 def confirm(question: str) -> None:
     """Ask on a terminal; without one, say that --yes is needed."""
     if not sys.stdin.isatty():
-        message = f"{question} There is no terminal to ask on: give --yes"
-        raise usage(message)
+        raise usage(f"{question} There is no terminal to ask on: give --yes")
     if not typer.confirm(question):
         raise typer.Exit(1)
 

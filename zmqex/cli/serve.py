@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from zmqex.cli.context import INVOCATION
+from zmqex.cli.context import INVOCATION, say
 from zmqex.config import load_config
 
 Port = Annotated[int | None, typer.Option(help="0: any free one; none: the default or next.")]
-Text = Annotated[str | None, typer.Option()]
 
 
 def serve(  # noqa: PLR0913 - one parameter per setting
@@ -32,6 +32,11 @@ def serve(  # noqa: PLR0913 - one parameter per setting
     market: Annotated[list[str] | None, typer.Option(help="Like BTC/USD; repeat it.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning, error.")] = None,
     log_format: Annotated[str | None, typer.Option(help="human or json.")] = None,
+    pay: Annotated[str | None, typer.Option(help="What orders do: ask, auto, manual.")] = None,
+    currency: Annotated[list[str] | None, typer.Option(help="Like XYZ=2; repeat it.")] = None,
+    config_file: Annotated[
+        Path | None, typer.Option("--config", help="In place of zmqex.toml in the data directory.")
+    ] = None,
     no_restart: Annotated[
         bool, typer.Option("--no-restart", help="Do not start it again after a crash.")
     ] = False,
@@ -53,12 +58,15 @@ def serve(  # noqa: PLR0913 - one parameter per setting
         "markets": market or None,
         "log_level": log_level,
         "log_format": log_format,
+        "pay": pay,
+        "currencies": currency or None,
     }
     # Read the settings here too, so that a mistake is said once and at once.
-    config = load_config(INVOCATION.choice(starting=True), flags)
+    config = load_config(INVOCATION.choice(starting=True), flags, file=config_file)
     if not config.supervised and not no_restart:
         from zmqex.runtime.supervise import supervise  # noqa: PLC0415 - the parent needs no more
 
+        os.environ.setdefault("ZMQEX_INVOKED_AS", INVOCATION.program)
         raise typer.Exit(supervise(sys.argv[1:]))
     from zmqex.runtime.serve import serve as run_node  # noqa: PLC0415 - loads everything
 
@@ -78,4 +86,4 @@ def _ready(info: dict[str, Any]) -> None:
         f"A first order, in another terminal:  {first}",
         "Ctrl-C ends the node.",
     )
-    print("\n".join(lines), flush=True)  # noqa: T201
+    say("\n".join(lines))

@@ -54,12 +54,6 @@ def left(ms: int) -> str:
 # --- orders ----------------------------------------------------------------------------------
 
 
-def order_sentence(side: str, lots: int, ticks: int, instrument: Instrument, total: str) -> str:
-    """`Buy 1 BTC at 1 USD per BTC, total 1.00 USD`."""
-    quantity, price = format_quantity(lots, instrument), format_price(ticks, instrument)
-    return f"{side.capitalize()} {quantity} at {price} per {instrument.base}, total {total}"
-
-
 def show_orders(orders: list[dict[str, Any]]) -> None:
     """A table of own orders."""
     table = _table(

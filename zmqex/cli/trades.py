@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from zmqex.cli import tables
-from zmqex.cli.context import INVOCATION, show_json
-from zmqex.cli.orders import Json, confirm
+from zmqex.cli.context import INVOCATION, Json, new_app, show_json
+from zmqex.cli.orders import confirm
 from zmqex.kernel.commands import (
     CancelTrade,
     Command,
@@ -21,8 +21,8 @@ from zmqex.kernel.commands import (
 )
 from zmqex.market.units import format_notional
 
-app = typer.Typer(no_args_is_help=True, help="See trades, pay, and confirm the quote leg.")
-hold_app = typer.Typer(no_args_is_help=True, help="See what is held for takers.")
+app = new_app("See trades, pay, and confirm the quote leg.")
+hold_app = new_app("See what is held for takers.")
 
 TradeId = Annotated[str, typer.Argument(help="A trade id, or its first 8 or more characters.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
@@ -84,6 +84,11 @@ def received(trade_id: TradeId, *, yes: Yes = False, as_json: Json = False) -> N
 def cancel(trade_id: TradeId, *, as_json: Json = False) -> None:
     """End a trade in which nothing has moved yet."""
     _do(CancelTrade(trade_id), as_json=as_json)
+
+
+@hold_app.callback()
+def _hold_group() -> None:
+    """See what is held for takers."""
 
 
 @hold_app.command("list")
