@@ -273,7 +273,9 @@ def _pay_mode(given: str) -> str:
 def _ask_to_pay(answer: dict[str, Any], mode: str) -> None:
     for index, trade in enumerate(answer["trades"]):
         due = mode == "ask" and trade["state"] == "accepted" and trade["side"] == "sell"
-        if due and typer.confirm(f"Pay {trade['base_msat']} msat to {trade['counterparty'][:8]}?"):
+        if due and typer.confirm(
+            f"Pay {tables.bitcoin(trade['base_msat'])} to {trade['counterparty'][:8]}?", err=True
+        ):
             answer["trades"][index] = INVOCATION.call(PayTrade(trade["trade_id"]))["trade"]
 
 
@@ -313,18 +315,22 @@ def _show_plan(answer: dict[str, Any], *, as_json: bool) -> None:
         show_json(answer)
         return
     instrument = INVOCATION.instrument(answer["market"])
+    total = 0
     for fill in answer["fills"]:
-        quantity = format_quantity(fill["quantity_lots"], instrument)
-        price = format_price(fill["price_ticks"], instrument)
-        say(f"Would take {quantity} at {price} from {fill['maker'][:8]}")
+        lots, ticks = fill["quantity_lots"], fill["price_ticks"]
+        total += notional_quote_units(lots, ticks, instrument)
+        quantity, price = format_quantity(lots, instrument), format_price(ticks, instrument)
+        maker, order = fill["maker"][:8], fill["order_id"][: tables.ID_CHARS]
+        say(f"Would take {quantity} at {price} from maker {maker} (order {order})")
     if answer["filled_lots"]:
         average = format_average_price(
             answer["average_price_ticks_numerator"], answer["filled_lots"], instrument
         )
-        say(f"Average price {average}")
-    for name, text in (("resting", "Would rest"), ("cancelled", "Would not be filled:")):
+        say(f"Average price {average}, total {format_notional(total, instrument)}")
+    for name, text in (("resting", "Would rest:"), ("cancelled", "Would not be filled:")):
         if answer[f"{name}_lots"]:
             say(f"{text} {format_quantity(answer[f'{name}_lots'], instrument)}")
+    note("Nothing was placed: this was a dry run.")
 
 
 @app.command("take", context_settings=_WORDS)
@@ -403,7 +409,7 @@ def confirm(question: str) -> None:
     """Ask on a terminal; without one, say that --yes is needed."""
     if not sys.stdin.isatty():
         raise usage(f"{question} There is no terminal to ask on: give --yes")
-    if not typer.confirm(question):
+    if not typer.confirm(question, err=True):
         raise typer.Exit(1)
 
 

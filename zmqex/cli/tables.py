@@ -13,11 +13,19 @@ from rich.table import Table
 
 from zmqex.cli.context import INVOCATION
 from zmqex.market.instruments import Instrument
-from zmqex.market.units import format_notional, format_price, format_quantity
+from zmqex.market.units import decimal_text, format_notional, format_price, format_quantity
 
 ID_CHARS: Final = 12
 _BAR: Final = 20
+_BOOK_WIDTH: Final = 60
 _MINUTE_MS: Final = 60_000
+_MSAT_DECIMALS: Final = 11
+_TURNS: Final = {
+    "you": "your turn: ",
+    "them": "their turn: ",
+    "lightning": "Lightning's turn: ",
+    "nobody": "",
+}
 
 
 def console() -> Console:
@@ -44,6 +52,11 @@ def when(ms: int) -> str:
     """A time for people, in their own zone."""
     moment = dt.datetime.fromtimestamp(ms // 1_000, tz=dt.UTC).astimezone()
     return moment.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def bitcoin(msat: int) -> str:
+    """An amount of Lightning's: exact, down to the millisatoshi."""
+    return f"{decimal_text(msat, _MSAT_DECIMALS, trim=True)} BTC"
 
 
 def left(ms: int) -> str:
@@ -136,7 +149,7 @@ def show_trades(trades: list[dict[str, Any]]) -> None:
 
 def show_turn(trade: dict[str, Any]) -> None:
     """Whose turn it is, and the exact next command."""
-    line = f"{trade['trade_id'][:ID_CHARS]}: {trade['turn']} - {trade['next_text']}"
+    line = f"Trade {trade['trade_id'][:ID_CHARS]}: {_TURNS[trade['turn']]}{trade['next_text']}"
     if trade["reason"]:
         line += f" ({plain(trade['reason'])})"
     if trade["hold_left_ms"]:
@@ -156,7 +169,7 @@ def show_trade(trade: dict[str, Any], messages: list[dict[str, Any]]) -> None:
         "Price": format_price(trade["price_ticks"], instrument),
         "Total": format_notional(trade["quote_units"], instrument),
         "Play money" if trade["invoice"].startswith("lnbcrt") else "Lightning": (
-            f"{trade['base_msat']} msat"
+            bitcoin(trade["base_msat"])
         ),
         "With": trade["counterparty"],
         "Order": trade["order_id"],
@@ -205,7 +218,16 @@ def book_table(book: dict[str, Any]) -> Table:
     """Asks above, the spread, bids below; bars show the cumulative depth."""
     instrument = INVOCATION.instrument(book["market"])
     base, quote = instrument.base, instrument.quote
-    table = Table(title=f"{book['market']}", header_style="bold", box=None, pad_edge=False)
+    table = Table(
+        title=book["market"],
+        title_justify="left",
+        caption=_caption(book),
+        caption_justify="left",
+        header_style="bold",
+        box=None,
+        pad_edge=False,
+        min_width=_BOOK_WIDTH,
+    )
     for name in (f"Price {quote}", f"Quantity {base}", f"Sum {base}", "Orders"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("Depth", no_wrap=True)
@@ -216,14 +238,29 @@ def book_table(book: dict[str, Any]) -> Table:
         table.add_row(*_level(level, instrument, largest), style="red")
     spread = book["spread_ticks"]
     middle = "no spread" if spread is None else f"spread {format_price(spread, instrument)}"
-    table.add_row(middle, style="dim")
+    table.add_row("", "", "", "", middle, style="bold")
     for level in book["bids"]:
         table.add_row(*_level(level, instrument, largest), style="green")
     return table
 
 
+def _caption(book: dict[str, Any]) -> str:
+    """Whose orders these are."""
+    stale = f", {book['stale_makers']} stale" if book["stale_makers"] else ""
+    makers = book["makers"]
+    text = f"{makers} maker{'' if makers == 1 else 's'}{stale}"
+    if "peer" not in book:
+        return text
+    return f"of peer {plain(book['peer'][:8])}, {book['batches']} batches verified; {text}"
+
+
+def _bar(lots: int, largest: int) -> str:
+    """A bar of 1 to _BAR characters, rounded up so that nothing is invisible."""
+    block = "\u2588" if (sys.stdout.encoding or "").lower().startswith("utf") else "#"
+    return block * max(-(-lots * _BAR // max(largest, 1)), 1)
+
+
 def _level(level: dict[str, Any], instrument: Instrument, largest: int) -> list[str]:
-    bar = "#" * max(level["cumulative_lots"] * _BAR // max(largest, 1), 1)
     marks = [
         f"{name} {format_quantity(level[f'{name}_lots'], instrument).split()[0]}"
         for name in ("own", "stale")
@@ -234,7 +271,7 @@ def _level(level: dict[str, Any], instrument: Instrument, largest: int) -> list[
         format_quantity(level["quantity_lots"], instrument).split()[0],
         format_quantity(level["cumulative_lots"], instrument).split()[0],
         str(level["orders"]),
-        bar,
+        _bar(level["cumulative_lots"], largest),
         ", ".join(marks),
     ]
 
@@ -298,6 +335,7 @@ def show_peers(peers: list[dict[str, Any]]) -> None:
 def show_status(status: dict[str, Any]) -> None:
     """How the node is, a line each."""
     redis, lightning, journal = status["redis"], status["lightning"], status["journal"]
+    balance = bitcoin(lightning["balance_msat"])
     money = "play money" if lightning["play"] else lightning["backend"]
     rows = {
         "Identity": status["identity"],
@@ -311,7 +349,7 @@ def show_status(status: dict[str, Any]) -> None:
             if redis["ok"]
             else "does not answer"
         ),
-        "Lightning": f"{lightning['balance_msat']} msat ({money}), node {lightning['node'][:16]}",
+        "Lightning": f"{balance} ({money}), node {lightning['node'][:16]}",
         "Journal": f"{journal['commits']} commits since the start, SQLite {journal['sqlite']}",
         "Peers": f"{status['peers']['live']} live of {status['peers']['known']} known",
         "Orders": f"{status['orders']['open']} open",
