@@ -220,6 +220,8 @@ class Home:
         self.environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("ZMQEX_")},
             "XDG_DATA_HOME": str(path),
+            # Ports that no other home has used: a DHT remembers where its nodes were.
+            **{f"ZMQEX_{name}_PORT": "0" for name in ("HELLO", "RPC", "ORDERS", "DHT")},
             "NO_COLOR": "1",
         }
 

@@ -96,6 +96,10 @@ class OwnOrders:
             return RejectReason.LEAVES_DUST
         return lots
 
+    def live_count(self) -> int:
+        """How many of our orders rest in the book or are about to."""
+        return sum(row.state != CLOSED for row in self.rows.values())
+
     def open_count(self) -> int:
         """How many of our orders rest in the book."""
         return sum(row.state == OPEN for row in self.rows.values())
@@ -198,10 +202,14 @@ class OwnOrders:
             self._terms[row.order_id] = decode(row.order, Order)
 
     def resume(self) -> None:
-        """Start the timers of the open orders."""
+        """Start the timers of the open orders; say what a coalesced update did not say in time."""
         for row in list(self.rows.values()):
-            if row.state == OPEN:
-                self._arm(row)
+            if row.state != OPEN:
+                continue
+            self._arm(row)
+            now = self.remaining_lots(row.order_id), self._trades.held_lots(row.order_id)
+            if self._publisher.published(row.market, row.order_id) != now:
+                self.publish_update(row.order_id)
 
     # --- private -------------------------------------------------------------------------------
 

@@ -107,6 +107,11 @@ class Publisher:
         self._drop_update(key)
         pending.append(operation)
 
+    def published(self, market: str, key: bytes) -> tuple[int, int] | None:
+        """What our log says of an own order: remaining and held lots; None: it is not there."""
+        row = self._replicas.own_log(market).fold.orders.get(key)
+        return None if row is None else (row.remaining_lots, row.held_lots)
+
     def flush(self) -> None:
         """Sign and send what was said in this event, as few batches as fit."""
         if not self._pending:
