@@ -21,7 +21,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from zmqex.errors import ConfigError, InputError
-from zmqex.limits import HOLD_TTL_MS, SECOND_MS, SOCKET_PATH_BYTES_MAX
+from zmqex.limits import CONTROL_PATH_BYTES_MAX, HOLD_TTL_MS, SECOND_MS
 from zmqex.market.instruments import Currencies, shown
 from zmqex.market.units import parse_duration
 
@@ -380,7 +380,7 @@ def control_path(data_dir: Path) -> Path:
         path = Path(base) / f"zmqex-{name}" / "control"
     else:
         path = Path(tempfile.gettempdir()) / f"zmqex-{os.getuid()}-{name}" / "control"
-    if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
+    if len(os.fsencode(path)) > CONTROL_PATH_BYTES_MAX:
         message = f"{path} is too long for a socket; set XDG_RUNTIME_DIR to a shorter directory"
         raise ConfigError(message)
     return path
