@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import random
+import select
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
@@ -656,5 +658,81 @@ def test_routing_ids_do_not_follow_from_the_state_of_the_c_library() -> None:
 
     async def story() -> None:
         assert await connection() != await connection()
+
+    run(story)
+
+
+def test_a_request_without_an_authenticated_key_is_dropped_and_counted() -> None:
+    """ZeroMQ never lets one through today; if it does one day, nobody is heard without a name."""
+
+    async def story() -> None:
+        bob = Side()
+        async with started(bob):
+            bob.transport._on_request([b"connection"], zmq.Frame(b"take"))
+            assert bob.transport.counters() == {"rpc_unauthenticated": 1}
+            assert bob.events == []
+
+    run(story)
+
+
+def test_a_message_that_comes_while_we_send_is_not_left_lying() -> None:
+    """Sending takes in the news that the descriptor told of, so the socket is read again."""
+
+    async def story() -> None:
+        alice, bob = Side(), Side()
+        async with started(alice, bob):
+            await served(bob, alice)
+            bob.on_event = lambda _event: None
+            alice.transport.send(b"side", b"answer me later")
+            await bob.until(lambda: bob.of(RequestReceived)[-1].frame == b"answer me later")
+            drain = alice.transport._peers._peers[b"side"][0]
+            assert bob.transport.reply(bob.of(RequestReceived)[-1].route.connection, b"later")
+            # The answer arrives while the loop is busy, and then we send before it can read.
+            readable, _, _ = select.select([drain._fd], [], [], PATIENCE_S)
+            assert readable
+            while select.select([drain._fd], [], [], 0)[0]:
+                assert alice.transport.send(b"side", b"one more")
+            await alice.until(lambda: alice.of(ReplyReceived)[-1].frame == b"later")
+
+    run(story)
+
+
+def test_a_publisher_takes_subscriptions_while_it_has_nothing_to_say() -> None:
+    """Five hundred topics are in force after a moment, not after as many batches."""
+
+    async def story() -> None:
+        alice, bob = Side(), Side()
+        topics = [f"o{number:07}".encode() for number in range(500)]
+        async with started(alice, bob):
+            alice.connect(b"bob", bob, *topics)
+            for _ in range(5):
+                bob.transport.publish(topics[-1], b"batch")
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(1):
+                        await alice.until(lambda: bool(alice.of(StreamReceived)))
+                        break
+            assert streamed(alice, topics[-1])
+
+    run(story)
+
+
+@pytest.mark.parametrize("name", ["hello_port", "rpc_port", "orders_port"])
+def test_a_stranger_who_announces_a_huge_frame_is_cut_off_at_once(name: str) -> None:
+    """Before it has proved anything, and before the time for a handshake is over."""
+
+    async def story() -> None:
+        bob = Side()
+        async with started(bob):
+            loop = asyncio.get_running_loop()
+            mechanism = b"NULL" if name == "hello_port" else b"CURVE"
+            greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00" + mechanism.ljust(20, b"\0")
+            command = b"\x06" + (300 * FRAME_BYTES_MAX).to_bytes(8, "big")
+            with socket.create_connection((HOST, getattr(bob.transport, name))) as stranger:
+                stranger.setblocking(False)  # noqa: FBT003 - the library's signature
+                await loop.sock_sendall(stranger, greeting.ljust(64, b"\0") + command)
+                async with asyncio.timeout(2):
+                    with contextlib.suppress(ConnectionResetError):
+                        while await loop.sock_recv(stranger, 1_000):
+                            pass
 
     run(story)

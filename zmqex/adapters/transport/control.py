@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 import zmq
 
-from zmqex.adapters.transport.drain import Drain, bytes_of
+from zmqex.adapters.transport.drain import Drain, OnMessage
 from zmqex.adapters.transport.options import Options, configure
 from zmqex.errors import ConfigError
 from zmqex.kernel.commands import ControlAnswer, ControlRequest, Number
@@ -59,7 +59,7 @@ class ControlSocket:
         self._deliver = deliver
         self._path = path
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
-        self._drains: list[Drain[bytes]] = []
+        self._drains: list[Drain] = []
 
     def start(self) -> None:
         """Open both sockets on the running loop; ConfigError where their files cannot be made."""
@@ -110,15 +110,13 @@ class ControlSocket:
             raise ConfigError(f"cannot open the control socket {path}: {error}") from error
         return socket
 
-    def _drain(
-        self, socket: zmq.Socket[bytes], on_message: Callable[[list[bytes]], None], parts: int
-    ) -> Drain[bytes]:
-        drain = Drain(socket, bytes_of(socket), on_message, parts=parts, turn=REQUEST_FRAMES_A_TURN)
+    def _drain(self, socket: zmq.Socket[bytes], on_message: OnMessage, parts: int) -> Drain:
+        drain = Drain(socket, on_message, parts=parts, turn=REQUEST_FRAMES_A_TURN)
         self._drains.append(drain)
         return drain
 
-    def _on_request(self, frames: list[bytes]) -> None:
-        client, raw = frames
+    def _on_request(self, first: list[bytes], last: zmq.Frame) -> None:
+        client, raw = first[0], last.bytes
         try:
             request = _decoder.decode(raw)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError) as error:
@@ -128,10 +126,11 @@ class ControlSocket:
             return
         self._deliver(CommandReceived(client, request.request_id, request.command))
 
-    def _on_subscription(self, frames: list[bytes]) -> None:
+    def _on_subscription(self, _first: list[bytes], last: zmq.Frame) -> None:
         """Answer the subscription that asks whether the ones before it are in force."""
-        if frames[0].startswith(_SUBSCRIBED):
-            self._events.send([frames[0][1:], b""])
+        asked = last.bytes
+        if asked.startswith(_SUBSCRIBED):
+            self._events.send([asked[1:], b""])
 
 
 def events_path(path: Path) -> Path:

@@ -9,36 +9,30 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Final
 
 import zmq
 
-T = TypeVar("T", bytes, zmq.Frame)
+OnMessage = Callable[[list[bytes], zmq.Frame], None]
+
+# Plain integers, because ZeroMQ's enumerations cost as much as a whole message.
+_NOBLOCK: Final = int(zmq.NOBLOCK)
+_MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
 
 
-def bytes_of(socket: zmq.Socket[bytes]) -> Callable[[], bytes]:
-    """Frames as bytes: the fastest."""
-    return partial(socket.recv, zmq.NOBLOCK)
-
-
-def frames_of(socket: zmq.Socket[bytes]) -> Callable[[], zmq.Frame]:
-    """Frames with what is known of the connection that they came from."""
-    return lambda: socket.recv(zmq.NOBLOCK, copy=False)
-
-
-class Drain(Generic[T]):
+class Drain:
     """Owns one socket on the running loop, and calls back for each message of `parts` frames.
 
-    A message of any other number is counted by `on_malformed` and never kept: no option of libzmq
-    bounds how many frames a message has.
+    The callback gets the first frames as bytes and the last one as it came, with what ZeroMQ knows
+    of its connection.  A longer message is counted by `on_malformed` and never kept: no option of
+    ZeroMQ bounds how many frames a message has.  A shorter one, which only a peer whose socket this
+    is could send, is read together with that peer's next.
     """
 
     def __init__(
         self,
         socket: zmq.Socket[bytes],
-        receive: Callable[[], T],
-        on_message: Callable[[list[T]], None],
+        on_message: OnMessage,
         *,
         parts: int,
         turn: int,
@@ -46,12 +40,12 @@ class Drain(Generic[T]):
     ) -> None:
         """`turn` frames are read before other sockets get their turn."""
         self._socket = socket
-        self._receive: Callable[[], T] = receive
-        self._on_message: Callable[[list[T]], None] = on_message
+        self._on_message = on_message
         self._on_malformed = on_malformed
-        self._parts = parts
+        self._first_parts = parts - 1
         self._turn = turn
-        self._frames: list[T] = []  # of the message under way
+        self._first: list[bytes] = []  # of the message under way
+        self._too_long = False
         self._loop = asyncio.get_running_loop()
         self._again: asyncio.Handle | None = None
         self._fd = int(socket.getsockopt(zmq.FD))
@@ -60,15 +54,10 @@ class Drain(Generic[T]):
 
     def send(self, frames: list[bytes]) -> bool:
         """Send without waiting; False where there is no room or no such connection."""
-        if self._socket.closed:
-            return False
         try:
-            self._socket.send_multipart(frames, zmq.NOBLOCK)
-        except zmq.ZMQError:  # EAGAIN: full; EHOSTUNREACH: a ROUTER does not know the connection
-            return False
+            return send(self._socket, frames)
         finally:
             self._soon()
-        return True
 
     def close(self, linger_ms: int = 0) -> None:
         """Stop reading and close the socket; what waits to be sent has `linger_ms` left."""
@@ -80,7 +69,7 @@ class Drain(Generic[T]):
         self._socket.close(linger_ms)
 
     def _soon(self) -> None:
-        if self._again is None:
+        if self._again is None and not self._socket.closed:
             self._again = self._loop.call_soon(self._read_again)
 
     def _read_again(self) -> None:
@@ -89,59 +78,72 @@ class Drain(Generic[T]):
             self._read()
 
     def _read(self) -> None:
-        receive, socket = self._receive, self._socket
+        receive = self._socket.recv
         try:
             for _ in range(self._turn):
-                frame = receive()
-                if len(self._frames) <= self._parts:
-                    self._frames.append(frame)
-                if not socket.getsockopt(zmq.RCVMORE):
-                    self._hand_over()
-                    if socket.closed:
-                        return
+                if len(self._first) < self._first_parts:
+                    self._first.append(receive(_NOBLOCK))
+                    continue
+                frame = receive(_NOBLOCK, copy=False)
+                if frame.more:
+                    self._too_long = True
+                    continue
+                self._hand_over(frame)
+                if self._socket.closed:
+                    return
         except zmq.Again:
             return
         except BaseException:
             # A fault of the receiver is the loop's to tell; the next messages must still be read.
-            if not socket.closed:
-                self._soon()
+            self._soon()
             raise
         self._soon()
 
-    def _hand_over(self) -> None:
-        frames, self._frames = self._frames, []
-        if len(frames) == self._parts:
-            self._on_message(frames)
-        else:
+    def _hand_over(self, last: zmq.Frame) -> None:
+        first, self._first = self._first, []
+        if self._too_long:
+            self._too_long = False
             self._on_malformed()
+        else:
+            self._on_message(first, last)
 
 
-class Attention:
-    """Lets a PUB take subscriptions while nothing is sent: libzmq works only when it is called."""
+class Publisher:
+    """Owns a PUB on the running loop.
+
+    ZeroMQ works only when it is called, so without this no subscription would be taken in until
+    something is sent, and then only a few.
+    """
 
     def __init__(self, socket: zmq.Socket[Any]) -> None:
-        """Owns the socket, on the running loop."""
         self._socket = socket
         self._loop = asyncio.get_running_loop()
         self._fd = int(socket.getsockopt(zmq.FD))
-        self._loop.add_reader(self._fd, self._attend)
+        self._loop.add_reader(self._fd, self._take_subscriptions)
 
     def send(self, frames: list[bytes]) -> bool:
-        """Send without waiting; False where the socket is closed or full."""
-        if self._socket.closed:
-            return False
-        try:
-            self._socket.send_multipart(frames, zmq.NOBLOCK)
-        except zmq.ZMQError:
-            return False
-        return True
+        """Send without waiting; False where the socket is closed."""
+        return send(self._socket, frames)
 
     def close(self) -> None:
-        """Close the socket."""
-        if self._socket.closed:
-            return
-        self._loop.remove_reader(self._fd)
-        self._socket.close(0)
+        """Close the socket at once."""
+        if not self._socket.closed:
+            self._loop.remove_reader(self._fd)
+            self._socket.close(0)
 
-    def _attend(self) -> None:
+    def _take_subscriptions(self) -> None:
         self._socket.getsockopt(zmq.EVENTS)
+
+
+def send(socket: zmq.Socket[bytes], frames: list[bytes]) -> bool:
+    """Send a message without waiting; False where it did not go.
+
+    That is: no room, a closed socket, or a ROUTER that does not know the connection.
+    """
+    try:
+        for frame in frames[:-1]:
+            socket.send(frame, _MORE)
+        socket.send(frames[-1], _NOBLOCK)
+    except zmq.ZMQError:
+        return False
+    return True

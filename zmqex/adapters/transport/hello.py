@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 import zmq
 
 from zmqex.adapters.clock import monotonic_ms
-from zmqex.adapters.transport.drain import Drain, bytes_of, frames_of
+from zmqex.adapters.transport.drain import Drain, OnMessage
 from zmqex.adapters.transport.options import HELLO_DIALLER, configure, endpoint
 from zmqex.dht.address import Scope, network_of, scope_of
 from zmqex.kernel.events import Event, HelloAnswered, HelloFailed
@@ -44,7 +44,6 @@ class HelloServer:
         self._limit = HelloLimit()
         self._drain = Drain(
             socket,
-            frames_of(socket),
             self._on_question,
             parts=_PARTS,
             turn=REQUEST_FRAMES_A_TURN,
@@ -55,9 +54,9 @@ class HelloServer:
         """Answer nothing more."""
         self._drain.close()
 
-    def _on_question(self, frames: list[zmq.Frame]) -> None:
-        connection, asked = frames[0].bytes, frames[1].bytes
-        if not self._limit.allows(address_of(frames[1]), connection, monotonic_ms()):
+    def _on_question(self, first: list[bytes], last: zmq.Frame) -> None:
+        connection, asked = first[0], last.bytes
+        if not self._limit.allows(address_of(last), connection, monotonic_ms()):
             self._counted["hello_rate_limited"] += 1
         elif asked == b"hello" and self.record:
             self._answer(connection, self.record)
@@ -111,7 +110,7 @@ class HelloLimit:
 
 
 class _Dial(NamedTuple):
-    drain: Drain[bytes]
+    drain: Drain
     deadline: asyncio.TimerHandle
 
 
@@ -154,7 +153,7 @@ class HelloDials:
             self._fail_soon(HelloFailed(host, port, source, "not an address"))
             return
         try:
-            drain = self._open(host, address, lambda frames: answered(frames[0]))
+            drain = self._open(host, address, lambda _first, last: answered(last.bytes))
         except zmq.ZMQError as error:  # no such address, or no descriptor left
             self._fail_soon(HelloFailed(host, port, source, error.strerror or "cannot connect"))
             return
@@ -173,16 +172,13 @@ class HelloDials:
         self._dials.add(dial)
         drain.send([b"hello"])
 
-    def _open(
-        self, host: str, address: str, on_message: Callable[[list[bytes]], None]
-    ) -> Drain[bytes]:
+    def _open(self, host: str, address: str, on_message: OnMessage) -> Drain:
         socket: zmq.Socket[bytes] = self._context_for(host).socket(zmq.DEALER)
         try:
             configure(socket, HELLO_DIALLER)
             socket.connect(address)
             return Drain(
                 socket,
-                bytes_of(socket),
                 on_message,
                 parts=_ANSWER_PARTS,
                 turn=REQUEST_FRAMES_A_TURN,

@@ -73,7 +73,8 @@ DIALLER: Final[Options] = {
     zmq.RECONNECT_IVL: 200,
     zmq.RECONNECT_IVL_MAX: 30_000,
 }
-SUBSCRIBER: Final[Options] = {**DIALLER, zmq.RCVHWM: 10_000}
+# What a SUB sends are its subscriptions; those beyond SNDHWM are lost without a word.
+SUBSCRIBER: Final[Options] = {**DIALLER, zmq.RCVHWM: 10_000, zmq.SNDHWM: 1_000}
 
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,255}")
 _PORT_MAX: Final = 65_535

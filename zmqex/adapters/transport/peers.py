@@ -14,7 +14,7 @@ from typing import Final
 import zmq
 import zmq.utils.z85
 
-from zmqex.adapters.transport.drain import Drain, bytes_of
+from zmqex.adapters.transport.drain import Drain
 from zmqex.adapters.transport.options import (
     DIALLER,
     SUBSCRIBER,
@@ -45,7 +45,7 @@ class PeerSockets:
         self._public, self._secret = curve
         self._counted = counted
         self._loop = asyncio.get_running_loop()
-        self._peers: dict[bytes, tuple[Drain[bytes], Drain[bytes]]] = {}
+        self._peers: dict[bytes, tuple[Drain, Drain]] = {}
         self._stream: list[tuple[bytes, bytes]] = []
         self._flush: asyncio.Handle | None = None
 
@@ -73,15 +73,13 @@ class PeerSockets:
         self._peers[peer] = (
             Drain(
                 dealer,
-                bytes_of(dealer),
-                lambda frames: self._deliver(ReplyReceived(peer, frames[0])),
+                lambda _first, last: self._deliver(ReplyReceived(peer, last.bytes)),
                 parts=_REPLY_PARTS,
                 turn=REQUEST_FRAMES_A_TURN,
                 on_malformed=lambda: self._malformed("reply_malformed"),
             ),
             Drain(
                 subscriber,
-                bytes_of(subscriber),
                 self._on_stream,
                 parts=_STREAM_PARTS,
                 turn=STREAM_FRAMES_A_TURN,
@@ -132,8 +130,8 @@ class PeerSockets:
             raise
         return socket
 
-    def _on_stream(self, frames: list[bytes]) -> None:
-        self._stream.append((frames[0], frames[1]))
+    def _on_stream(self, first: list[bytes], last: zmq.Frame) -> None:
+        self._stream.append((first[0], last.bytes))
         if len(self._stream) >= STREAM_MESSAGES_MAX:
             self._deliver_stream()
         elif self._flush is None:

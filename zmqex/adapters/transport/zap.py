@@ -11,7 +11,7 @@ from typing import Final
 
 import zmq
 
-from zmqex.adapters.transport.drain import Drain, bytes_of
+from zmqex.adapters.transport.drain import Drain
 from zmqex.limits import REQUEST_FRAMES_A_TURN
 
 DOMAIN: Final = "zmqex"
@@ -33,16 +33,15 @@ class ZapHandler:
         socket.setsockopt(zmq.LINGER, 0)
         socket.bind(_ENDPOINT)
         self.denied: set[bytes] = set()
-        self._drain = Drain(
-            socket, bytes_of(socket), self._on_question, parts=_PARTS, turn=REQUEST_FRAMES_A_TURN
-        )
+        self._drain = Drain(socket, self._on_question, parts=_PARTS, turn=REQUEST_FRAMES_A_TURN)
 
     def close(self) -> None:
         """Answer nothing more: from now on nobody new gets in."""
         self._drain.close()
 
-    def _on_question(self, frames: list[bytes]) -> None:
-        route, delimiter, version, request_id, domain, _address, _id, mechanism, key = frames
+    def _on_question(self, first: list[bytes], last: zmq.Frame) -> None:
+        route, delimiter, version, request_id, domain, _address, _id, mechanism = first
+        key = last.bytes
         allowed = (
             version == _VERSION
             and domain == DOMAIN.encode()

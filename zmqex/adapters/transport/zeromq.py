@@ -15,7 +15,7 @@ from typing import Any, Final
 import zmq
 import zmq.utils.z85
 
-from zmqex.adapters.transport.drain import Attention, Drain, frames_of
+from zmqex.adapters.transport.drain import Drain, Publisher
 from zmqex.adapters.transport.hello import HelloDials, HelloServer, address_of, metadata
 from zmqex.adapters.transport.options import (
     HELLO,
@@ -166,14 +166,13 @@ class ZeroMqTransport:
         rpc = self._listen("rpc", zmq.ROUTER, RPC, curve=True)
         self._rpc = Drain(
             rpc,
-            frames_of(rpc),
             self._on_request,
             parts=_REQUEST_PARTS,
             turn=REQUEST_FRAMES_A_TURN,
             on_malformed=self._malformed,
         )
         self._open.append(self._rpc.close)
-        self._orders = Attention(self._listen("orders", zmq.PUB, PUBLISHER, curve=True))
+        self._orders = Publisher(self._listen("orders", zmq.PUB, PUBLISHER, curve=True))
         self._open.append(self._orders.close)
         self._dials = HelloDials(self._deliver, self._context_for)
         self._open.append(self._dials.close)
@@ -212,8 +211,7 @@ class ZeroMqTransport:
             raise
         return socket
 
-    def _on_request(self, frames: list[zmq.Frame]) -> None:
-        connection, frame = frames
+    def _on_request(self, first: list[bytes], frame: zmq.Frame) -> None:
         key = _curve_key(frame)
         if key is None:
             self._counted["rpc_unauthenticated"] += 1
@@ -221,7 +219,7 @@ class ZeroMqTransport:
         if len(frame) > FRAME_BYTES_MAX:
             self._counted["rpc_too_big"] += 1
             return
-        route = Route(key, connection.bytes, address_of(frame))
+        route = Route(key, first[0], address_of(frame))
         self._deliver(RequestReceived(route, frame.bytes))
 
     def _malformed(self) -> None:
