@@ -73,6 +73,10 @@ SKIP_MAKER_MS: Final = 30 * SECOND_MS
 # Takes of one incoming order that are on their way at the same time, and in all.
 TAKES_AT_ONCE_MAX: Final = 32
 TAKES_PER_ORDER_MAX: Final = 256
+# A maker with too much of us at once is asked again so soon and so often: our payments to it land
+# meanwhile, and a user waits a second at most.
+TAKE_RETRY_MS: Final = 250
+TAKE_RETRIES_MAX: Final = 4
 # A buying taker's invoice: the maker pays at once, so an hour covers a restart or two.
 INVOICE_EXPIRY_S: Final = 3_600
 # The quote leg has a day to be confirmed by hand; then the trade is disputed.

@@ -266,8 +266,10 @@ class Admission:
         if reservation is None:
             return
         self._core.count("hold_server_silent")
-        if self._core.settings.holds_strict or reservation.doomed:
+        if self._core.settings.holds_strict:
             self._refuse_reservation(reservation, RejectReason.HOLDS_UNAVAILABLE)
+        elif reservation.doomed or self._orders.why_closed(reservation.trade.order_id) is not None:
+            self._refuse_reservation(reservation, RejectReason.ORDER_CLOSED)
         else:
             self._commit(reservation)
 

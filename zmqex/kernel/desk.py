@@ -8,11 +8,12 @@ Not for the takes themselves (taker.py) or for numbers (orders.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
 
+from zmqex.kernel.answers import Answers, Job
 from zmqex.kernel.commands import CancelOrder, PlaceOrder, TakeOrder
 from zmqex.kernel.core import Core
 from zmqex.kernel.orders import CLOSED, OPEN, WORKING, OwnOrders
@@ -22,50 +23,31 @@ from zmqex.kernel.sessions import Sessions
 from zmqex.kernel.taker import Taker
 from zmqex.kernel.taking import Taking
 from zmqex.kernel.trades import Trades
-from zmqex.kernel.views import find_by_prefix, id_problem, order_view, trade_view
+from zmqex.kernel.views import find_by_prefix, id_problem
 from zmqex.limits import (
-    ANSWER_WAIT_MS,
+    HOLDS_PER_TAKER_MAX,
     ORDER_LIFE_DEFAULT_MS,
+    ORDERS_PER_MAKER_MAX,
     RESUME_WAIT_MS,
+    TAKE_RETRIES_MAX,
+    TAKE_RETRY_MS,
     TAKES_AT_ONCE_MAX,
     TAKES_PER_ORDER_MAX,
 )
 from zmqex.market.matching import Plan, plan
 from zmqex.market.orders import BookOrder, IncomingOrder, OrderFlags, Side, TimeInForce
 from zmqex.market.units import check_notional
-from zmqex.protocol.identity import short, to_text
+from zmqex.protocol.identity import to_text
 from zmqex.protocol.messages import Order
 from zmqex.reasons import RejectReason
 from zmqex.trading.settlement import PLAIN
 from zmqex.trading.states import State
 
 _RESTS = (TimeInForce.GTC, TimeInForce.GTD)
-_MESSAGES = {
-    RejectReason.SELF_TRADE: "it would trade with your own order; cancel that one first",
-    RejectReason.WOULD_CROSS: "it would trade at once, and post-only forbids that",
-    RejectReason.NOT_FILLABLE: "the book cannot fill all of it, and it asks for all or nothing",
-    RejectReason.EXPIRY_TOO_FAR: "an order lives for at most 7 days",
-    RejectReason.EXPIRED: "its expiry has passed already",
-    RejectReason.MINIMUM_ABOVE_QUANTITY: "the minimum is above the quantity",
-    RejectReason.CONTRADICTORY_FLAGS: "its flags contradict each other",
-    RejectReason.WRONG_MARKET: "this node does not trade that market",
-    RejectReason.DUPLICATE_ORDER: "the same order exists already",
-}
-
-
-class Job(msgspec.Struct):
-    """One incoming order (or bare take) while it is worked."""
-
-    client: bytes
-    request_id: int
-    order_id: bytes  # b"" for a bare take
-    pay_mode: str
-    all_or_nothing: bool = False
-    cancelled: bool = False
-    outstanding: set[bytes] = msgspec.field(default_factory=set)
-    tried: dict[bytes, None] = msgspec.field(default_factory=dict)  # order ids asked
-    trades: list[bytes] = msgspec.field(default_factory=list)
-    skipped: list[dict[str, Any]] = msgspec.field(default_factory=list)
+_PAY_MODES = ("auto", "manual")
+# What a maker says that is of use, but has too much of us at the moment.
+_BUSY = frozenset({RejectReason.TOO_MANY_HOLDS.value, RejectReason.RATE_LIMITED.value})
+_NOTHING = Plan((), 0, 0, 0)
 
 
 class Desk:
@@ -89,29 +71,28 @@ class Desk:
         self._orders = orders
         self._taking = taking
         self._taker = taker
+        self._answers = Answers(core, trades, orders)
         self._jobs: dict[int, Job] = {}
         self._job_serial = 0
-        self._answering: dict[int, Job] = {}
         self.keys: dict[str, bytes] = {}
         orders.on_expired = self._expired
-        trades.on_moved.append(self._trade_moved)
 
     # --- placing -------------------------------------------------------------------------------
 
     def place(self, client: bytes, request_id: int, command: PlaceOrder) -> None:
         """Place an order; answered when every take of it has ended one way or another."""
         if command.key in self.keys:
-            self._answer_repeated(client, request_id, command.key)
+            self._answers.repeated(client, request_id, self.keys[command.key])
             return
         incoming = self._incoming(command)
         if isinstance(incoming, RejectReason):
-            self._refuse(client, request_id, incoming)
+            self._answers.refuse(client, request_id, incoming)
             return
         planned = self._plan(command.market, incoming, Job(client, request_id, b"", ""))
         if planned.reason is not None:
-            self._refuse(client, request_id, planned.reason, planned.blocker)
+            self._answers.refuse(client, request_id, planned.reason, planned.blocker)
         elif command.dry_run:
-            self._answer_plan(client, request_id, command, planned)
+            self._answers.planned(client, request_id, command, planned)
         else:
             self._begin(client, request_id, command, incoming)
 
@@ -126,8 +107,17 @@ class Desk:
             side, time_in_force = Side(command.side), TimeInForce(command.time_in_force)
         except ValueError:
             return RejectReason.MALFORMED
+        if command.pay_mode not in _PAY_MODES:
+            return RejectReason.MALFORMED
+        rests = time_in_force in _RESTS
+        if command.renew and not rests:
+            return RejectReason.CONTRADICTORY_FLAGS
+        if rests and self._orders.live_count() >= ORDERS_PER_MAKER_MAX:
+            return RejectReason.MAKER_FULL
         flags = OrderFlags.ALL_OR_NONE if command.all_or_none else OrderFlags.NONE
-        life_ms = command.expires_in_ms or ORDER_LIFE_DEFAULT_MS
+        # What never rests has no life of its own; the terms name one all the same.
+        life_ms = command.expires_in_ms if rests and command.expires_in_ms else 0
+        life_ms = life_ms or ORDER_LIFE_DEFAULT_MS
         return IncomingOrder(
             owner=self._core.identity,
             side=side,
@@ -192,24 +182,49 @@ class Desk:
     def _work(self, serial: int) -> None:
         job = self._jobs[serial]
         row = self._orders.rows[job.order_id]
-        left = self._orders.remaining_lots(job.order_id)
-        stop = job.cancelled or row.post_only or len(job.tried) >= TAKES_PER_ORDER_MAX
-        fills = () if stop or left == 0 else self._plan_row(row, left, job).fills
-        targets = [self._replicas.row(fill.order_id) for fill in fills[:TAKES_AT_ONCE_MAX]]
-        wanted = [(row, fill) for row, fill in zip(targets, fills, strict=False) if row]
-        if not wanted:
+        planned = self._next_round(job, row)
+        if planned.reason is RejectReason.SELF_TRADE:
+            # Only our own order is left to trade with: the rest must not lie across it.
+            job.end = RejectReason.SELF_TRADE
+        targets = self._targets(planned, job)
+        if not targets:
             self._finish(serial)
             return
         # All are outstanding before the first is asked: an answer may come at once.
-        for found, _fill in wanted:
-            job.tried[found.order_id] = None
-            job.outstanding.add(found.order_id)
-        for found, fill in wanted:
-            self._take(serial, found, fill.quantity_lots)
+        for found, _lots in targets:
+            job.tried.add(found.order_id)
+            job.outstanding[found.order_id] = b""
+        for found, lots in targets:
+            self._take(serial, found, lots)
+
+    def _next_round(self, job: Job, row: OwnOrder) -> Plan:
+        left = self._orders.remaining_lots(job.order_id)
+        if job.end is not None or row.post_only or left == 0:
+            return _NOTHING
+        return self._plan_row(row, left, job)
+
+    def _targets(self, planned: Plan, job: Job) -> list[tuple[FoundOrder, int]]:
+        """Whom to ask at the same time, best first: not too many, and not too often one maker."""
+        room = min(TAKES_AT_ONCE_MAX, TAKES_PER_ORDER_MAX - len(job.trades))
+        asked: dict[bytes, int] = {}
+        targets: list[tuple[FoundOrder, int]] = []
+        for fill in planned.fills:
+            found = self._replicas.row(fill.order_id)
+            if len(targets) >= room:
+                break
+            if found is None or asked.get(fill.maker, 0) >= HOLDS_PER_TAKER_MAX:
+                continue
+            asked[fill.maker] = asked.get(fill.maker, 0) + 1
+            targets.append((found, fill.quantity_lots))
+        return targets
 
     def _plan_row(self, row: OwnOrder, left: int, job: Job) -> Plan:
+        return self._plan(row.market, self._incoming_again(row, left), job)
+
+    def _incoming_again(self, row: OwnOrder, left: int) -> IncomingOrder:
+        """What is left of an order, as if it came now."""
         order = self._orders.terms(row.order_id)
-        incoming = IncomingOrder(
+        return IncomingOrder(
             owner=self._core.identity,
             side=Side(order.side),
             price_ticks=order.price_ticks,
@@ -219,7 +234,6 @@ class Desk:
             time_in_force=TimeInForce(row.time_in_force),
             expires_at_ms=order.expires_at_ms,
         )
-        return self._plan(row.market, incoming, job)
 
     def _plan(self, market: str, incoming: IncomingOrder, job: Job) -> Plan:
         return plan(
@@ -248,24 +262,33 @@ class Desk:
             done=lambda trade: self._taken(serial, trade),
         )
         job.trades.append(trade.trade_id)
+        if trade.order_id in job.outstanding:
+            job.outstanding[trade.order_id] = trade.trade_id
         if job.all_or_nothing:
             self._taker.defer(trade.trade_id)
 
     def _taken(self, serial: int, trade: Trade) -> None:
         job = self._jobs[serial]
-        job.outstanding.discard(trade.order_id)
+        del job.outstanding[trade.order_id]
         if trade.state in {State.REFUSED, State.ABANDONING, State.CANCELLED}:
-            job.skipped.append(
-                {
-                    "maker": to_text(trade.maker),
-                    "order_id": trade.order_id.hex(),
-                    "reason": trade.reason,
-                    "detail": f"maker {short(trade.maker)} skipped: {trade.reason}",
-                }
-            )
+            job.failed.add(trade.trade_id)
+            if not self._asks_again(job, trade):
+                job.skip(trade.maker, trade.order_id, trade.reason)
         if not job.outstanding:
             # In an event of its own: the trade that told us is still being changed.
-            self._core.call_after(("job", serial), 0, lambda: self._next(serial))
+            pause_ms, job.pause_ms = job.pause_ms, 0
+            self._core.call_after(("job", serial), pause_ms, lambda: self._next(serial))
+
+    def _asks_again(self, job: Job, trade: Trade) -> bool:
+        """A maker that had too much of us at once is asked again, a moment later, a few times."""
+        again = job.retries.get(trade.order_id, 0)
+        busy = trade.reason in _BUSY and self._sessions.set_aside_until(trade.maker) is None
+        if not busy or not job.order_id or job.end is not None or again >= TAKE_RETRIES_MAX:
+            return False
+        job.retries[trade.order_id] = again + 1
+        job.tried.discard(trade.order_id)
+        job.pause_ms = TAKE_RETRY_MS
+        return True
 
     def _next(self, serial: int) -> None:
         if self._jobs[serial].order_id:
@@ -278,121 +301,64 @@ class Desk:
     def _finish(self, serial: int) -> None:
         job = self._jobs[serial]
         row = self._orders.rows[job.order_id]
-        left = self._orders.remaining_lots(job.order_id)
-        if job.all_or_nothing and left > 0 and job.trades:
+        quantity = self._orders.terms(job.order_id).quantity_lots
+        if job.all_or_nothing and row.taken_lots < quantity:
             self._give_up(job)
-        elif left == 0:
+        left = self._orders.remaining_lots(job.order_id)
+        rests = row.time_in_force in _RESTS and job.end is None
+        if left == 0:
             self._orders.close(job.order_id, RejectReason.FILLED)
-        elif row.time_in_force not in _RESTS or job.cancelled:
-            self._orders.close(job.order_id, RejectReason.CANCELLED)
-        else:
+            self._release(job)
+        elif rests and (left == quantity or not job.all_or_nothing):
+            self._name_the_passed_over(job, row, left)
             self._orders.publish(job.order_id)
-        if job.all_or_nothing and left == 0:
-            for trade_id in job.trades:
-                self._taker.release(trade_id)
+        else:
+            nothing = RejectReason.NOT_FILLABLE if job.all_or_nothing else RejectReason.CANCELLED
+            if job.end is None:
+                self._name_the_passed_over(job, row, left)
+            self._orders.close(job.order_id, job.end or nothing)
         self._conclude(serial)
 
+    def _conclude(self, serial: int) -> None:
+        self._answers.conclude(self._jobs.pop(serial))
+
+    def _release(self, job: Job) -> None:
+        if job.all_or_nothing:
+            for trade_id in job.trades:
+                self._taker.release(trade_id)
+
+    def _name_the_passed_over(self, job: Job, row: OwnOrder, left: int) -> None:
+        """Nothing crosses without a word: who has such an order and was not asked, and why."""
+        if row.post_only:
+            return
+        incoming = self._incoming_again(row, left)
+        book, now_ms = self._replicas.book(row.market), self._core.now.wall_ms
+        named = {one["maker"] for one in job.skipped}
+        for fill in plan(book, incoming, now_ms, skip_orders=frozenset(job.tried)).fills:
+            aside = self._sessions.set_aside_until(fill.maker)
+            reason = aside[1] if aside else RejectReason.STALE_MAKER
+            if not aside and not self._replicas.is_stale(fill.maker):
+                reason = RejectReason.TOO_MANY_HOLDS  # TAKES_PER_ORDER_MAX
+            if to_text(fill.maker) not in named:
+                named.add(to_text(fill.maker))
+                job.skip(fill.maker, fill.order_id, reason.value)
+
     def _give_up(self, job: Job) -> None:
-        """All or nothing has become nothing: no accepted part is paid."""
+        """All or nothing has become nothing: no accepted part is paid, and it is whole again."""
         for trade_id in job.trades:
             trade = self._trades.by_id[trade_id]
             if trade.state is State.ACCEPTED:
+                self._orders.taken(job.order_id, -trade.quantity_lots)
+                trade = self._trades.amend(trade, counted=False)
                 self._taker.abandon(trade, RejectReason.NOT_FILLABLE)
-        self._orders.close(job.order_id, RejectReason.NOT_FILLABLE)
-
-    def _conclude(self, serial: int) -> None:
-        """Answer; a payment that is just leaving gets a moment, so the answer shows its end."""
-        job = self._jobs.pop(serial)
-        if not job.client:
-            return
-        self._answering[serial] = job
-        if self._is_paying(job):
-            name = ("answer", serial)
-            self._core.call_after(name, ANSWER_WAIT_MS, lambda: self._answer(serial))
-        else:
-            self._answer(serial)
-
-    def _is_paying(self, job: Job) -> bool:
-        return any(self._trades.by_id[one].state is State.PAYING for one in job.trades)
-
-    def _trade_moved(self, _before: Trade, after: Trade) -> None:
-        for serial, job in list(self._answering.items()):
-            if after.trade_id in job.trades and not self._is_paying(job):
-                self._core.cancel_timer(("answer", serial))
-                self._answer(serial)
-
-    def _answer(self, serial: int) -> None:
-        job = self._answering.pop(serial)
-        now_ms = self._core.now.wall_ms
-        live = [self._trades.by_id[one] for one in job.trades]
-        failed = {one["order_id"] for one in job.skipped}
-        result: dict[str, Any] = {
-            "trades": [
-                trade_view(self._trades, trade, now_ms)
-                for trade in live
-                if trade.order_id.hex() not in failed
-            ],
-            "skipped": job.skipped,
-            "repeated": False,
-        }
-        if job.order_id:
-            result["order"] = order_view(self._orders, self._trades, job.order_id)
-        elif job.skipped:
-            reason = RejectReason(job.skipped[0]["reason"])
-            message = f"the maker refused: {reason.value}"
-            self._core.refuse(job.client, job.request_id, reason, message)
-            return
-        self._core.answer(job.client, job.request_id, result)
-
-    def _answer_repeated(self, client: bytes, request_id: int, key: str) -> None:
-        made = self.keys[key]
-        now_ms = self._core.now.wall_ms
-        result: dict[str, Any] = {"skipped": [], "repeated": True}
-        if made in self._orders.rows:
-            trades = self._trades.of_order(made)
-            result["order"] = order_view(self._orders, self._trades, made)
-        else:
-            trades = [self._trades.by_id[made]] if made in self._trades.by_id else []
-        result["trades"] = [trade_view(self._trades, trade, now_ms) for trade in trades]
-        self._core.answer(client, request_id, result)
-
-    def _answer_plan(
-        self, client: bytes, request_id: int, command: PlaceOrder, planned: Plan
-    ) -> None:
-        fills = [
-            {
-                "order_id": fill.order_id.hex(),
-                "maker": to_text(fill.maker),
-                "quantity_lots": fill.quantity_lots,
-                "price_ticks": fill.price_ticks,
-            }
-            for fill in planned.fills
-        ]
-        result = {
-            "market": command.market,
-            "fills": fills,
-            "filled_lots": planned.filled_lots,
-            "resting_lots": planned.resting_lots,
-            "cancelled_lots": planned.cancelled_lots,
-            "average_price_ticks_numerator": planned.notional_lot_ticks,
-            "reason": "",
-        }
-        self._core.answer(client, request_id, result)
-
-    def _refuse(
-        self, client: bytes, request_id: int, reason: RejectReason, blocker: bytes | None = None
-    ) -> None:
-        message = f"the order was refused: {_MESSAGES.get(reason, reason.value)}"
-        if blocker is not None:
-            message += f" (order {blocker.hex()[:12]})"
-        self._core.refuse(client, request_id, reason, message)
+                job.failed.add(trade_id)
 
     # --- a bare take ---------------------------------------------------------------------------
 
     def take(self, client: bytes, request_id: int, command: TakeOrder) -> None:
         """Take a quantity of one order, whatever else the book has."""
         if command.key in self.keys:
-            self._answer_repeated(client, request_id, command.key)
+            self._answers.repeated(client, request_id, self.keys[command.key])
             return
         found = self._replicas.find(command.order_id)
         if not isinstance(found, FoundOrder):
@@ -400,7 +366,7 @@ class Desk:
                 client, request_id, *id_problem(command.order_id, found, "order in the book")
             )
             return
-        reason = self._why_not_take(found, command.quantity_lots)
+        reason = self._why_not_take(found, command.quantity_lots, command.pay_mode)
         if reason is not None:
             message = f"order {found.order_id.hex()[:12]} cannot be taken: {reason.value}"
             self._core.refuse(client, request_id, reason, message)
@@ -409,11 +375,15 @@ class Desk:
         self._job_serial += 1
         serial = self._job_serial
         self._jobs[serial] = job
-        job.outstanding.add(found.order_id)
+        job.outstanding[found.order_id] = b""
         self._take(serial, found, command.quantity_lots)
         self._remember(command.key, job.trades[0])
 
-    def _why_not_take(self, found: FoundOrder, quantity_lots: int) -> RejectReason | None:
+    def _why_not_take(
+        self, found: FoundOrder, quantity_lots: int, pay_mode: str
+    ) -> RejectReason | None:
+        if pay_mode not in _PAY_MODES:
+            return RejectReason.MALFORMED
         if found.maker == self._core.identity:
             return RejectReason.OWN_ORDER
         if self._replicas.is_stale(found.maker):
@@ -447,21 +417,29 @@ class Desk:
         self._core.answer(client, request_id, {"cancelled": [self._cancel(found)]})
 
     def _cancel(self, order_id: bytes) -> dict[str, Any]:
-        row, removed = self._orders.rows[order_id], 0
-        if row.state == OPEN:
-            removed = self._orders.close(order_id, RejectReason.CANCELLED)
-        for job in self._jobs.values():
-            if job.order_id == order_id:
-                # Its takes end by themselves; then it closes in place of resting.
-                job.cancelled = True
-                removed = self._orders.remaining_lots(order_id)
+        before = self._orders.rows[order_id]
+        if before.state == OPEN:
+            self._orders.close(order_id, RejectReason.CANCELLED)
+        else:
+            self._stop_working(order_id)
+        after = self._orders.rows[order_id]
         return {
             "order_id": order_id.hex(),
-            "market": row.market,
-            "removed_lots": removed,
+            "market": after.market,
+            "removed_lots": after.dropped_lots - before.dropped_lots,
             "held_lots": self._trades.held_lots(order_id),
             "remaining_lots": self._orders.remaining_lots(order_id),
         }
+
+    def _stop_working(self, order_id: bytes) -> None:
+        """Take nothing more, give up what makers may be about to hold, and close."""
+        serial = next(one for one, job in self._jobs.items() if job.order_id == order_id)
+        job = self._jobs[serial]
+        job.end = RejectReason.CANCELLED
+        for trade_id in list(job.outstanding.values()):
+            self._taker.abandon(self._trades.by_id[trade_id], RejectReason.CANCELLED)
+        self._core.cancel_timer(("job", serial))
+        self._work(serial)
 
     def _expired(self, row: OwnOrder) -> None:
         available = self._orders.available_lots(row.order_id)
@@ -485,15 +463,17 @@ class Desk:
     # --- after a restart -----------------------------------------------------------------------
 
     def resume(self) -> None:
-        """Go on working what was not finished, once its makers have had time to be found."""
+        """Go on working what was not finished, once its makers have had time to be found.
+
+        Comes before the trades are taken up again: a part of an all-or-nothing order waits.
+        """
         working = [row for row in self._orders.rows.values() if row.state == WORKING]
         for row in working:
             serial = self._new_job(b"", 0, row)
             job = self._jobs[serial]
             for trade in self._trades.of_order(row.order_id):
                 job.trades.append(trade.trade_id)
-                job.tried[trade.order_id] = None
-            self._core.call_after(("job", serial), RESUME_WAIT_MS, self._worker(serial))
-
-    def _worker(self, serial: int) -> Callable[[], None]:
-        return lambda: self._work(serial)
+                job.tried.add(trade.order_id)
+                if job.all_or_nothing:
+                    self._taker.defer(trade.trade_id)
+            self._core.call_after(("job", serial), RESUME_WAIT_MS, partial(self._work, serial))

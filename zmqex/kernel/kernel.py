@@ -168,12 +168,12 @@ class Kernel:
         restored, self._restored = self._restored, Snapshot()
         self.publisher.restore(restored.batches)
         self.admission.rebuild_holds()
+        self.desk.resume()
         running = sorted(self.trades.running(), key=lambda one: _FIRST.get(one.state, 2))
         for trade in running:
             side = self.maker if trade.role is TradeRole.MAKER else self.taker
             side.resume(trade)
         self.orders.resume()
-        self.desk.resume()
         self.sessions.start(restored.peers)
         self.trades.resume()
         self.core.log(

@@ -26,6 +26,7 @@ from zmqex.limits import (
     RETRY_LAST_MS,
     SECOND_MS,
 )
+from zmqex.protocol.codec import decode_envelope, decode_trade_message
 from zmqex.protocol.messages import (
     InvoiceFailed,
     QuoteConfirmed,
@@ -50,7 +51,6 @@ class Taker:
         self._taking = taking
         self._deferred: set[bytes] = set()
         self._retries: dict[bytes, int] = {}
-        self._dead_invoices: dict[bytes, RejectReason] = {}
         taking.on_accepted = self._accepted
         taking.on_abandoned = self.abandon
 
@@ -63,7 +63,7 @@ class Taker:
         reason = self._why_not_pay(trade) if self._our_side(trade) == "sell" else None
         if reason is not None:
             self.abandon(trade, reason)
-        elif trade.trade_id not in self._deferred:
+        else:
             self._pay_if_auto(trade)
 
     def _our_side(self, trade: Trade) -> str:
@@ -79,6 +79,7 @@ class Taker:
     def _pay_if_auto(self, trade: Trade) -> None:
         if (
             trade.pay_mode == "auto"
+            and trade.trade_id not in self._deferred
             and trade.state is State.ACCEPTED
             and self._our_side(trade) == "sell"
         ):
@@ -156,6 +157,8 @@ class Taker:
         self, trade: Trade, message: QuoteSent, envelope: bytes
     ) -> RejectReason | None:
         """The maker says that its quote is on its way."""
+        if trade.state is State.PAYING:
+            return RejectReason.UNAVAILABLE  # its word is faster than Lightning: it says it again
         if self._our_side(trade) != "sell" or not self._trades.can(trade, Input.QUOTE_SAID):
             return RejectReason.WRONG_STATE
         trade = self._trades.heard(trade, envelope)
@@ -174,6 +177,8 @@ class Taker:
         self, trade: Trade, message: TradeCancelled, envelope: bytes
     ) -> RejectReason | None:
         """The maker's hold has ended and nothing was paid."""
+        if trade.state is State.PAYING:
+            return RejectReason.UNAVAILABLE  # Lightning says first how our payment has ended
         if not self._trades.can(trade, Input.GONE):
             return None if trade.state is State.CANCELLED else RejectReason.WRONG_STATE
         trade = self._trades.heard(trade, envelope)
@@ -182,9 +187,11 @@ class Taker:
 
     def _gone(self, trade: Trade, reason: str) -> None:
         trade = self._trades.move(trade, Input.GONE, reason=trade.reason or reason)
-        self._trades.forget_outbox(trade)
-        if trade.counted and trade.state is State.CANCELLED:
-            self._orders.lost(trade.own_order_id, trade.quantity_lots)
+        if trade.state is State.CANCELLED:
+            # A disputed one goes on saying that the quote was sent.
+            self._trades.forget_outbox(trade)
+            if trade.counted:
+                self._orders.lost(trade.own_order_id, trade.quantity_lots)
         self._taking.finish(trade.trade_id)
 
     def abandon(self, trade: Trade, reason: RejectReason) -> None:
@@ -199,6 +206,8 @@ class Taker:
             reason=RejectReason.CANCELLED.value,
         )
         self._arm(trade)
+        # Whoever waits for the take need not wait for the maker's word.
+        self._taking.finish(trade.trade_id)
 
     # --- invoices: a buying taker --------------------------------------------------------------
 
@@ -239,18 +248,38 @@ class Taker:
             self._trades.move(trade, Input.BASE_SETTLED, reason="")
         elif trade.state is State.CONFIRMED and event.state in {"unknown", "open"}:
             self._create_invoice(trade)
-        elif event.state == "canceled" and trade.trade_id in self._dead_invoices:
-            # The maker gave this invoice up, and our node will take no payment for it any more.
-            reason = self._dead_invoices.pop(trade.trade_id)
-            preimage = self._core.random(32)
-            trade = self._trades.move(
-                trade,
-                Input.INVOICE_DEAD,
-                preimage=preimage,
-                payment_hash=hashlib.sha256(preimage).digest(),
-                reason=reason.value,
-            )
-            self._create_invoice(trade)
+        elif trade.state is State.INVOICED and self._is_given_up(trade):
+            if event.state == "canceled":
+                # The maker gave it up, and our node will take no payment for it any more.
+                self._make_fresh(trade)
+            else:
+                self._core.emit(CancelInvoice(trade.trade_id, trade.payment_hash))
+                self._retry(trade)
+        else:
+            self._arm(trade)
+
+    def _make_fresh(self, trade: Trade) -> None:
+        preimage = self._core.random(32)
+        trade = self._trades.move(
+            trade,
+            Input.INVOICE_DEAD,
+            preimage=preimage,
+            payment_hash=hashlib.sha256(preimage).digest(),
+            reason=RejectReason.PAYMENT_FAILED.value,
+        )
+        self._create_invoice(trade)
+
+    def _is_given_up(self, trade: Trade) -> bool:
+        """Whether the maker has said of this very invoice that it will never pay it."""
+        said = (
+            decode_trade_message(decode_envelope(line.envelope).body)
+            for line in self._trades.lines[trade.trade_id].values()
+            if line.sender == trade.maker
+        )
+        return any(
+            isinstance(one, InvoiceFailed) and one.payment_hash == trade.payment_hash
+            for one in said
+        )
 
     def on_invoice_failed(
         self, trade: Trade, message: InvoiceFailed, envelope: bytes
@@ -259,13 +288,14 @@ class Taker:
         if trade.state is not State.INVOICED or message.payment_hash != trade.payment_hash:
             return RejectReason.WRONG_STATE
         trade = self._trades.heard(trade, envelope)
-        self._dead_invoices[trade.trade_id] = RejectReason.PAYMENT_FAILED
         self._core.emit(CancelInvoice(trade.trade_id, trade.payment_hash))
+        self._retry(trade)
         return None
 
     def on_lightning_failed(self, trade: Trade, event: LightningFailed) -> None:
         """A call failed: give up what surely has not happened, look up the rest."""
-        if event.call == "pay" and not event.indeterminate and trade.state is State.PAYING:
+        ours = trade.state is State.PAYING and event.payment_hash == trade.payment_hash
+        if ours and event.call == "pay" and not event.indeterminate:
             self._payment_failed(trade, event.reason)
         # Everything else is looked up by the retry timer.
 
@@ -328,10 +358,7 @@ class Taker:
             self._retry(trade)
         elif trade.state in {State.CONFIRMED, State.INVOICED}:
             self._core.emit(LookupInvoice(key, trade.payment_hash))
-            if trade.state is State.CONFIRMED:
-                self._retry(trade)
-            else:
-                self._arm(trade)
+            self._retry(trade)
         else:
             self._arm(trade)
             self._pay_if_auto(trade)

@@ -38,7 +38,6 @@ _SET_ASIDE = _MAY_HAVE_ARRIVED | {
     RejectReason.HOLDS_UNAVAILABLE,
     RejectReason.LIGHTNING_UNAVAILABLE,
     RejectReason.STARTING,
-    RejectReason.RATE_LIMITED,
     RejectReason.DECLINED,
 }
 
@@ -133,8 +132,9 @@ class Taking:
         refused = answer if isinstance(answer, Refusal) else self._on_accept(trade, answer)
         if refused is None:
             return
-        reason = refused.reason
-        if reason in _SET_ASIDE:
+        trade, reason = self._trades.by_id[key], refused.reason
+        # Who says "in a while" means it, whatever the reason: a ban, for example.
+        if reason in _SET_ASIDE or refused.retry_after_ms > SKIP_MAKER_MS:
             until_ms = max(refused.retry_after_ms, SKIP_MAKER_MS)
             self._sessions.set_aside(trade.maker, until_ms, reason)
         self._core.log(

@@ -1,0 +1,174 @@
+"""What the operator hears of an order that was placed: how it went, or why it was refused.
+
+Not for deciding anything: the desk does that (desk.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from zmqex.kernel.commands import PlaceOrder
+from zmqex.kernel.core import Core
+from zmqex.kernel.orders import OwnOrders
+from zmqex.kernel.records import Trade
+from zmqex.kernel.trades import Trades
+from zmqex.kernel.views import order_view, trade_view
+from zmqex.limits import ANSWER_WAIT_MS
+from zmqex.market.matching import Plan
+from zmqex.market.units import notional_quote_units
+from zmqex.protocol.identity import short, to_text
+from zmqex.reasons import RejectReason
+from zmqex.trading.states import State
+
+_MESSAGES: Final[Mapping[RejectReason, str]] = {
+    RejectReason.MALFORMED: "its side, time in force or pay mode is none that this node knows",
+    RejectReason.SELF_TRADE: "it would trade with your own order; cancel that one first",
+    RejectReason.WOULD_CROSS: "it would trade at once, and post-only forbids that",
+    RejectReason.NOT_FILLABLE: "the book cannot fill all of it, and it asks for all or nothing",
+    RejectReason.EXPIRY_TOO_FAR: "an order lives for at most 7 days",
+    RejectReason.MINIMUM_ABOVE_QUANTITY: "the minimum is above the quantity",
+    RejectReason.CONTRADICTORY_FLAGS: "its flags contradict each other",
+    RejectReason.WRONG_MARKET: "this node does not trade that market",
+    RejectReason.MAKER_FULL: "this node has as many open orders as other nodes accept of it",
+    RejectReason.INVALID_PRICE: "its price is out of range",
+    RejectReason.INVALID_QUANTITY: "its quantity is out of range",
+    RejectReason.NOTIONAL_TOO_SMALL: "it is worth less than the smallest unit of the quote",
+    RejectReason.NOTIONAL_OVERFLOW: "it is worth more than can be counted",
+}
+
+
+class Job(msgspec.Struct):
+    """One incoming order (or bare take) while it is worked."""
+
+    client: bytes
+    request_id: int
+    order_id: bytes  # b"" for a bare take
+    pay_mode: str
+    all_or_nothing: bool = False
+    end: RejectReason | None = None  # why nothing more is taken, and nothing rests
+    outstanding: dict[bytes, bytes] = msgspec.field(default_factory=dict)  # order id -> trade id
+    tried: set[bytes] = msgspec.field(default_factory=set)  # order ids asked
+    retries: dict[bytes, int] = msgspec.field(default_factory=dict)  # order id -> asked again
+    pause_ms: int = 0  # before the next round
+    trades: list[bytes] = msgspec.field(default_factory=list)
+    failed: set[bytes] = msgspec.field(default_factory=set)  # those of the trades that came to none
+    skipped: list[dict[str, Any]] = msgspec.field(default_factory=list)
+
+    def skip(self, maker: bytes, order_id: bytes, reason: str) -> None:
+        """Name a maker that was passed over, and why."""
+        self.skipped.append(
+            {
+                "maker": to_text(maker),
+                "order_id": order_id.hex(),
+                "reason": reason,
+                "detail": f"maker {short(maker)} skipped: {reason}",
+            }
+        )
+
+
+class Answers:
+    """Answers PlaceOrder and TakeOrder."""
+
+    def __init__(self, core: Core, trades: Trades, orders: OwnOrders) -> None:
+        """Nobody waits yet."""
+        self._core = core
+        self._trades = trades
+        self._orders = orders
+        self._waiting: dict[int, Job] = {}
+        self._serial = 0
+        trades.on_moved.append(self._trade_moved)
+
+    def conclude(self, job: Job) -> None:
+        """Answer; a payment that is just leaving gets a moment, so the answer shows its end."""
+        if not job.client:
+            return  # who asked is gone: the node has restarted since
+        self._serial += 1
+        serial = self._serial
+        self._waiting[serial] = job
+        if self._is_paying(job):
+            name = ("answer", serial)
+            self._core.call_after(name, ANSWER_WAIT_MS, lambda: self._answer(serial))
+        else:
+            self._answer(serial)
+
+    def repeated(self, client: bytes, request_id: int, made: bytes) -> None:
+        """The command came before: show what it made, as it stands now."""
+        result: dict[str, Any] = {"skipped": [], "repeated": True}
+        if made in self._orders.rows:
+            trades = self._trades.of_order(made)
+            result["order"] = order_view(self._orders, self._trades, made)
+        else:
+            trades = [self._trades.by_id[made]]
+        result["trades"] = [self._view(trade) for trade in trades]
+        self._core.answer(client, request_id, result)
+
+    def planned(self, client: bytes, request_id: int, command: PlaceOrder, planned: Plan) -> None:
+        """A dry run: what would happen now."""
+        instrument = self._core.currencies.instrument(command.market)
+        fills = [
+            {
+                "order_id": fill.order_id.hex(),
+                "maker": to_text(fill.maker),
+                "quantity_lots": fill.quantity_lots,
+                "price_ticks": fill.price_ticks,
+            }
+            for fill in planned.fills
+        ]
+        result = {
+            "market": command.market,
+            "fills": fills,
+            "filled_lots": planned.filled_lots,
+            "resting_lots": planned.resting_lots,
+            "cancelled_lots": planned.cancelled_lots,
+            "quote_units": sum(
+                notional_quote_units(fill.quantity_lots, fill.price_ticks, instrument)
+                for fill in planned.fills
+            ),
+            "average_price_ticks_numerator": planned.notional_lot_ticks,
+            "reason": "",
+        }
+        self._core.answer(client, request_id, result)
+
+    def refuse(
+        self, client: bytes, request_id: int, reason: RejectReason, blocker: bytes | None = None
+    ) -> None:
+        """The order was refused as a whole; nothing has changed."""
+        message = f"the order was refused: {_MESSAGES[reason]}"
+        if blocker is not None:
+            message += f" (order {blocker.hex()[:12]})"
+        self._core.refuse(client, request_id, reason, message)
+
+    # --- private -------------------------------------------------------------------------------
+
+    def _is_paying(self, job: Job) -> bool:
+        return any(self._trades.by_id[one].state is State.PAYING for one in job.trades)
+
+    def _trade_moved(self, _before: Trade, after: Trade) -> None:
+        for serial, job in list(self._waiting.items()):
+            if after.trade_id in job.trades and not self._is_paying(job):
+                self._core.cancel_timer(("answer", serial))
+                self._answer(serial)
+
+    def _answer(self, serial: int) -> None:
+        job = self._waiting.pop(serial)
+        if not job.order_id and job.skipped:
+            reason = RejectReason(job.skipped[0]["reason"])
+            message = f"nothing was taken: {job.skipped[0]['detail']}"
+            self._core.refuse(job.client, job.request_id, reason, message)
+            return
+        result: dict[str, Any] = {
+            "trades": [
+                self._view(self._trades.by_id[one]) for one in job.trades if one not in job.failed
+            ],
+            "skipped": job.skipped,
+            "repeated": False,
+        }
+        if job.order_id:
+            result["order"] = order_view(self._orders, self._trades, job.order_id)
+        self._core.answer(job.client, job.request_id, result)
+
+    def _view(self, trade: Trade) -> dict[str, Any]:
+        return trade_view(self._trades, trade, self._core.now.wall_ms)
