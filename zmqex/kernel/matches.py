@@ -24,6 +24,8 @@ from zmqex.protocol.messages import Match, Matches, MatchesRequest, Order
 from zmqex.reasons import RejectReason
 from zmqex.trading.settlement import PLAIN
 
+_SIDES = tuple(Side)
+
 
 class Question(msgspec.Struct):
     """One MatchOrder that waits for peers' answers."""
@@ -84,7 +86,7 @@ class Matching:
         if order is None:
             return
         question = Question(client, request_id, set(), {}, [])
-        self._add(question, "book", self._crossing(order, self._core.identity))
+        self._add(question, "book", order, self._crossing(order, self._core.identity))
         peers = self._sessions.live_peers()[:MATCH_PEERS_MAX] if command.ask_peers else []
         question.waiting.update(peers)
         for peer in peers:
@@ -100,14 +102,14 @@ class Matching:
             problem = id_problem(command.order_id, found, "order in the book")
             self._core.refuse(client, request_id, *problem)
             return None
-        sound = command.quantity_lots > 0 and command.price_ticks > 0
+        sound = command.side in _SIDES and command.quantity_lots > 0 and command.price_ticks > 0
         if command.market not in self._core.settings.markets or not sound:
-            message = "the order to match needs a market of this node, a quantity and a price"
+            message = "the order to match needs a market of this node, side, quantity and price"
             self._core.refuse(client, request_id, RejectReason.MALFORMED, message)
             return None
         return Order(
             market=command.market,
-            side="buy" if command.side == "buy" else "sell",
+            side=command.side,
             price_ticks=command.price_ticks,
             quantity_lots=command.quantity_lots,
             minimum_lots=1,
@@ -136,7 +138,7 @@ class Matching:
             reason = answer.reason
         else:
             try:
-                self._add(question, to_text(peer), decode(answer, Matches).matches)
+                self._add(question, to_text(peer), order, decode(answer, Matches).matches)
             except RemoteProtocolError:
                 reason = RejectReason.MALFORMED
         if reason is not None:
@@ -145,10 +147,13 @@ class Matching:
         if not question.waiting:
             self._answer(question, order.side)
 
-    def _add(self, question: Question, source: str, matches: list[Match]) -> None:
+    def _add(self, question: Question, source: str, order: Order, matches: list[Match]) -> None:
+        worst = order.price_ticks
         for match in matches:
-            if match.maker == self._core.identity:
-                continue
+            price = match.price_ticks
+            crosses = price <= worst if order.side == Side.BUY else price >= worst
+            if match.maker == self._core.identity or not crosses:
+                continue  # nobody takes from himself, and a peer may say anything
             question.found.setdefault(
                 match.order_id.hex(),
                 {

@@ -40,6 +40,14 @@ _REFUSALS: Final[Mapping[RejectReason, str]] = {
     RejectReason.TOO_LATE_TO_PAY: "it is too late to pay: the payment might land after the hold",
     RejectReason.INSUFFICIENT_BALANCE: "the Lightning balance does not cover it",
     RejectReason.HOLD_ENDED: "the hold has ended",
+    RejectReason.WRONG_INVOICE_NETWORK: "its invoice is for another network",
+    RejectReason.WRONG_INVOICE_AMOUNT: "its invoice asks for another amount than was agreed",
+    RejectReason.WRONG_PAYMENT_HASH: "its invoice has another payment hash than was agreed",
+    RejectReason.WRONG_PAYEE: "its invoice pays somebody else",
+    RejectReason.INVOICE_EXPIRES_TOO_SOON: "its invoice expires too soon",
+    RejectReason.INVOICE_EXPIRED: "its invoice has expired",
+    RejectReason.INVALID_INVOICE: "its invoice cannot be read",
+    RejectReason.PAYMENT_FAILED: "the payment has failed",
 }
 
 
@@ -249,19 +257,13 @@ class Operator:
         return trade_view(self._trades, trade, self._core.now.wall_ms)
 
     def _refuse(self, client: bytes, request_id: int, trade: Trade, reason: RejectReason) -> None:
-        view = self._view(trade)
-        side = "buys" if view["side"] == "buy" else "sells"
-        default = (
-            f"that is for the other party to say: this node {side} the base"
-            if reason is RejectReason.WRONG_PARTY
-            else f"its state is {trade.state.value}"
-        )
-        why = _REFUSALS.get(reason, default)
-        if reason not in _REFUSALS and reason not in {
-            RejectReason.WRONG_STATE,
-            RejectReason.WRONG_PARTY,
-        }:
-            why = reason.value
+        if reason is RejectReason.WRONG_PARTY:
+            side = "buys" if self._trades.our_side(trade) == "buy" else "sells"
+            why = f"that is for the other party to say: this node {side} the base"
+        elif reason is RejectReason.WRONG_STATE:
+            why = f"that cannot be said of it now: its state is {trade.state.value}"
+        else:
+            why = _REFUSALS.get(reason, f"it was refused ({reason.value})")
         message = f"trade {trade.trade_id.hex()[:12]}: {why}"
         self._core.refuse(client, request_id, reason, message)
 
