@@ -127,10 +127,8 @@ class Node:
 
     @property
     def identity(self) -> str:
-        """Its id."""
-        node = running_node(self.directory)
-        assert node is not None
-        return node.identity
+        """Its id; it may be starting again."""
+        return wait_for(f"{self.name} runs", lambda: running_node(self.directory)).identity
 
     @property
     def pid(self) -> int:
@@ -155,6 +153,13 @@ class Node:
             one["order_id"]: (one["remaining_lots"], one["held_lots"]) for one in shown["orders"]
         }
 
+    def takeable_lots(self, order_id: str) -> int:
+        """What could be taken of an order now: 0 while its maker has not been heard."""
+        for one in self.call(GetBook("BTC/USD", orders=True))["orders"]:
+            if one["order_id"] == order_id and not one["stale"]:
+                return int(one["available_lots"])
+        return 0
+
     def balance_msat(self) -> int:
         """Its play balance, with what is in flight."""
         lightning = self.call(GetStatus())["lightning"]
@@ -165,7 +170,10 @@ class Node:
         identity = other.identity
 
         def live() -> bool:
-            peers = self.call(ListPeers())["peers"]
+            try:
+                peers = self.call(ListPeers(), timeout_s=5)["peers"]
+            except NodeUnavailableError:
+                return False
             return any(one["peer"] == identity and one["state"] == "live" for one in peers)
 
         wait_for(f"{self.name} is connected to {other.name}", live)
@@ -198,7 +206,7 @@ class Node:
     # --- ending ------------------------------------------------------------------------------
 
     def kill(self) -> int:
-        """kill -9 the node's own process; returns its pid."""
+        """Kill -9 the node's own process; returns its pid."""
         pid = self.pid
         os.kill(pid, signal.SIGKILL)
         return pid

@@ -70,7 +70,7 @@ def test_on_other_ports_it_keeps_identity_orders_and_running_trades(user: Home) 
 
 
 def test_the_hold_server_comes_back_with_the_holds(user: Home) -> None:
-    """kill -9 of the embedded server: it is started again and rebuilt from the journal."""
+    """Kill -9 of the embedded server: it is started again and rebuilt from the journal."""
     alice, bob = user.start("alice", "bob")
     alice.call(PlaceOrder("BTC/USD", "buy", BTC, 100))
     order_id = alice.orders()[0]["order_id"]
@@ -110,7 +110,7 @@ def test_ctrl_c_ends_everything_and_loses_nothing(user: Home) -> None:
 
 
 def test_no_hold_server_is_left_a_second_after_kill_9_of_everything(user: Home) -> None:
-    """kill -9 of node and supervisor: the embedded server ends by itself."""
+    """Kill -9 of node and supervisor: the embedded server ends by itself."""
     (alice,) = user.start("alice")
     redis = psutil.Process(alice.call(GetStatus())["redis"]["pid"])
     assert alice.process is not None
