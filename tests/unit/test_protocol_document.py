@@ -1,4 +1,4 @@
-"""docs/protocol.md against the code: messages, kinds, limits, reasons, diagrams and vectors.
+"""The documents against the code: messages, kinds, limits, reasons, diagrams, vectors, settings.
 
 The document is read as a stranger would: tables by their headings, vectors by a MessagePack reader
 that knows none of our types.  What it says and the code does not do fails here.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
 import re
 from inspect import get_annotations
@@ -24,6 +25,8 @@ from msgspec import inspect
 
 from zmqex import limits
 from zmqex.bolt11 import decode as decode_invoice
+from zmqex.cli.main import _COMMANDS
+from zmqex.config import _SETTINGS, _flag
 from zmqex.kernel.core import Settings
 from zmqex.kernel.kernel import Kernel
 from zmqex.kernel.records import Snapshot
@@ -395,3 +398,35 @@ def test_the_vectors_file_is_plain_json() -> None:
     numbers = [int(one) for one in re.findall(r"(?<![\w\"])\d+(?![\w\"])", text)]
     assert max(numbers) <= 2**53
     assert msgspec.json.decode(text) == VECTORS
+
+
+# --- the other documents --------------------------------------------------------------------------
+
+
+def test_every_test_that_the_threat_model_names_exists() -> None:
+    """A defence is claimed only where a test tries the attack."""
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/threat-model.md").read_text()))
+    written = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"def (test_\w+)", path.read_text())
+    }
+    assert named
+    assert named <= written, named - written
+
+
+def test_the_settings_are_the_ones_of_the_code() -> None:
+    """The table of docs/operating.md: each name, in its three spellings, in the code's order."""
+    lines = (ROOT / "docs/operating.md").read_text().split("| in TOML |")[1].splitlines()[2:]
+    table = [line.split("|")[1:4] for line in itertools.takewhile(bool, lines)]
+    said = [tuple(cell.strip().strip("`") for cell in cells) for cells in table]
+    assert said == [(name, "ZMQEX_" + name.upper(), _flag(name)) for name in _SETTINGS]
+
+
+def test_the_readme_names_every_command() -> None:
+    """No command is missing from its table, and none stands there that does not exist."""
+    table = (ROOT / "README.md").read_text().split("## Commands")[1].split("Exit codes")[0]
+    first = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    said = {one.split()[0] for cell in first for one in re.findall(r"`([a-z]+)[^`]*`", cell)}
+    words = {"show", "cancel", "pay", "sent", "received"}
+    assert said - words == set(_COMMANDS) - {"version"}
