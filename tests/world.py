@@ -137,6 +137,7 @@ class Ledger:
         self.payments: dict[bytes, dict[str, Any]] = {}
         self.fail_create: Literal["", "rejected", "indeterminate"] = ""
         self.fail_pay: Literal["", "rejected", "indeterminate"] = ""
+        self.fail_look = False
         self.unreachable = False
         self.overcharge_msat = 0
 
@@ -281,6 +282,7 @@ class SimNode:
         self.kernel = None
         self.paused = None
         self.links = {}
+        self.crash_at = None
 
     def pause(self) -> None:
         """SIGSTOP: events pile up."""
@@ -556,6 +558,10 @@ class World:
             case out.CreateInvoice(trade_id, payment_hash):
                 text = node.ledger.create(effect)
                 self.soon(node, happened.InvoiceCreated(trade_id, payment_hash, text))
+            case out.LookupInvoice() | out.CancelInvoice() | out.LookupPayment() if (
+                node.ledger.fail_look
+            ):
+                self._fails(node, effect, "invoice", "indeterminate")
             case out.LookupInvoice(_, payment_hash):
                 state: Any = node.ledger.state(payment_hash)
                 self.soon(node, happened.InvoiceSeen(payment_hash, state))

@@ -45,6 +45,9 @@ from zmqex.trading.settlement import (
 )
 from zmqex.trading.states import Claim, Input, State, TradeRole
 
+# An invoice that was sound and has become too old: the taker is asked for a fresh one.
+_EXPIRED = frozenset({RejectReason.INVOICE_EXPIRED, RejectReason.INVOICE_EXPIRES_TOO_SOON})
+
 
 class Maker:
     """Carries trades in which our order was taken to an end."""
@@ -129,11 +132,14 @@ class Maker:
             self._admission.refuse(trade, reason)
             self._core.emit(CancelInvoice(trade.trade_id, trade.payment_hash))
             self._retry(trade)
-        elif trade.state is State.RESERVED and event.state in {"unknown", "open"}:
-            # Asked after a restart: the same preimage gives the same invoice again.
+        elif trade.state is State.RESERVED:
+            # Looked up because nothing was known: the same preimage gives the same invoice again.
+            self._arm(trade)
             self._create_invoice(trade)
-        elif event.state == "canceled" and self._trades.can(trade, Input.END_ASKED):
+        elif trade.state is State.INVOICED and event.state == "canceled":
             self._end(trade, RejectReason.HOLD_ENDED)
+        else:
+            self._arm(trade)
 
     def _cancelling(self, trade: Trade, event: InvoiceSeen) -> None:
         # "unknown" is an end only when nothing that may still arrive could be paid any more.
@@ -196,6 +202,9 @@ class Maker:
 
     def _look_again(self, key: bytes) -> None:
         trade = self._trades.by_id[key]
+        over = self._core.now.wall_ms >= trade.hold_expires_ms
+        if over and trade.state in {State.RESERVED, State.INVOICED}:
+            self._ending.setdefault(key, RejectReason.HOLD_ENDED)
         if trade.state is State.PAYING:
             self._core.emit(LookupPayment(key, trade.payment_hash))
         elif trade.state is State.CANCELLING:
@@ -274,7 +283,9 @@ class Maker:
     def on_quote_confirmed(self, trade: Trade, envelope: bytes) -> RejectReason | None:
         """The selling taker says that our quote has arrived."""
         if trade.side != "buy" or not self._trades.can(trade, Input.QUOTE_CONFIRMED):
-            return RejectReason.WRONG_STATE
+            # The word can be faster than Lightning: the taker says it again.
+            early = trade.side == "buy" and self._trades.can(trade, Input.BASE_SETTLED)
+            return RejectReason.UNAVAILABLE if early else RejectReason.WRONG_STATE
         trade = self._trades.heard(trade, envelope)
         self._trades.move(trade, Input.QUOTE_CONFIRMED)
         return None
@@ -301,7 +312,7 @@ class Maker:
             message.lightning_node,
         )
         reason = why_not_pay(message.invoice, expected, now_ms=self._core.now.wall_ms)
-        if reason is not None:
+        if reason is not None and reason not in _EXPIRED:
             return reason
         trade = self._trades.heard(trade, envelope)
         trade = self._trades.amend(
@@ -310,7 +321,10 @@ class Maker:
             payment_hash=payment_hash,
             counterparty_node=message.lightning_node,
         )
-        self.pay(trade)
+        if reason is None:
+            self.pay(trade)
+        else:
+            self._ask_for_fresh(trade, reason)
         return None
 
     # --- what our operator says ----------------------------------------------------------------
@@ -347,6 +361,8 @@ class Maker:
         reason = why_not_pay(trade.invoice, self._expected(trade), now_ms=self._core.now.wall_ms)
         if reason is None:
             self.pay(trade)
+        elif reason in _EXPIRED:
+            self._ask_for_fresh(trade, reason)
         return reason
 
     def on_payment_seen(self, trade: Trade, event: PaymentSeen) -> None:
@@ -384,9 +400,11 @@ class Maker:
         self._retries.pop(trade.trade_id, None)
         self._arm(trade)
         if reason is not RejectReason.INSUFFICIENT_BALANCE:
-            self._trades.say(
-                trade, InvoiceFailed, payment_hash=trade.payment_hash, reason=reason.value
-            )
+            self._ask_for_fresh(trade, reason)
+
+    def _ask_for_fresh(self, trade: Trade, reason: RejectReason) -> None:
+        """Never pay this invoice, and say so: the taker cancels it before it makes another."""
+        self._trades.say(trade, InvoiceFailed, payment_hash=trade.payment_hash, reason=reason.value)
 
     def on_lightning_failed(self, trade: Trade, event: LightningFailed) -> None:
         """A call failed: look up whatever may have happened, give up what surely has not."""
@@ -398,11 +416,12 @@ class Maker:
             indeterminate=event.indeterminate,
             reason=event.reason.value,
         )
-        if event.call == "pay" and not event.indeterminate and trade.state is State.PAYING:
+        ours = trade.state is State.PAYING and event.payment_hash == trade.payment_hash
+        if ours and event.call == "pay" and not event.indeterminate:
             self._payment_failed(trade, event.reason)
         elif event.call == "create_invoice" and trade.state is State.RESERVED:
             if event.indeterminate:
-                self._core.emit(LookupInvoice(trade.trade_id, trade.payment_hash))
+                self._retry(trade)
             else:
                 self._end(trade, RejectReason.LIGHTNING_UNAVAILABLE)
         # Look-ups and cancels have their retry timer.
@@ -431,7 +450,7 @@ class Maker:
         elif trade.side == "buy" and trade.state in {State.RESERVED, State.INVOICED}:
             self._admission.recovering.add(key)
             self._core.emit(LookupInvoice(key, payment_hash))
-            self._arm(trade)
+            self._retry(trade)
         elif trade.state is State.CANCELLING:
             self._core.emit(CancelInvoice(key, payment_hash))
             self._retry(trade)

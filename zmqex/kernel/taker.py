@@ -246,17 +246,21 @@ class Taker:
             return
         if event.state == "settled" and self._trades.can(trade, Input.BASE_SETTLED):
             self._trades.move(trade, Input.BASE_SETTLED, reason="")
-        elif trade.state is State.CONFIRMED and event.state in {"unknown", "open"}:
+        elif trade.state is State.CONFIRMED:
+            # The same preimage gives the same invoice; one that has expired is the maker's to refuse.
             self._create_invoice(trade)
-        elif trade.state is State.INVOICED and self._is_given_up(trade):
-            if event.state == "canceled":
-                # The maker gave it up, and our node will take no payment for it any more.
-                self._make_fresh(trade)
-            else:
-                self._core.emit(CancelInvoice(trade.trade_id, trade.payment_hash))
-                self._retry(trade)
-        else:
+        elif trade.state is State.INVOICED:
+            self._invoice_unpaid(trade, event)
+
+    def _invoice_unpaid(self, trade: Trade, event: InvoiceSeen) -> None:
+        if not self._is_given_up(trade):
             self._arm(trade)
+        elif event.state == "canceled":
+            # Our node will take no payment for it any more.
+            self._make_fresh(trade)
+        else:
+            self._core.emit(CancelInvoice(trade.trade_id, trade.payment_hash))
+            self._retry(trade)
 
     def _make_fresh(self, trade: Trade) -> None:
         preimage = self._core.random(32)

@@ -60,7 +60,6 @@ class Trades:
         self._sending: dict[bytes, int] = {}  # trade id -> repeats of its first outbox message
         self.capacity: Callable[[bytes], int] = lambda _order_id: 0
         self.on_moved: list[Callable[[Trade, Trade], None]] = []
-        self.on_refused: dict[TradeRole, Callable[[Trade, OutboxLine, Refusal], None]] = {}
         sessions.on_live.append(self._peer_is_live)
 
     # --- looking -------------------------------------------------------------------------------
@@ -236,10 +235,9 @@ class Trades:
         self._core.persist(DropOutbox(line.trade_id, line.digest))
         self._core.cancel_timer(("outbox", line.trade_id))
         self._sending.pop(line.trade_id, None)
-        trade = self.by_id.get(line.trade_id)
-        if isinstance(answer, Refusal) and trade is not None:
+        if isinstance(answer, Refusal):
+            trade = self.by_id[line.trade_id]
             self._log(trade, "message_refused", reason=answer.reason.value)
-            self.on_refused[trade.role](trade, line, answer)
         self._deliver(line.trade_id)
 
     def _peer_is_live(self, peer: bytes) -> None:

@@ -132,6 +132,8 @@ TAKER_SELLS: Final[Table] = {
 TAKER_BUYS: Final[Table] = {
     **_TAKE,
     (_S.ACCEPTED, _I.QUOTE_SAID): _S.QUOTE_SENT,
+    # The maker may confirm before our own operator has said "sent".
+    (_S.ACCEPTED, _I.QUOTE_CONFIRMED): _S.CONFIRMED,
     (_S.QUOTE_SENT, _I.QUOTE_CONFIRMED): _S.CONFIRMED,
     # The maker ended the hold although we say that the quote was sent.
     (_S.QUOTE_SENT, _I.GONE): _S.DISPUTED,

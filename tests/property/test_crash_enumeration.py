@@ -1,0 +1,108 @@
+"""A node ends right before or after each single commit of a trade; nothing is lost or done twice."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.stories import (
+    BTC,
+    HOLD,
+    MINUTE,
+    TEN_BTC_MSAT,
+    check_always,
+    check_quiet,
+    insist,
+    place,
+    revive,
+)
+from tests.world import SimNode, World
+from zmqex.kernel.commands import ReceivedTrade, SentTrade
+from zmqex.trading.states import State
+
+DAY = 24 * 60 * MINUTE
+
+
+def tell_story(side: str, crash: tuple[str, str, int] | None) -> tuple[World, list[str]]:
+    """Place, take, hold, invoice, pay, sent, received; every acknowledged order's id."""
+    world = World()
+    alice, bob = world.meet("alice", "bob")
+    if crash is not None:
+        name, when, number = crash
+        world.nodes[name].crash_at = (when, number)
+    other = "sell" if side == "buy" else "buy"
+    acknowledged = []
+    answer = insist(world, alice, place(side, BTC, key="k1"))
+    assert answer.ok
+    acknowledged.append(str(answer.result["order"]["order_id"]))  # type: ignore[index, call-overload]
+    world.run(500)
+    revive(world)
+    answer = insist(world, bob, place(other, 4 * BTC // 10, key="k2"))
+    assert answer.ok
+    acknowledged.append(str(answer.result["order"]["order_id"]))  # type: ignore[index, call-overload]
+    world.run(4_000)
+    revive(world)
+    buyer, seller = (alice, bob) if side == "buy" else (bob, alice)
+    for node, command in ((buyer, SentTrade), (seller, ReceivedTrade)):
+        for trade_id in running(node):
+            insist(world, node, command(trade_id))
+        world.run(2_000)
+        revive(world)
+        check_always(world)
+    world.run(40_000)
+    return world, acknowledged
+
+
+def running(node: SimNode) -> list[str]:
+    """The trades of a node in which it may have something to say."""
+    return [
+        trade.trade_id.hex()
+        for trade in node.journal.trades.values()
+        if trade.state not in {State.CANCELLED, State.REFUSED, State.ABANDONING}
+    ]
+
+
+def commits(side: str, name: str) -> int:
+    """How many commits a node makes in the undisturbed story."""
+    world, _ = tell_story(side, None)
+    assert {one.state for one in world.nodes[name].journal.trades.values()} == {State.SETTLED}
+    return world.nodes[name].journal.commits
+
+
+CASES = [
+    pytest.param(side, name, when, id=f"maker-{side}s-{name}-{when}")
+    for side in ("buy", "sell")
+    for name in ("alice", "bob")
+    for when in ("before", "after")
+]
+
+
+@pytest.mark.parametrize(("side", "name", "when"), CASES)
+def test_a_crash_at_any_commit_loses_and_repeats_nothing(side: str, name: str, when: str) -> None:
+    """Both sides end alike, every acknowledged order is there, the money adds up."""
+    settled = crashes = 0
+    total = commits(side, name)
+    assert total > 5
+    for number in range(1, total + 2):
+        world, acknowledged = tell_story(side, (name, when, number))
+        alice, bob = world.nodes["alice"], world.nodes["bob"]
+        if any(one.state is State.ABANDONING for one in bob.journal.trades.values()):
+            world.run(HOLD + 2 * MINUTE)
+        check_quiet(world)
+        crashes += world.nodes[name].starts - 1
+        where = f"{when} commit {number} of {name}"
+        known = {one.hex() for node in (alice, bob) for one in node.journal.orders}
+        assert known == set(acknowledged), where
+        states = {one.state for node in (alice, bob) for one in node.journal.trades.values()}
+        assert states in ({State.SETTLED}, {State.CANCELLED}), (where, states)
+        moved = alice.ledger.balance_msat - TEN_BTC_MSAT
+        if states == {State.SETTLED}:
+            settled += 1
+            assert moved == (1 if side == "buy" else -1) * 4 * BTC // 10 * 1_000, where
+        else:
+            assert moved == 0, where
+            (row,) = alice.journal.orders.values()
+            assert (row.filled_lots, row.dropped_lots) == (0, 0), where
+        assert alice.ledger.balance_msat + bob.ledger.balance_msat == 2 * TEN_BTC_MSAT
+    assert settled > total // 2
+    # The first commits belong to the meeting, which is over when the story begins.
+    assert crashes > total // 2

@@ -1,0 +1,243 @@
+"""The story of one trade, told step by step in virtual time, and what must be true at its end.
+
+A step is repeated, as a user would repeat it, until its command is answered; a node that has ended
+is started again first.  Not for asserting single steps: that is what the tests do.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.world import Ledger, SimNode, World
+from zmqex.kernel.commands import (
+    CancelTrade,
+    Command,
+    GetBook,
+    ListHolds,
+    PayTrade,
+    PlaceOrder,
+    ReceivedTrade,
+    SentTrade,
+)
+from zmqex.kernel.effects import AnswerCommand
+from zmqex.kernel.records import Trade
+from zmqex.protocol.codec import decode
+from zmqex.protocol.messages import Order
+from zmqex.trading.states import TERMINAL, Claim, State, TradeRole, claim
+
+MARKET = "BTC/USD"
+BTC = 100_000_000
+TEN_BTC_MSAT = 10**12
+MINUTE = 60_000
+HOLD = 15 * MINUTE
+
+
+def place(side: str, lots: int, price: int = 100, **more: Any) -> PlaceOrder:  # noqa: ANN401
+    """An order in the test market."""
+    return PlaceOrder(MARKET, side, lots, price, **more)
+
+
+def taken(world: World, maker: SimNode, taker: SimNode, side: str = "buy", **more: Any) -> str:  # noqa: ANN401
+    """Rest 1 BTC of the maker on `side`, take 0.4 of it; the trade's id."""
+    maker.tell(place(side, BTC))
+    world.run(300)
+    other = "sell" if side == "buy" else "buy"
+    answer = taker.tell(place(other, 4 * BTC // 10, **more))
+    assert len(answer["trades"]) == 1, answer
+    return str(answer["trades"][0]["trade_id"])
+
+
+def trade_of(node: SimNode, trade_id: str) -> Trade:
+    """A trade as the node's journal has it."""
+    return node.journal.trades[bytes.fromhex(trade_id)]
+
+
+def state_of(node: SimNode, trade_id: str) -> State:
+    """The state of a trade in the node's journal."""
+    return trade_of(node, trade_id).state
+
+
+def only_trade(node: SimNode) -> Trade:
+    """The one trade in the node's journal that is about a quantity."""
+    (trade,) = [one for one in node.journal.trades.values() if one.quantity_lots]
+    return trade
+
+
+def available(node: SimNode, side: str = "bids") -> list[int]:
+    """What can be taken of each order on one side of a node's book, best first."""
+    orders = node.tell(GetBook(MARKET, orders=True))["orders"]
+    wanted = "buy" if side == "bids" else "sell"
+    return [one["available_lots"] for one in orders if one["side"] == wanted]
+
+
+def holds(node: SimNode) -> list[dict[str, Any]]:
+    """What the node holds for others."""
+    return list(node.tell(ListHolds())["holds"])
+
+
+def quote_leg(world: World, buyer: SimNode, seller: SimNode, trade_id: str) -> None:
+    """The base buyer sends the quote; the base seller confirms it."""
+    buyer.tell(SentTrade(trade_id, "wire 7"))
+    world.run(100)
+    seller.tell(ReceivedTrade(trade_id))
+    world.run(1_000)
+
+
+def insist(world: World, node: SimNode, command: Command) -> AnswerCommand:
+    """Give a command again until it is answered, starting the node again wherever it ended."""
+    for _ in range(6):
+        if not node.up:
+            world.run(500)
+            node.start()
+            world.introduce(node)
+            world.run(4_000)
+            continue
+        request = node.command(command)
+        for _ in range(110):
+            if request in node.answers or not node.up:
+                break
+            world.run(100)
+        if request in node.answers:
+            return node.answers[request]
+    msg = f"{node.name} never answered {command}"
+    raise AssertionError(msg)
+
+
+def revive(world: World) -> None:
+    """Start every node that has ended, and let them find each other."""
+    for node in world.nodes.values():
+        if not node.up:
+            node.start()
+            world.introduce(node)
+    world.run(5_000)
+
+
+# --- what must be true whatever happened ---------------------------------------------------------
+
+
+def check_always(world: World) -> None:
+    """The invariants that hold after every single step."""
+    hashes: dict[bytes, bytes] = {}
+    for node in world.nodes.values():
+        journal = node.journal
+        for trade in journal.trades.values():
+            if trade.payment_hash:
+                owner = hashes.setdefault(trade.payment_hash, trade.trade_id)
+                assert owner == trade.trade_id, "a payment hash of two trades"
+            _check_trade(world, node, trade)
+        for order_id in journal.orders:
+            _check_order(node, order_id)
+    assert total_msat(world) == TEN_BTC_MSAT * len(world.nodes)
+
+
+def _check_trade(world: World, node: SimNode, trade: Trade) -> None:
+    if trade.base_msat and trade.quantity_lots:
+        # All amounts derive from the one accepted quantity: a lot is a satoshi.
+        assert trade.base_msat == trade.quantity_lots * 1_000
+        assert trade.quote_units == -(-trade.quantity_lots * trade.price_ticks // BTC)
+    owner = _payee(world, trade)
+    if trade.state in {State.CANCELLED, State.REFUSED}:
+        for payment_hash, of in node.journal.hashes.items():
+            if of == trade.trade_id:
+                invoice = owner.invoices.get(payment_hash)
+                assert invoice is None or invoice["state"] != "settled", "cancelled, but paid"
+    if node.kernel is not None and trade.state not in TERMINAL | {State.DISPUTED}:
+        timers = {name for name, _ in node.kernel.core._timer_calls.values()}
+        waits = {("trade", trade.trade_id), ("outbox", trade.trade_id)}
+        assert waits & timers or trade.state is State.TAKING, f"nothing ends {trade.state}"
+
+
+def _payee(world: World, trade: Trade) -> Ledger:
+    buyer = trade.maker if trade.side == "buy" else trade.taker
+    return next(one.ledger for one in world.nodes.values() if one.identity == buyer)
+
+
+def _check_order(node: SimNode, order_id: bytes) -> None:
+    row = node.journal.orders[order_id]
+    total = decode(row.order, Order).quantity_lots
+    mine = [
+        trade
+        for trade in node.journal.trades.values()
+        if trade.role is TradeRole.MAKER and trade.order_id == order_id
+    ]
+    sums = dict.fromkeys(Claim, 0)
+    for trade in mine:
+        sums[claim(trade.side, trade.state, hold_ended=trade.late)] += trade.quantity_lots
+    assert sums[Claim.FILLED] == row.filled_lots
+    assert min(row.filled_lots, row.taken_lots, row.dropped_lots) >= 0
+    used = row.filled_lots + row.taken_lots + row.dropped_lots + sums[Claim.HELD]
+    assert 0 <= used <= total, f"{used} of {total}"
+    paid = sum(
+        invoice["amount_msat"]
+        for trade in mine
+        for payment_hash, of in node.journal.hashes.items()
+        if of == trade.trade_id and trade.side == "buy"
+        for invoice in [node.ledger.invoices.get(payment_hash)]
+        if invoice is not None and invoice["state"] == "settled"
+    )
+    assert paid <= total * 1_000, "more was paid than was for sale"
+
+
+def total_msat(world: World) -> int:
+    """All balances and what is on its way: a payee credits itself before the payer knows."""
+    total = 0
+    for node in world.nodes.values():
+        total += node.ledger.balance_msat
+        for payment_hash, payment in node.ledger.payments.items():
+            if payment["state"] == "in_flight":
+                payee = next(
+                    one.ledger
+                    for one in world.nodes.values()
+                    if one.ledger.node == payment["payee"]
+                )
+                invoice = payee.invoices.get(payment_hash)
+                arrived = invoice is not None and invoice["state"] == "settled"
+                total += 0 if arrived else payment["amount_msat"]
+    return total
+
+
+def check_quiet(world: World) -> None:
+    """What holds besides when nothing is under way any more."""
+    check_always(world)
+    successes: dict[bytes, int] = {}
+    for node in world.nodes.values():
+        assert not node.journal.outbox, f"{node.name} still wants to say something"
+        for payment_hash, payment in node.ledger.payments.items():
+            assert payment["state"] != "in_flight"
+            if payment["state"] == "succeeded":
+                trade_id = node.journal.hashes[payment_hash]
+                successes[trade_id] = successes.get(trade_id, 0) + 1
+        for trade in node.journal.trades.values():
+            other_id = trade.taker if trade.role is TradeRole.MAKER else trade.maker
+            other = next(one for one in world.nodes.values() if one.identity == other_id)
+            _check_pair(trade, other.journal.trades.get(trade.trade_id))
+        live = {
+            trade_id
+            for trade_id, (_, _, ends_ms) in node.held.items()
+            if ends_ms > world.monotonic_ms and node.journal.claims.get(trade_id) == 0
+        }
+        assert not live, "the hold server holds what the journal does not"
+    assert all(times == 1 for times in successes.values()), "paid twice"
+
+
+_NOTHING = {State.CANCELLED, State.REFUSED}
+
+
+def _check_pair(trade: Trade, other: Trade | None) -> None:
+    if trade.state is State.SETTLED:
+        assert other is not None
+        assert other.state is State.SETTLED, f"settled here, {other.state} there"
+        assert other.base_msat == trade.base_msat
+        assert other.quantity_lots == trade.quantity_lots
+    elif trade.state in _NOTHING:
+        assert other is None or other.state in _NOTHING | {State.DISPUTED}
+
+
+def pay(node: SimNode, trade_id: str) -> AnswerCommand:
+    """`trade pay`."""
+    return node.ask(PayTrade(trade_id), within_ms=15_000)
+
+
+def cancel(node: SimNode, trade_id: str) -> AnswerCommand:
+    """`trade cancel`."""
+    return node.ask(CancelTrade(trade_id))
