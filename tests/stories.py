@@ -21,8 +21,9 @@ from zmqex.kernel.commands import (
 )
 from zmqex.kernel.effects import AnswerCommand
 from zmqex.kernel.records import Trade
-from zmqex.protocol.codec import decode
-from zmqex.protocol.messages import Order
+from zmqex.kernel.requests import Answer
+from zmqex.protocol.codec import decode, encode
+from zmqex.protocol.messages import Message, Order, TradeMessage, TradeSaid
 from zmqex.trading.states import TERMINAL, Claim, State, TradeRole, claim
 
 MARKET = "BTC/USD"
@@ -241,3 +242,21 @@ def pay(node: SimNode, trade_id: str) -> AnswerCommand:
 def cancel(node: SimNode, trade_id: str) -> AnswerCommand:
     """`trade cancel`."""
     return node.ask(CancelTrade(trade_id))
+
+
+def say_raw(world: World, node: SimNode, peer: SimNode, kind: str, body: Message) -> Answer:
+    """Send any request over the node's connection, as a changed program could; the answer."""
+    answers: list[Answer] = []
+    node.k.core.begin(world.now())
+    node.k.sessions.request(peer.identity, kind, body, answers.append)
+    for effect in node.k.core.finish():
+        world.carry_out(node, effect)
+    world.arm(node)
+    world.run_until(lambda: bool(answers))
+    return answers[0]
+
+
+def signed(node: SimNode, message: TradeMessage, kind: str = "") -> TradeSaid:
+    """A trade message signed by a node, under another kind than its own if given."""
+    tag = kind or str(message.__struct_config__.tag)
+    return TradeSaid(node.k.core.seal(tag, encode(message)))

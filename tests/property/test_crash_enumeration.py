@@ -33,12 +33,12 @@ def tell_story(side: str, crash: tuple[str, str, int] | None) -> tuple[World, li
     acknowledged = []
     answer = insist(world, alice, place(side, BTC, key="k1"))
     assert answer.ok
-    acknowledged.append(str(answer.result["order"]["order_id"]))  # type: ignore[index, call-overload]
+    acknowledged.append(str(answer.result["order"]["order_id"]))
     world.run(500)
     revive(world)
     answer = insist(world, bob, place(other, 4 * BTC // 10, key="k2"))
     assert answer.ok
-    acknowledged.append(str(answer.result["order"]["order_id"]))  # type: ignore[index, call-overload]
+    acknowledged.append(str(answer.result["order"]["order_id"]))
     world.run(4_000)
     revive(world)
     buyer, seller = (alice, bob) if side == "buy" else (bob, alice)

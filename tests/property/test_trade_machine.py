@@ -1,0 +1,208 @@
+"""Three nodes trade, fail and come back in any order; the money and the lots always add up."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from tests.stories import (
+    BTC,
+    HOLD,
+    MINUTE,
+    check_always,
+    check_quiet,
+    place,
+    revive,
+)
+from tests.world import SimNode, World
+from zmqex.kernel.commands import (
+    CancelOrder,
+    CancelTrade,
+    Command,
+    PayTrade,
+    ReceivedTrade,
+    SentTrade,
+)
+from zmqex.trading.states import TERMINAL, State
+
+NAMES = ("alice", "bob", "carol")
+who = st.sampled_from(NAMES)
+sides = st.sampled_from(["buy", "sell"])
+# What may still become a dispute: a claim of "quote sent" that comes after the hold.
+_LATE = (State.CANCELLED, State.DISPUTED)
+
+
+class ThreeNodes(RuleBasedStateMachine):
+    """Random histories of a small market; every rule is something that really happens."""
+
+    @initialize(seed=st.integers(0, 2**16), silent=st.booleans())
+    def begin(self, seed: int, silent: bool) -> None:  # noqa: FBT001
+        """Three connected nodes; each lets the journal decide, or none does."""
+        self.world = World(seed)
+        for name in NAMES:
+            self.world.add(name, holds_strict=silent)
+        self.world.run(2_000)
+        self.seen: dict[tuple[str, bytes], tuple[State, int]] = {}
+
+    def node(self, name: str) -> SimNode:
+        """The node of that name."""
+        return self.world.nodes[name]
+
+    def give(self, name: str, command: Command) -> None:
+        """A command, if the node runs at all; its answer is not waited for."""
+        if self.node(name).up:
+            self.node(name).command(command)
+            self.world.run(50)
+
+    # --- what users do ---------------------------------------------------------------------------
+
+    @rule(
+        name=who,
+        side=sides,
+        lots=st.sampled_from([BTC // 10, BTC // 3, BTC, 12 * BTC]),
+        price=st.sampled_from([99, 100, 101]),
+        mode=st.sampled_from(["auto", "auto", "manual"]),
+        force=st.sampled_from(["gtc", "gtc", "ioc", "fok"]),
+    )
+    def place(self, name: str, side: str, lots: int, price: int, mode: str, force: str) -> None:
+        """Place an order that may take others."""
+        self.give(name, place(side, lots, price, pay_mode=mode, time_in_force=force))
+
+    @rule(
+        name=who,
+        what=st.sampled_from([PayTrade, SentTrade, ReceivedTrade, CancelTrade]),
+        number=st.integers(0, 5),
+    )
+    def speak(self, name: str, what: type, number: int) -> None:
+        """Say anything about any trade, whether it is our turn or not."""
+        trades = [one for one in self.node(name).journal.trades.values() if one.quantity_lots]
+        if trades:
+            self.give(name, what(trades[-1 - number % len(trades)].trade_id.hex()))
+
+    @rule(name=who, what=st.sampled_from([SentTrade, ReceivedTrade]))
+    def follow_the_hint(self, name: str, what: type) -> None:
+        """Say the same of every trade, as a diligent operator would."""
+        for trade in list(self.node(name).journal.trades.values()):
+            self.give(name, what(trade.trade_id.hex()))
+
+    @rule(name=who)
+    def cancel_all(self, name: str) -> None:
+        """Cancel every order of a node."""
+        self.give(name, CancelOrder(""))
+
+    # --- what goes wrong -------------------------------------------------------------------------
+
+    @rule(name=who, commits=st.integers(1, 4), when=st.sampled_from(["before", "after"]))
+    def crash_soon(self, name: str, commits: int, when: str) -> None:
+        """End a node around one of its next commits."""
+        node = self.node(name)
+        node.crash_at = (when, node.journal.commits + commits)
+
+    @rule(name=who)
+    def crash(self, name: str) -> None:
+        """End a node now."""
+        self.node(name).crash()
+
+    @rule(name=who)
+    def start(self, name: str) -> None:
+        """Start a node that has ended."""
+        node = self.node(name)
+        if not node.up:
+            node.start()
+            self.world.introduce(node)
+            self.world.run(3_500)
+
+    @rule(name=who)
+    def pause_or_resume(self, name: str) -> None:
+        """Stop a node for a while, or let it go on."""
+        node = self.node(name)
+        if node.up and node.paused is None:
+            node.pause()
+        elif node.up:
+            node.resume()
+            self.world.arm(node)
+
+    @rule(name=who, losses=st.sampled_from([0, 0, 30, 100]))
+    def lose_frames(self, name: str, losses: int) -> None:
+        """Lose a share of what a node sends."""
+        lost = self.node(name)
+        self.world.drop = lambda node, _target, _effect: (
+            node is lost and self.world.random.randrange(100) < losses
+        )
+
+    @rule(name=who, how=st.sampled_from(["up", "silent", "full", "stale"]))
+    def hold_server(self, name: str, how: str) -> None:
+        """The hold server of a node changes its mood."""
+        self.node(name).holds = how  # type: ignore[assignment]
+
+    @rule(
+        name=who,
+        create=st.sampled_from(["", "", "rejected", "indeterminate"]),
+        paying=st.sampled_from(["", "", "rejected", "indeterminate"]),
+        look=st.booleans(),
+        away=st.booleans(),
+        more_msat=st.sampled_from([0, 0, 1, -1_000]),
+    )
+    def lightning(  # noqa: PLR0913
+        self, name: str, create: str, paying: str, look: bool, away: bool, more_msat: int  # noqa: FBT001
+    ) -> None:
+        """The Lightning node of somebody fails in some way, or recovers."""
+        ledger = self.node(name).ledger
+        ledger.fail_create, ledger.fail_pay = create, paying  # type: ignore[assignment]
+        ledger.fail_look, ledger.unreachable = look and away, away
+        ledger.overcharge_msat = more_msat
+
+    @rule(ms=st.sampled_from([100, 2_000, 10_000, MINUTE, 14 * MINUTE]))
+    def time_passes(self, ms: int) -> None:
+        """Seconds or minutes pass."""
+        self.world.run(ms)
+
+    # --- what is always so -----------------------------------------------------------------------
+
+    @invariant()
+    def nothing_is_oversold_or_made(self) -> None:
+        """Lots, hashes, amounts, balances, timers."""
+        if hasattr(self, "world"):
+            check_always(self.world)
+
+    @invariant()
+    def ends_absorb_and_revisions_grow(self) -> None:
+        """A terminal state is left by one row only, and each change raises the revision."""
+        for name, node in self.world.nodes.items() if hasattr(self, "world") else ():
+            for trade_id, trade in node.journal.trades.items():
+                before = self.seen.get((name, trade_id))
+                if before is not None:
+                    state, revision = before
+                    assert trade.revision >= revision
+                    assert trade.state is state or trade.revision > revision
+                    absorbed = state not in TERMINAL or trade.state is state
+                    assert absorbed or (state, trade.state) == _LATE
+                self.seen[name, trade_id] = trade.state, trade.revision
+
+    def teardown(self) -> None:
+        """Let everything heal and end: then both sides of every trade agree."""
+        if not hasattr(self, "world"):
+            return
+        self.world.drop = lambda *_: False
+        for node in self.world.nodes.values():
+            node.crash_at, node.holds = None, "up"
+            node.ledger.fail_create = node.ledger.fail_pay = ""
+            node.ledger.fail_look = node.ledger.unreachable = False
+            node.ledger.overcharge_msat = 0
+            if node.up and node.paused is not None:
+                node.resume()
+                self.world.arm(node)
+        revive(self.world)
+        self.world.run(HOLD + 3 * MINUTE)
+        self.ends_absorb_and_revisions_grow()
+        check_quiet(self.world)
+
+
+TestThreeNodes = ThreeNodes.TestCase
+TestThreeNodes.settings = settings(
+    max_examples=15,
+    stateful_step_count=25,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
