@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,10 +43,15 @@ _NEVER = threading.Event()
 
 
 def wait_for(what: str, look: Callable[[], T | None], seconds: float = SEEN_S) -> T:
-    """Poll until `look` gives something true; fails with `what` when the time is over."""
+    """Poll until `look` gives something true; fails with `what` when the time is over.
+
+    A node that does not answer may be starting again: that is "not yet".
+    """
     end = time.monotonic() + seconds
     while True:
-        found = look()
+        found = None
+        with suppress(NodeUnavailableError):
+            found = look()
         if found:
             return found
         if time.monotonic() > end:
@@ -170,20 +176,20 @@ class Node:
         identity = other.identity
 
         def live() -> bool:
-            try:
-                peers = self.call(ListPeers(), timeout_s=5)["peers"]
-            except NodeUnavailableError:
-                return False
+            peers = self.call(ListPeers(), timeout_s=5)["peers"]
             return any(one["peer"] == identity and one["state"] == "live" for one in peers)
 
         wait_for(f"{self.name} is connected to {other.name}", live)
 
-    def wait_book(self, order_id: str, remaining: int, held: int = 0) -> None:
+    def wait_book(
+        self, order_id: str, remaining: int, held: int = 0, seconds: float = SEEN_S
+    ) -> None:
         """Wait until its book shows this of an order."""
         expected = (remaining, held)
         wait_for(
             f"{self.name}'s book shows {expected}",
             lambda: self.book().get(order_id, (0, 0)) == expected,
+            seconds,
         )
 
     def wait_state(self, trade_id: str, state: str, seconds: float = SEEN_S) -> None:

@@ -30,10 +30,11 @@ from zmqex.trading.settlement import PLAIN, amounts
 from zmqex.trading.states import Input, State, TradeRole
 
 # The take may have reached the maker: it must be told that we want out.
-_MAY_HAVE_ARRIVED = frozenset({RejectReason.TIMED_OUT, RejectReason.MALFORMED})
+_MAY_HAVE_ARRIVED = frozenset(
+    {RejectReason.TIMED_OUT, RejectReason.MALFORMED, RejectReason.NOT_CONNECTED}
+)
 # The maker is no use for now, whichever of its orders we ask for.
 _SET_ASIDE = _MAY_HAVE_ARRIVED | {
-    RejectReason.NOT_CONNECTED,
     RejectReason.NOT_GREETED,
     RejectReason.HOLDS_UNAVAILABLE,
     RejectReason.LIGHTNING_UNAVAILABLE,
@@ -54,6 +55,7 @@ class Taking:
         self._trades = trades
         self._orders = orders
         self._done: dict[bytes, Done] = {}
+        self._unsent = b""
         self.on_accepted: Callable[[Trade], None] = lambda _trade: None
         self.on_abandoned: Callable[[Trade, RejectReason], None] = lambda _trade, _reason: None
 
@@ -117,6 +119,8 @@ class Taking:
 
     def _ask(self, trade: Trade, envelope: bytes) -> None:
         key = trade.trade_id
+        # An answer from within the call means that nothing was sent.
+        self._unsent = key
         self._sessions.request(
             trade.maker,
             "take",
@@ -124,6 +128,7 @@ class Taking:
             lambda answer: self._answered(key, answer),
             TAKE_DEADLINE_MS,
         )
+        self._unsent = b""
 
     def _answered(self, key: bytes, answer: msgspec.Raw | Refusal) -> None:
         trade = self._trades.by_id[key]
@@ -144,7 +149,7 @@ class Taking:
             maker=short(trade.maker),
             reason=reason.value,
         )
-        if reason in _MAY_HAVE_ARRIVED:
+        if reason in _MAY_HAVE_ARRIVED and key != self._unsent:
             self.on_abandoned(trade, reason)
         else:
             self._trades.move(trade, Input.REFUSE, reason=reason.value)
