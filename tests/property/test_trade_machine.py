@@ -145,7 +145,13 @@ class ThreeNodes(RuleBasedStateMachine):
         more_msat=st.sampled_from([0, 0, 1, -1_000]),
     )
     def lightning(  # noqa: PLR0913
-        self, name: str, create: str, paying: str, look: bool, away: bool, more_msat: int  # noqa: FBT001
+        self,
+        name: str,
+        create: str,
+        paying: str,
+        look: bool,
+        away: bool,
+        more_msat: int,  # noqa: FBT001
     ) -> None:
         """The Lightning node of somebody fails in some way, or recovers."""
         ledger = self.node(name).ledger

@@ -1,0 +1,492 @@
+"""The taker's side of a trade: paying, refusing to pay, getting out, and the quote leg."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from tests.stories import (
+    BTC,
+    HOLD,
+    MINUTE,
+    TEN_BTC_MSAT,
+    available,
+    cancel,
+    check_quiet,
+    only_trade,
+    pay,
+    place,
+    quote_leg,
+    revive,
+    state_of,
+    taken,
+    trade_of,
+)
+from tests.world import SimNode, World
+from zmqex.kernel import effects as out
+from zmqex.kernel import events as happened
+from zmqex.kernel.commands import ListTrades, ReceivedTrade, SentTrade
+from zmqex.protocol.codec import decode, decode_envelope, decode_trade_message, encode
+from zmqex.protocol.messages import Accept, Frame, TradeSaid
+from zmqex.reasons import RejectReason
+from zmqex.trading.states import State
+
+
+def scene(*names: str) -> tuple[World, list[SimNode]]:
+    """Connected nodes: alice makes, the others take."""
+    world = World()
+    return world, world.meet(*(names or ("alice", "bob")))
+
+
+def manual() -> tuple[World, SimNode, SimNode, str]:
+    """A selling taker holds an invoice that it has not paid yet."""
+    world, (alice, bob) = scene()
+    return world, alice, bob, taken(world, alice, bob, pay_mode="manual")
+
+
+def test_an_invoice_is_paid_once() -> None:
+    """The second `pay` is refused, and the balance has moved once."""
+    world, alice, bob, trade_id = manual()
+    assert pay(bob, trade_id).ok
+    for _ in range(2):
+        assert pay(bob, trade_id).result["reason"] == "already_paid"
+        world.run(500)
+    assert bob.ledger.balance_msat == TEN_BTC_MSAT - 40_000_000_000
+    quote_leg(world, alice, bob, trade_id)
+    assert pay(bob, trade_id).result["reason"] == "already_paid"
+    check_quiet(world)
+
+
+def test_a_payment_starts_before_780_000_ms_or_never() -> None:
+    """Measured from the first send of the take, by the taker's own clock."""
+    for early_ms, reason in ((1, ""), (0, "wrong_state")):
+        world, alice, bob, trade_id = manual()
+        first = trade_of(bob, trade_id).first_sent_ms
+        world.run(first + 780_000 - world.wall_ms - early_ms)
+        answer = pay(bob, trade_id)
+        assert answer.ok is (reason == "")
+        assert answer.result.get("reason", "") == reason
+        world.run(3 * MINUTE)
+        paid = State.BASE_DONE if answer.ok else State.CANCELLED
+        assert state_of(bob, trade_id) is state_of(alice, trade_id) is paid
+        check_quiet(world)
+
+
+def test_a_clock_that_jumped_does_not_let_it_pay_late() -> None:
+    """The wall clock decides although the timer has not fired yet."""
+    world, _alice, bob, trade_id = manual()
+    world.wall_ms += HOLD
+    assert pay(bob, trade_id).result["reason"] == "too_late_to_pay"
+    assert bob.ledger.payments == {}
+
+
+def test_a_taker_without_funds_pays_nothing_and_may_try_again() -> None:
+    """Refused for good by our own Lightning node: still ACCEPTED, still in time."""
+    world, alice, bob, trade_id = manual()
+    bob.ledger.balance_msat -= 970_000_000_000
+    assert pay(bob, trade_id).result["reason"] == "insufficient_balance"
+    assert state_of(bob, trade_id) is State.ACCEPTED
+    bob.ledger.balance_msat += 970_000_000_000
+    assert pay(bob, trade_id).ok
+    world.run(100)
+    assert state_of(alice, trade_id) is State.BASE_DONE
+
+
+@pytest.mark.parametrize("how", ["in flight", "indeterminate", "crash"])
+def test_a_payment_without_an_answer_is_looked_up_until_it_has_ended(how: str) -> None:
+    """In flight is not failed: no second payment, no abandoning, one success."""
+    world, alice, bob, trade_id = manual()
+    bob.ledger.unreachable = how != "indeterminate"
+    bob.ledger.fail_pay = "indeterminate" if how == "indeterminate" else ""
+    pay(bob, trade_id)
+    assert state_of(bob, trade_id) is State.PAYING
+    assert cancel(bob, trade_id).result["reason"] == "wrong_state"
+    if how == "crash":
+        bob.crash()
+        revive(world)
+    world.run(5 * MINUTE)
+    assert state_of(bob, trade_id) is State.PAYING
+    bob.ledger.unreachable, bob.ledger.fail_pay = False, ""
+    world.run(MINUTE)
+    assert state_of(bob, trade_id) is state_of(alice, trade_id) is State.BASE_DONE
+    assert bob.ledger.balance_msat == TEN_BTC_MSAT - 40_000_000_000
+    check_quiet(world)
+
+
+def test_a_payment_that_never_left_in_time_is_given_up() -> None:
+    """The intent was written, the call never made, and now it is too late: cancelled."""
+    world, alice, bob, trade_id = manual()
+    bob.ledger.fail_pay = "indeterminate"
+    pay(bob, trade_id)
+    world.run(HOLD)
+    bob.ledger.fail_pay = ""
+    world.run(2 * MINUTE)
+    assert state_of(bob, trade_id) is state_of(alice, trade_id) is State.CANCELLED
+    assert bob.ledger.payments == {}
+    check_quiet(world)
+
+
+def test_a_payment_that_the_maker_refused_for_good_ends_in_a_cancelled_trade() -> None:
+    """The maker's hold ended while our payment was stuck: both agree that nothing moved."""
+    world, alice, bob, trade_id = manual()
+    bob.ledger.unreachable = True
+    pay(bob, trade_id)
+    world.run(HOLD + MINUTE)
+    assert state_of(alice, trade_id) is State.CANCELLED
+    assert state_of(bob, trade_id) is State.PAYING
+    bob.ledger.unreachable = False
+    world.run(2 * MINUTE)
+    assert state_of(bob, trade_id) is State.CANCELLED
+    assert bob.ledger.balance_msat == TEN_BTC_MSAT
+    check_quiet(world)
+
+
+def test_words_about_another_payment_or_without_its_preimage_change_nothing() -> None:
+    """Only the preimage of our hash ends our payment well."""
+    world, alice, bob, trade_id = manual()
+    bob.ledger.unreachable = True
+    pay(bob, trade_id)
+    trade = trade_of(bob, trade_id)
+    other: Any = [
+        happened.PaymentSeen(trade.trade_id, trade.payment_hash, "succeeded", bytes(32)),
+        happened.PaymentSeen(trade.trade_id, trade.payment_hash, "succeeded"),
+        happened.PaymentSeen(trade.trade_id, trade.payment_hash, "in_flight"),
+        happened.LightningFailed(
+            trade.trade_id,
+            bytes(32),
+            "pay",
+            False,
+            RejectReason.PAYMENT_FAILED,
+            "",  # noqa: FBT003
+        ),
+    ]
+    for event in other:
+        bob.handle(event)
+        assert state_of(bob, trade_id) is State.PAYING
+    bob.ledger.unreachable = False
+    world.run(MINUTE)
+    assert state_of(alice, trade_id) is state_of(bob, trade_id) is State.BASE_DONE
+
+
+# --- a maker that cannot be trusted --------------------------------------------------------------
+
+
+def test_a_wrong_invoice_is_not_paid_and_the_next_maker_is_tried() -> None:
+    """One millisatoshi too much: refused, cancelled at that maker, filled by the other."""
+    world, (alice, bob, carol) = scene("alice", "bob", "carol")
+    alice.ledger.overcharge_msat = 1
+    alice.tell(place("buy", BTC, 101))
+    bob.tell(place("buy", BTC, 100))
+    world.run(300)
+    answer = carol.tell(place("sell", BTC))
+    assert [one["reason"] for one in answer["skipped"]] == ["wrong_invoice_amount"]
+    assert [one["counterparty"] for one in answer["trades"]] == [bob.text]
+    world.run(5_000)
+    assert [one["amount_msat"] for one in carol.ledger.payments.values()] == [BTC * 1_000]
+    assert only_trade(alice).state is State.CANCELLED
+    assert available(carol) == [BTC]
+
+
+def forge(world: World, maker: SimNode, **changes: Any) -> None:  # noqa: ANN401
+    """From now on the maker signs accepts with other contents."""
+    original = world.carry_out
+
+    def carry_out(node: SimNode, effect: out.Effect) -> None:
+        if node is maker and isinstance(effect, out.SendReply):
+            frame = decode(effect.frame, Frame)
+            if frame.kind == "take":
+                envelope = decode_envelope(decode(frame.body, TradeSaid).envelope)
+                said = decode_trade_message(envelope.body)
+                assert isinstance(said, Accept)
+                body = encode(replace(said, **changes))
+                raw = maker.k.core.seal("accept", body)
+                raw_body = encode(TradeSaid(raw))
+                lie = encode(replace(frame, body=type(frame.body)(raw_body)))
+                effect = out.SendReply(effect.route, lie)
+        original(node, effect)
+
+    world.carry_out = carry_out  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"trade_id": bytes(32)},
+        {"take_digest": bytes(32)},
+        {"quantity_lots": 4 * BTC // 10 + 1},
+        {"base_msat": 40_000_000_001},
+        {"quote_units": 41},
+        {"invoice": None},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_an_accept_that_does_not_match_the_take_is_abandoned(changes: dict[str, Any]) -> None:
+    """Nothing is paid, the node goes on, and the maker is told that the take is off."""
+    world, (alice, bob) = scene()
+    alice.tell(place("buy", BTC))
+    world.run(300)
+    forge(world, alice, **changes)
+    answer = bob.tell(place("sell", 4 * BTC // 10))
+    assert [one["reason"] for one in answer["skipped"]] == ["malformed"]
+    world.run(3_000)
+    assert bob.ledger.payments == {}
+    assert only_trade(bob).state is only_trade(alice).state is State.CANCELLED
+    assert available(alice) == [BTC]
+    check_quiet(world)
+
+
+def test_an_accept_of_less_is_what_every_amount_derives_from() -> None:
+    """0.6 BTC are left: a take of 0.7 is accepted for 0.6, and 0.6 are paid."""
+    world, (alice, bob, carol) = scene("alice", "bob", "carol")
+    # Carol does not hear of bob's hold, so she asks for more than is free.
+    world.drop = lambda _node, target, effect: target is carol and isinstance(effect, out.Publish)
+    alice.tell(place("buy", BTC))
+    world.drop = lambda *_: False
+    world.run(6_000)
+    world.drop = lambda _node, target, effect: target is carol and isinstance(effect, out.Publish)
+    bob.tell(place("sell", 4 * BTC // 10, pay_mode="manual"))
+    assert available(carol) == [BTC]
+    answer = carol.tell(place("sell", BTC, time_in_force="ioc"))
+    trade_id = answer["trades"][0]["trade_id"]
+    world.run(1_000)
+    assert trade_of(carol, trade_id).quantity_lots == 6 * BTC // 10
+    assert trade_of(carol, trade_id).quote_units == 60
+    assert carol.ledger.balance_msat == TEN_BTC_MSAT - 60_000_000_000
+    assert available(alice) == [0]
+
+
+# --- getting out ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", ["buy", "sell"])
+def test_a_maker_that_slept_through_the_take_never_fills_twice(side: str) -> None:
+    """The take is abandoned; the maker wakes within a minute, holds, and lets go again."""
+    world, (alice, bob, carol) = scene("alice", "bob", "carol")
+    best, other = (101, 100) if side == "buy" else (99, 100)
+    alice.tell(place(side, BTC, best))
+    carol.tell(place(side, BTC, other))
+    world.run(300)
+    alice.pause()
+    answer = bob.tell(place("sell" if side == "buy" else "buy", BTC, 100))
+    assert [one["reason"] for one in answer["skipped"]] == ["timed_out"]
+    assert [one["counterparty"] for one in answer["trades"]] == [carol.text]
+    world.run(10_000)
+    alice.resume()
+    world.arm(alice)
+    world.run(2 * MINUTE)
+    assert {one.state for one in alice.journal.trades.values()} == {State.CANCELLED}
+    own = [one for one in bob.journal.trades.values() if one.maker == alice.identity]
+    assert [one.state for one in own] == [State.CANCELLED]
+    book_side = "bids" if side == "buy" else "asks"
+    assert available(alice, book_side)[0] == BTC
+    if side == "buy":
+        assert len(bob.ledger.payments) == 1
+    assert alice.held == {}
+
+
+def test_a_take_whose_answer_was_lost_is_cancelled_at_the_maker() -> None:
+    """The maker holds, its accept never arrives: nothing is paid and the quantity returns."""
+    world, (alice, bob) = scene()
+    alice.tell(place("buy", BTC))
+    world.run(300)
+    world.drop = lambda node, _target, effect: (
+        node is alice and isinstance(effect, out.SendReply) and b"take" in effect.frame
+    )
+    answer = bob.tell(place("sell", 4 * BTC // 10))
+    assert [one["reason"] for one in answer["skipped"]] == ["timed_out"]
+    world.run(5_000)
+    assert only_trade(alice).state is only_trade(bob).state is State.CANCELLED
+    assert available(alice) == [BTC]
+    check_quiet(world)
+
+
+def test_a_taker_that_gets_no_word_waits_for_the_end_of_the_hold_and_a_minute() -> None:
+    """The maker is gone for good: ABANDONING ends by our own clock, and nothing was paid."""
+    world, alice, bob, trade_id = manual()
+    alice.crash()
+    assert cancel(bob, trade_id).ok
+    world.run(HOLD + MINUTE - 10_000)
+    assert state_of(bob, trade_id) is State.ABANDONING
+    world.run(12_000)
+    assert state_of(bob, trade_id) is State.CANCELLED
+    assert bob.journal.outbox == {}
+    revive(world)
+    world.run(5_000)
+    assert state_of(alice, trade_id) is State.CANCELLED
+
+
+def test_a_buying_taker_that_sends_nothing_gets_out_at_the_end_of_the_hold() -> None:
+    """No quote, no claim: both sides cancelled; "sent" comes too late and is refused."""
+    world, (alice, bob) = scene()
+    trade_id = taken(world, alice, bob, "sell")
+    world.run(HOLD + 5_000)
+    assert state_of(alice, trade_id) is state_of(bob, trade_id) is State.CANCELLED
+    assert bob.ask(SentTrade(trade_id)).result["reason"] == "wrong_state"
+    check_quiet(world)
+
+
+def test_a_restart_between_take_and_answer_gets_out_of_the_take() -> None:
+    """Nobody waits for that answer any more, so it is never paid."""
+    world, (alice, bob) = scene()
+    alice.tell(place("buy", BTC))
+    world.run(300)
+    alice.pause()
+    bob.command(place("sell", 4 * BTC // 10))
+    world.run(5)
+    assert only_trade(bob).state is State.TAKING
+    bob.crash()
+    alice.resume()
+    world.arm(alice)
+    revive(world)
+    world.run(2 * MINUTE)
+    assert only_trade(bob).state is State.CANCELLED
+    assert bob.ledger.payments == {}
+    assert available(alice) == [BTC]
+
+
+def test_an_order_that_wants_all_pays_nothing_before_all_is_held() -> None:
+    """Fill or kill over two makers, one of which refuses: no part is paid."""
+    world, (alice, bob, carol) = scene("alice", "bob", "carol")
+    alice.tell(place("buy", BTC))
+    bob.tell(place("buy", BTC))
+    world.run(300)
+    bob.holds = "full"
+    answer = carol.tell(place("sell", 2 * BTC, time_in_force="fok"))
+    assert answer["order"]["close_reason"] == "not_fillable"
+    world.run(3_000)
+    assert carol.ledger.payments == {}
+    assert only_trade(alice).state is State.CANCELLED
+    bob.holds = "up"
+    world.run(MINUTE)
+    carol.tell(place("sell", 2 * BTC, time_in_force="fok"))
+    world.run(3_000)
+    assert sum(one["amount_msat"] for one in carol.ledger.payments.values()) == 2 * BTC * 1_000
+    check_quiet(world)
+
+
+def test_a_restart_in_the_middle_of_all_or_nothing_pays_no_part() -> None:
+    """The first maker has accepted, the second has not answered, the taker restarts: nothing."""
+    world, (alice, bob, carol) = scene("alice", "bob", "carol")
+    alice.tell(place("buy", BTC))
+    bob.tell(place("buy", BTC))
+    world.run(300)
+    bob.pause()
+    carol.command(place("sell", 2 * BTC, time_in_force="fok"))
+    world.run(500)
+    carol.crash()
+    revive(world)
+    world.run(10_000)
+    bob.resume()
+    world.arm(bob)
+    world.run(2 * MINUTE)
+    assert carol.ledger.payments == {}
+    assert {one["state"] for one in carol.tell(ListTrades())["trades"]} == {"cancelled"}
+
+
+# --- the quote leg -------------------------------------------------------------------------------
+
+
+def test_received_can_be_said_before_the_maker_says_sent() -> None:
+    """The seller knows best whether the quote is there."""
+    world, (alice, bob) = scene()
+    trade_id = taken(world, alice, bob)
+    world.run(500)
+    bob.tell(ReceivedTrade(trade_id))
+    world.run(500)
+    assert state_of(alice, trade_id) is state_of(bob, trade_id) is State.SETTLED
+    check_quiet(world)
+
+
+@pytest.mark.parametrize("side", ["buy", "sell"])
+def test_the_wrong_party_can_say_neither_sent_nor_received(side: str) -> None:
+    """Who buys the base sends the quote; who sells it receives the quote; nothing else counts."""
+    world, (alice, bob) = scene()
+    trade_id = taken(world, alice, bob, side)
+    world.run(500)
+    buyer, seller = (alice, bob) if side == "buy" else (bob, alice)
+    assert seller.ask(SentTrade(trade_id)).result["reason"] == "wrong_party"
+    assert buyer.ask(ReceivedTrade(trade_id)).result["reason"] == "wrong_party"
+    assert pay(buyer, trade_id).result["reason"] == "wrong_party"
+    before = state_of(alice, trade_id), state_of(bob, trade_id)
+    world.run(500)
+    assert before == (state_of(alice, trade_id), state_of(bob, trade_id))
+
+
+def test_a_word_that_is_faster_than_lightning_is_said_again() -> None:
+    """The maker says "sent" while the taker still waits for its payment's end: heard later."""
+    world, alice, bob, trade_id = manual()
+    # The payment arrives, but bob does not hear so.
+    bob.ledger.fail_look = True
+    trade = trade_of(bob, trade_id)
+    bob.ledger.unreachable = True
+    pay(bob, trade_id)
+    preimage = alice.ledger.receive(trade.payment_hash, trade.base_msat, bob.ledger.node)
+    assert preimage
+    world.run(1_000)
+    alice.tell(SentTrade(trade_id, "wire 8"))
+    world.run(20_000)
+    assert state_of(bob, trade_id) is State.PAYING
+    bob.ledger.fail_look = bob.ledger.unreachable = False
+    world.run(2 * MINUTE)
+    assert state_of(bob, trade_id) is State.QUOTE_SENT
+    assert trade_of(bob, trade_id).reference == "wire 8"
+    bob.tell(ReceivedTrade(trade_id))
+    world.run(1_000)
+    check_quiet(world)
+
+
+@pytest.mark.parametrize("how", ["rejected", "indeterminate"])
+def test_a_buying_takers_invoice_is_made_again_until_it_exists(how: str) -> None:
+    """CONFIRMED looks up and repeats; a restart in between changes nothing."""
+    world, (alice, bob) = scene()
+    trade_id = taken(world, alice, bob, "sell")
+    bob.ledger.fail_create = how  # type: ignore[assignment]
+    quote_leg(world, bob, alice, trade_id)
+    assert state_of(bob, trade_id) is State.CONFIRMED
+    bob.crash()
+    revive(world)
+    assert state_of(bob, trade_id) is State.CONFIRMED
+    bob.ledger.fail_create = ""
+    world.run(MINUTE)
+    assert state_of(alice, trade_id) is state_of(bob, trade_id) is State.SETTLED
+    check_quiet(world)
+
+
+def test_a_takers_invoice_that_expired_before_it_was_sent_is_replaced() -> None:
+    """Made, but the node was down for hours before it could be written: a fresh one is paid."""
+    world, (alice, bob) = scene()
+    trade_id = taken(world, alice, bob, "sell")
+    bob.tell(SentTrade(trade_id))
+    world.run(100)
+    bob.crash_at = ("before", bob.journal.commits + 2)
+    alice.tell(ReceivedTrade(trade_id))
+    world.run(1_000)
+    assert not bob.up
+    assert len(bob.ledger.invoices) == 1
+    world.run(2 * 60 * MINUTE)
+    revive(world)
+    world.run(2 * MINUTE)
+    assert state_of(alice, trade_id) is state_of(bob, trade_id) is State.SETTLED
+    assert len(bob.ledger.invoices) == 2
+    check_quiet(world)
+
+
+def test_a_settled_invoice_is_found_after_a_restart() -> None:
+    """The maker paid while the taker was down: its word comes from Lightning, not from memory."""
+    world, (alice, bob) = scene()
+    trade_id = taken(world, alice, bob, "sell")
+    alice.ledger.unreachable = True
+    quote_leg(world, bob, alice, trade_id)
+    trade = trade_of(alice, trade_id)
+    bob.ledger.receive(trade.payment_hash, trade.base_msat, alice.ledger.node)
+    bob.crash()
+    world.run(100)
+    bob.ledger.fail_look = True
+    revive(world)
+    assert state_of(bob, trade_id) is State.INVOICED
+    bob.ledger.fail_look = alice.ledger.unreachable = False
+    world.run(MINUTE)
+    assert state_of(alice, trade_id) is state_of(bob, trade_id) is State.SETTLED
+    check_quiet(world)
