@@ -295,6 +295,10 @@ REQUEST_FRAMES_A_TURN: Final = 64
 STREAM_FRAMES_A_TURN: Final = 512
 # Stream messages in one event.
 STREAM_MESSAGES_MAX: Final = 256
+# Connections that were made to us: each peer has one for requests and one for orders, and now and
+# then a third for a hello.  Of one network, loopback excepted: four peers behind one address.
+CONNECTIONS_MAX: Final = 3 * PEERS_MAX
+CONNECTIONS_PER_NETWORK_MAX: Final = 8
 # Sockets of one node: two for each peer, the dials, the listeners; libzmq's own limit is 1,023.
 SOCKETS_MAX: Final = 4_096
 # A Unix socket's path: 108 bytes on Linux, 104 on macOS, with room for the ".events" socket.

@@ -736,3 +736,35 @@ def test_a_stranger_who_announces_a_huge_frame_is_cut_off_at_once(name: str) -> 
                             pass
 
     run(story)
+
+
+def test_connections_beyond_the_bound_are_cut_and_room_is_given_back() -> None:
+    """The surplus ends at once, who was there stays, and one that leaves makes room."""
+
+    async def story() -> None:
+        alice, bob = Side(), Side()
+        async with started(alice, bob), contextlib.AsyncExitStack() as stack:
+            bob.transport._connections._most = 4
+            loop = asyncio.get_running_loop()
+            address = (HOST, bob.transport.rpc_port)
+
+            def join() -> socket.socket:
+                stranger = stack.enter_context(socket.create_connection(address))
+                stranger.setblocking(False)  # noqa: FBT003 - the library's signature
+                return stranger
+
+            kept = [join() for _ in range(4)]
+            async with asyncio.timeout(PATIENCE_S):
+                for stranger in kept:
+                    assert await loop.sock_recv(stranger, 1) == b"\xff"  # the greeting begins
+                surplus = [join() for _ in range(3)]
+                await bob.counted("connections_refused", 3)
+                for stranger in surplus:
+                    with contextlib.suppress(ConnectionResetError):
+                        while await loop.sock_recv(stranger, 1_000):
+                            pass
+            for stranger in kept:
+                stranger.close()
+            await served(bob, alice)
+
+    run(story)

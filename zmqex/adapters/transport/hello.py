@@ -15,7 +15,7 @@ import zmq
 
 from zmqex.adapters.clock import monotonic_ms
 from zmqex.adapters.transport.drain import Drain, OnMessage
-from zmqex.adapters.transport.options import HELLO_DIALLER, configure, endpoint
+from zmqex.adapters.transport.options import HELLO_DIALLER, configure, endpoint, plain_address
 from zmqex.dht.address import Scope, network_of, scope_of
 from zmqex.kernel.events import Event, HelloAnswered, HelloFailed
 from zmqex.kernel.requests import TokenBucket
@@ -203,8 +203,8 @@ class HelloDials:
 
 
 def address_of(frame: zmq.Frame) -> str:
-    """Where a frame came from, as numeric text; an IPv4 host that an IPv6 socket sees is IPv4."""
-    return metadata(frame, "Peer-Address").removeprefix("::ffff:")
+    """Where a frame came from, as numeric text."""
+    return plain_address(metadata(frame, "Peer-Address"))
 
 
 def metadata(frame: zmq.Frame, name: str) -> str:

@@ -108,6 +108,11 @@ def endpoint(host: str, port: int) -> str | None:
     return f"tcp://{host}:{port}" if _NAME.fullmatch(host) else None
 
 
+def plain_address(host: str) -> str:
+    """An IPv4 host as an IPv6 socket sees it is IPv4."""
+    return host.removeprefix("::ffff:")
+
+
 def is_numeric(host: str) -> bool:
     """Whether no name server has to be asked for this host."""
     try:

@@ -15,6 +15,7 @@ from typing import Any, Final
 import zmq
 import zmq.utils.z85
 
+from zmqex.adapters.transport.connections import Connections
 from zmqex.adapters.transport.drain import Drain, Publisher
 from zmqex.adapters.transport.hello import HelloDials, HelloServer, address_of, metadata
 from zmqex.adapters.transport.options import (
@@ -161,6 +162,8 @@ class ZeroMqTransport:
     def _start(self) -> None:
         self._zap = ZapHandler(self._context_for("0.0.0.0"))  # noqa: S104 - any numeric host
         self._open.append(self._zap.close)
+        self._connections = Connections(self._counted)
+        self._open.append(self._connections.close)
         self._hello = HelloServer(self._listen("hello", zmq.ROUTER, HELLO), self._counted)
         self._open.append(self._hello.close)
         rpc = self._listen("rpc", zmq.ROUTER, RPC, curve=True)
@@ -205,7 +208,8 @@ class ZeroMqTransport:
                 socket.setsockopt_string(zmq.ZAP_DOMAIN, DOMAIN)
                 # Without this a dead ZAP handler lets everybody in.
                 socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
-            self._ports[name] = bind(socket, name, self._host, self._wanted[name])
+            self._ports[name] = port = bind(socket, name, self._host, self._wanted[name])
+            self._connections.watch(socket, port)
         except BaseException:
             socket.close(0)
             raise
