@@ -55,7 +55,8 @@ class PlayRelay:
 
     def _on_play_pay(self, incoming: Incoming) -> None:
         wanted = decode(incoming.body, PlayPay)
-        if self._sessions.peer_of_node(wanted.payer_node) != incoming.peer:
+        # By its own record: another peer that claims the same key must not stand in its way.
+        if self._sessions.peers[incoming.peer].record.lightning_node != wanted.payer_node:
             message = "a peer pays with its own key only"
             raise RemoteProtocolError(message)
         if len(self._asked) >= PLAY_PAYMENTS_AT_ONCE_MAX:
