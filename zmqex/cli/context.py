@@ -133,6 +133,12 @@ def note(text: str, *, raw: bool = False) -> None:
     print(shown, file=sys.stderr)  # noqa: T201 - as above
 
 
+def asks(question: str) -> bool:
+    """Ask on the terminal; only y or yes is a yes.  The question stands on stderr."""
+    print(f"{question} [y/N]: ", end="", file=sys.stderr, flush=True)  # noqa: T201 - as above
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
 def usage(message: str) -> InputError:
     """A usage error, to be raised: exit code 2."""
     return InputError(RejectReason.CONTRADICTORY_FLAGS, message)

@@ -14,7 +14,7 @@ import typer
 
 from zmqex.adapters.storage.directory import create_private_file, read_private_file
 from zmqex.cli import tables
-from zmqex.cli.context import INVOCATION, Json, new_app, note, say, show_json, usage
+from zmqex.cli.context import INVOCATION, Json, asks, new_app, note, say, show_json, usage
 from zmqex.errors import InputError, RefusedError
 from zmqex.kernel.commands import (
     CancelOrder,
@@ -271,12 +271,15 @@ def _pay_mode(given: str) -> str:
 
 
 def _ask_to_pay(answer: dict[str, Any], mode: str) -> None:
+    """Pay what is due where the user says yes; the order stands, whatever comes of it."""
     for index, trade in enumerate(answer["trades"]):
         due = mode == "ask" and trade["state"] == "accepted" and trade["side"] == "sell"
-        if due and typer.confirm(
-            f"Pay {tables.bitcoin(trade['base_msat'])} to {trade['counterparty'][:8]}?", err=True
-        ):
-            answer["trades"][index] = INVOCATION.call(PayTrade(trade["trade_id"]))["trade"]
+        amount, payee = tables.bitcoin(trade["base_msat"]), trade["counterparty"][:8]
+        if due and asks(f"Pay {amount} to {payee}?"):
+            try:
+                answer["trades"][index] = INVOCATION.call(PayTrade(trade["trade_id"]))["trade"]
+            except RefusedError as error:
+                note(f"zmqex: not paid: {error}")
 
 
 def _once(command: PlaceOrder | TakeOrder) -> dict[str, Any]:
@@ -409,7 +412,7 @@ def confirm(question: str) -> None:
     """Ask on a terminal; without one, say that --yes is needed."""
     if not sys.stdin.isatty():
         raise usage(f"{question} There is no terminal to ask on: give --yes")
-    if not typer.confirm(question, err=True):
+    if not asks(question):
         raise typer.Exit(1)
 
 

@@ -31,7 +31,9 @@ _TURNS: Final = {
 def console() -> Console:
     """Stdout; plain where it is no terminal or NO_COLOR is set."""
     width = None if sys.stdout.isatty() else 200
-    return Console(highlight=False, no_color=bool(os.environ.get("NO_COLOR")), width=width)
+    if os.environ.get("NO_COLOR"):
+        return Console(highlight=False, color_system=None, width=width)
+    return Console(highlight=False, width=width)
 
 
 def plain(text: object) -> str:

@@ -1,0 +1,272 @@
+"""What people see of the node's answers: exact numbers, marks, nothing that drives a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from zmqex.cli import tables
+from zmqex.cli.context import INVOCATION
+
+Captured = pytest.CaptureFixture[str]
+EVIL = "\x1b[2J[red]x[/red]\n"
+BTC = 100_000_000
+
+
+@pytest.fixture(autouse=True)
+def _plain(data_home: object, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A known name, no colours, and the node `alice` named by the user."""
+    assert data_home
+    monkeypatch.setenv("ZMQEX_INVOKED_AS", "scripts/zmqex")
+    monkeypatch.setenv("NO_COLOR", "1")
+    INVOCATION.reset()
+    INVOCATION.choose("node", "--node", "alice")
+    INVOCATION.choice()
+    yield
+    INVOCATION.reset()
+
+
+def trade(**changes: object) -> dict[str, Any]:
+    """A trade as the node shows it, in which it is our turn."""
+    return {
+        "trade_id": "ab" * 32,
+        "role": "maker",
+        "side": "buy",
+        "market": "BTC/USD",
+        "order_id": "cd" * 32,
+        "own_order_id": "cd" * 32,
+        "counterparty": "x" * 52,
+        "quantity_lots": 4 * BTC // 10,
+        "price_ticks": 100,
+        "base_msat": 40_000_000_001,
+        "quote_units": 40,
+        "state": "base_done",
+        "reason": "",
+        "turn": "you",
+        "next_command": "trade sent " + "ab" * 6,
+        "next_text": "send the quote, then say so",
+        "hold_expires_ms": 0,
+        "hold_left_ms": 0,
+        "payment_hash": "",
+        "invoice": "lnbcrt1",
+        "pay_mode": "auto",
+        "pay_instructions": "by letter",
+        "reference": "",
+        "created_ms": 1_700_000_000_000,
+        "updated_ms": 1_700_000_000_000,
+        **changes,
+    }
+
+
+def order(**changes: object) -> dict[str, Any]:
+    """An open order as the node shows it."""
+    return {
+        "order_id": "cd" * 32,
+        "market": "BTC/USD",
+        "side": "buy",
+        "price_ticks": 100,
+        "quantity_lots": BTC,
+        "filled_lots": 4 * BTC // 10,
+        "held_lots": 0,
+        "remaining_lots": 6 * BTC // 10,
+        "dropped_lots": 0,
+        "state": "open",
+        "close_reason": "",
+        "expires_at_ms": 1_700_000_000_000,
+        "renew": False,
+        **changes,
+    }
+
+
+def level(ticks: int, lots: int, cumulative: int, **marks: int) -> dict[str, int]:
+    """A level of the book."""
+    return {
+        "price_ticks": ticks,
+        "quantity_lots": lots,
+        "cumulative_lots": cumulative,
+        "orders": 1,
+        "own_lots": 0,
+        "stale_lots": 0,
+        **marks,
+    }
+
+
+def book(**changes: object) -> dict[str, Any]:
+    """A book with two levels on each side."""
+    return {
+        "market": "BTC/USD",
+        "asks": [level(10_100, BTC, BTC, stale_lots=BTC), level(10_200, BTC, 2 * BTC)],
+        "bids": [level(10_000, BTC, BTC, own_lots=BTC // 2), level(9_900, 3 * BTC, 4 * BTC)],
+        "spread_ticks": 100,
+        "makers": 3,
+        "stale_makers": 1,
+        "orders": [],
+        **changes,
+    }
+
+
+def test_every_trade_view_says_whose_turn_it_is_and_the_exact_next_command(
+    capsys: Captured,
+) -> None:
+    """In the list, in the single view: the invoked name, the named node, the command."""
+    tables.show_trades([trade(hold_left_ms=61_000)])
+    listed = capsys.readouterr().out
+    tables.show_trade(trade(), [])
+    shown = capsys.readouterr().out
+
+    for text in (listed, shown):
+        assert "your turn: send the quote, then say so" in text
+        assert f"  next: scripts/zmqex --node alice trade sent {'ab' * 6}\n" in text
+    assert "hold ends in 1:01" in listed
+    assert "0.40000000001 BTC" in shown
+
+
+@pytest.mark.parametrize(
+    ("turn", "words"),
+    [("you", "your turn: "), ("them", "their turn: "), ("lightning", "Lightning's turn: ")],
+)
+def test_a_turn_is_said_in_words(turn: str, words: str, capsys: Captured) -> None:
+    """Each of the three who can be waited for."""
+    tables.show_trades([trade(turn=turn, next_command="", next_text="wait")])
+    text = capsys.readouterr().out
+
+    assert f"{words}wait" in text
+    assert "next:" not in text
+
+
+def test_an_ended_trade_has_no_turn(capsys: Captured) -> None:
+    """The list shows its end in capitals, the single view says what it means."""
+    ended = trade(state="settled", turn="nobody", next_command="", next_text="settled: done")
+    tables.show_trades([ended])
+    listed = capsys.readouterr().out
+    tables.show_trade(ended, [])
+
+    assert "SETTLED" in listed
+    assert "turn:" not in listed
+    assert f"Trade {'ab' * 6}: settled: done" in capsys.readouterr().out
+
+
+def test_text_of_peers_drives_no_terminal_and_is_no_markup(capsys: Captured) -> None:
+    """Control characters are blanked, brackets are shown as they came."""
+    tables.show_trade(
+        trade(reference=EVIL, pay_instructions=EVIL, reason=EVIL, invoice=EVIL),
+        [{"kind": EVIL, "sender": "y" * 52, "sent_at_ms": 0, "digest": ""}],
+    )
+    skipped = {"maker": EVIL, "order_id": "ef" * 32, "reason": EVIL, "detail": EVIL}
+    tables.show_placed({"trades": [], "skipped": [skipped]})
+    text = capsys.readouterr().out
+
+    assert "\x1b" not in text
+    assert text.count("?[2J[red]x[/red]?") >= 5
+
+
+def test_the_book_has_asks_above_bids_below_and_the_spread_between(capsys: Captured) -> None:
+    """Best prices meet in the middle, sums grow outwards, own and stale lots are marked."""
+    tables.console().print(tables.book_table(book()))
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    rows = [line.split() for line in lines[2:-1]]
+
+    assert lines[0] == "BTC/USD"
+    assert [row[0] for row in rows] == ["102", "101", "spread", "100", "99"]
+    assert [row[2] for row in rows if row[0] != "spread"] == ["2", "1", "1", "4"]
+    assert rows[2] == ["spread", "1", "USD"]
+    assert lines[3].endswith("stale 1")
+    assert lines[5].endswith("own 0.5")
+    assert lines[-1] == "3 makers, 1 stale"
+
+
+def test_bars_grow_with_the_depth_and_none_is_invisible(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The largest sum fills the column; a lot still shows; an ASCII terminal gets ASCII."""
+    tiny = book(asks=[level(10_100, 1, 1)], bids=[level(10_000, BTC, BTC)])
+    tables.console().print(tables.book_table(tiny))
+    assert capsys.readouterr().out.count("\u2588") == 1 + 20
+
+    class Ascii:
+        encoding = "ascii"
+
+    monkeypatch.setattr(sys, "stdout", Ascii())
+    table = tables.book_table(tiny)
+    monkeypatch.undo()
+    assert list(table.columns[4].cells) == ["#", "spread 1 USD", "#" * 20]
+
+
+def test_an_empty_book_and_empty_lists_are_said(capsys: Captured) -> None:
+    """Nothing is a sentence, not an empty table."""
+    tables.console().print(tables.book_table(book(asks=[], bids=[], spread_ticks=None)))
+    assert "no spread" in capsys.readouterr().out
+    for show, sentence in (
+        (tables.show_orders, "No orders."),
+        (tables.show_trades, "No trades."),
+        (tables.show_holds, "No holds."),
+        (tables.show_peers, "No peers yet."),
+    ):
+        show([])
+        assert capsys.readouterr().out == f"{sentence}\n"
+
+
+def test_a_peers_book_says_whose_it_is(capsys: Captured) -> None:
+    """`book --from` names the peer and what was verified."""
+    tables.console().print(tables.book_table(book(peer="z" * 52, batches=7, stale_makers=0)))
+
+    assert "of peer zzzzzzzz, 7 batches verified; 3 makers\n" in _trimmed(capsys)
+
+
+def _trimmed(capsys: Captured) -> str:
+    return "".join(f"{line.rstrip()}\n" for line in capsys.readouterr().out.splitlines())
+
+
+def test_a_placed_order_says_what_was_taken_skipped_and_rests(capsys: Captured) -> None:
+    """Each maker that was skipped is named with its reason."""
+    skipped = {"maker": "m" * 52, "order_id": "ef" * 32, "reason": "timed_out", "detail": ""}
+    tables.show_placed(
+        {"order": order(), "trades": [trade()], "skipped": [skipped], "repeated": True}
+    )
+    text = capsys.readouterr().out
+
+    assert f"Skipped maker mmmmmmmm: timed_out (order {'ef' * 6})" in text
+    assert "nothing was done twice" in text
+    assert "0.6 BTC rests in the book" in text
+    assert "taken at once: 0.4 BTC" in text
+    assert "Trades" in text
+
+
+def test_a_closed_order_says_why(capsys: Captured) -> None:
+    """And what of it was not filled."""
+    closed = order(state="closed", close_reason="cancelled", dropped_lots=6 * BTC // 10)
+    tables.show_placed({"order": closed, "trades": [], "skipped": []})
+    text = capsys.readouterr().out
+
+    assert f"Order {'cd' * 6}: cancelled" in text
+    assert "not filled: 0.6 BTC" in text
+
+
+def test_a_hold_shows_the_journals_time_and_that_of_redis(capsys: Captured) -> None:
+    """Where Redis has lost it, that is said."""
+    hold = {
+        "order_id": "cd" * 32,
+        "trade_id": "ab" * 32,
+        "taker": "t" * 52,
+        "quantity_lots": BTC,
+        "market": "BTC/USD",
+        "fence": 3,
+        "state": "invoiced",
+        "left_ms": 899_999,
+    }
+    tables.show_holds([{**hold, "redis_left_ms": 899_000}, {**hold, "redis_left_ms": None}])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+
+    assert [row[-1] for row in rows] == ["14:59", "gone"]
+    assert rows[0][3:5] == ["1", "BTC"]
+
+
+@pytest.mark.parametrize(
+    ("msat", "text"), [(0, "0 BTC"), (1, "0.00000000001 BTC"), (10**12, "10 BTC")]
+)
+def test_bitcoin_is_exact_to_the_millisatoshi(msat: int, text: str) -> None:
+    """No rounding, no trailing zeros."""
+    assert tables.bitcoin(msat) == text
