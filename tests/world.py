@@ -97,6 +97,8 @@ class MemoryJournal:
             case records.PutCommand(key, made):
                 _unique(key not in self.commands, "command")
                 self.commands[key] = made
+            case _:
+                raise AssertionError(write)
 
     def _put_trade(self, trade: records.Trade, claimed: int, capacity: int) -> None:
         _follows(self.trades.get(trade.trade_id), trade)
@@ -550,6 +552,8 @@ class World:
                     trade_id: (order_id, lots, self.monotonic_ms + ttl_ms)
                     for order_id, trade_id, lots, _, ttl_ms in rows
                 }
+            case _:
+                pass  # a hold that is extended when it has lapsed
 
     def _lightning(self, node: SimNode, effect: out.Effect) -> None:
         match effect:
@@ -576,6 +580,8 @@ class World:
                 self._paid(node, effect, payment_hash, node.ledger.pay(invoice))
             case out.LookupPayment(_, payment_hash):
                 self._paid(node, effect, payment_hash, node.ledger.drive(payment_hash))
+            case _:
+                pass  # play money's own words, which only a spy looks at
 
     def _paid(self, node: SimNode, effect: Any, payment_hash: bytes, state: Any) -> None:
         reason = None

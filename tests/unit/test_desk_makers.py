@@ -25,6 +25,7 @@ from zmqex.kernel.commands import (
     SentTrade,
     TakeOrder,
 )
+from zmqex.kernel.peers import State
 from zmqex.limits import (
     DAY_MS,
     HOLDS_PER_TAKER_MAX,
@@ -94,6 +95,19 @@ def test_a_maker_that_is_not_heard_is_not_asked_but_named() -> None:
     assert skipped(answer, nodes) == [("alice", "stale_maker")]
     assert answer["order"]["state"] == "open"
     assert refused(bob, TakeOrder(mine, LOTS)) == "stale_maker"
+
+
+def test_a_maker_that_has_just_left_is_named() -> None:
+    """Its order is still in the book; nobody can be asked, which is known at once."""
+    world = World()
+    nodes = world.meet("alice", "bob")
+    alice, bob = nodes
+    place(alice, "buy", LOTS, 100)
+    world.run(300)
+    bob.k.sessions.peers[alice.identity].state = State.BACKING_OFF
+    answer = place(bob, "sell", LOTS, 100)
+    assert skipped(answer, nodes) == [("alice", "not_connected")]
+    assert answer["order"]["state"] == "open"
 
 
 @pytest.mark.parametrize("reason", [RejectReason.TOO_MANY_HOLDS, RejectReason.RATE_LIMITED])

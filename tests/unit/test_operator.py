@@ -8,6 +8,7 @@ import pytest
 
 from tests.unit.floor import LOTS, order, place
 from tests.world import SimNode, World
+from zmqex.kernel import effects as out
 from zmqex.kernel.commands import (
     CancelTrade,
     Command,
@@ -280,6 +281,7 @@ def test_every_reason_has_words(reason: RejectReason, words: str) -> None:
     _, _, bob, trade = base_first(pay_mode="manual")
     bob.k.operator._refuse(b"cli", 99, trade_of(bob, trade), reason)
     (effect,) = bob.k.core.finish()
+    assert isinstance(effect, out.AnswerCommand)
     assert words in effect.result["message"]
 
 

@@ -145,9 +145,7 @@ def test_no_play_money_moves_on_another_network() -> None:
     alice.start()
     route = happened.Route(b"c" * 32, b"x", "10.0.0.9")
     frame = encode_frame("play_pay", 1, PlayPay(HASH, 5_000, b"\2" * 33))
-    replies: list[out.SendReply] = []
-    world.spy = lambda _node, one: replies.append(one) if isinstance(one, out.SendReply) else None
-    world.carry_out = world.spy  # type: ignore[method-assign]
-    alice.handle(happened.RequestReceived(route, frame))
+    effects = alice.k.handle(happened.RequestReceived(route, frame), world.now())
+    replies = [one for one in effects if isinstance(one, out.SendReply)]
     (reply,) = replies
     assert decode(decode_frame(reply.frame).body, Reject).reason == "unknown_kind"

@@ -203,7 +203,7 @@ class Kernel:
                 side.on_invoice_seen(trade, event)
             case PaymentSeen():
                 side.on_payment_seen(trade, event)
-            case LightningFailed():
+            case _:
                 side.on_lightning_failed(trade, event)
 
     def _side_of(self, trade: Trade) -> Maker | Taker:

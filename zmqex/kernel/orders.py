@@ -163,9 +163,7 @@ class OwnOrders:
 
     def returned(self, order_id: bytes, lots: int) -> None:
         """A hold has ended without a fill: an open order gets it back, a closed one drops it."""
-        row = self.rows.get(order_id)
-        if row is None:
-            return
+        row = self.rows[order_id]
         if row.state == OPEN:
             self.publish_update(order_id)
         else:
@@ -222,7 +220,7 @@ class OwnOrders:
         row = self.rows[order_id]
         if self._terms[order_id].expires_at_ms > self._core.now.wall_ms:
             self._arm(row)  # the wall clock was set back meanwhile
-        elif row.state == OPEN:
+        else:
             self.on_expired(row)
 
     def _change(self, order_id: bytes, **changes: Any) -> OwnOrder:  # noqa: ANN401
