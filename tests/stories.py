@@ -113,6 +113,13 @@ def revive(world: World) -> None:
     world.run(5_000)
 
 
+def sleep(world: World, ms: int) -> None:
+    """All machines are suspended for so long; then a few seconds pass."""
+    world.monotonic_ms += ms
+    world.wall_ms += ms
+    world.run(5_000)
+
+
 # --- what must be true whatever happened ---------------------------------------------------------
 
 

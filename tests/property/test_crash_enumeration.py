@@ -1,4 +1,4 @@
-"""A node ends right before or after each single commit of a trade; nothing is lost or done twice."""
+"""A node ends right before or after each commit of a trade; nothing is lost or done twice."""
 
 from __future__ import annotations
 

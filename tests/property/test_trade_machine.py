@@ -144,14 +144,14 @@ class ThreeNodes(RuleBasedStateMachine):
         away=st.booleans(),
         more_msat=st.sampled_from([0, 0, 1, -1_000]),
     )
-    def lightning(  # noqa: PLR0913
+    def lightning(
         self,
         name: str,
         create: str,
         paying: str,
-        look: bool,
-        away: bool,
-        more_msat: int,  # noqa: FBT001
+        look: bool,  # noqa: FBT001
+        away: bool,  # noqa: FBT001
+        more_msat: int,
     ) -> None:
         """The Lightning node of somebody fails in some way, or recovers."""
         ledger = self.node(name).ledger

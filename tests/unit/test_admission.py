@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec import Raw
 from msgspec.structs import replace
 
 from tests.stories import (
@@ -20,11 +21,12 @@ from tests.stories import (
     signed,
 )
 from tests.world import SimNode, World
+from zmqex.kernel import effects as out
 from zmqex.kernel import events as happened
 from zmqex.kernel.commands import CancelOrder, TakeOrder
-from zmqex.kernel.requests import Answer, Refusal
+from zmqex.kernel.requests import Answer, Incoming, Refusal
 from zmqex.limits import HOLDS_PER_TAKER_MAX
-from zmqex.protocol.codec import decode
+from zmqex.protocol.codec import decode, encode
 from zmqex.protocol.identity import ZERO_DIGEST, trade_id
 from zmqex.protocol.messages import QuoteConfirmed, Take, TradeCancel, TradeSaid
 from zmqex.reasons import RejectReason
@@ -194,7 +196,7 @@ def test_a_take_that_is_cancelled_while_it_waits_for_the_hold_is_never_held() ->
         answers: list[Answer] = []
         bob.k.core.begin(world.now())
         for kind, one in (("take", take), ("trade", cancel)):
-            said = signed(bob, one)  # type: ignore[arg-type]
+            said = signed(bob, one)
             bob.k.sessions.request(alice.identity, kind, said, answers.append)
         for effect in bob.k.core.finish():
             world.carry_out(bob, effect)
@@ -371,3 +373,16 @@ def test_a_bare_take_of_a_refused_order_is_answered_with_the_makers_word() -> No
     alice.holds = "up"
     assert bob.tell(TakeOrder(order_id.hex(), BTC))["trades"]
     check_always(world)
+
+
+def test_nobody_takes_an_order_of_its_own() -> None:
+    """Not even over a connection to itself."""
+    world, alice, _ = scene()
+    take = take_of(world, alice, alice)
+    route = happened.Route(alice.curve_key, b"alice", alice.host)
+    incoming = Incoming(route, 1, "take", Raw(encode(signed(alice, take))), alice.identity)
+    alice.k.core.begin(world.now())
+    alice.k.admission._on_take(incoming)
+    words = [one for one in alice.k.core.finish() if isinstance(one, out.Log)]
+    assert [one.facts["reason"] for one in words] == ["own_order"]
+    assert alice.journal.trades == {}

@@ -46,7 +46,7 @@ def scene(side: str = "buy", **more: Any) -> tuple[World, SimNode, SimNode, SimN
 
 def messages(world: World, trade: str, node: SimNode) -> list[TradeMessage]:
     """One of each kind of message of a trade."""
-    head: tuple[Any, ...] = (bytes.fromhex(trade), bytes(32), world.wall_ms)
+    head = (bytes.fromhex(trade), bytes(32), world.wall_ms)
     return [
         QuoteSent(*head, "r"),
         QuoteConfirmed(*head),
@@ -117,7 +117,7 @@ def test_what_is_not_the_others_to_say_is_refused(side: str) -> None:
 def test_a_maker_cannot_cancel_what_was_paid() -> None:
     """TradeCancelled after the payment is refused by the taker; TradeCancel changes nothing."""
     world, alice, bob, _, trade = scene()
-    head: tuple[Any, ...] = (_id(trade), bytes(32), world.wall_ms)
+    head = (_id(trade), bytes(32), world.wall_ms)
     answer = say_raw(world, alice, bob, "trade", signed(alice, TradeCancelled(*head, "cancelled")))
     assert word(answer) == "wrong_state"
     cancel = TradeCancel(*head, bytes(32), bob.identity, "cancelled")

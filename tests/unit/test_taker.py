@@ -157,9 +157,9 @@ def test_words_about_another_payment_or_without_its_preimage_change_nothing() ->
             trade.trade_id,
             bytes(32),
             "pay",
-            False,
-            RejectReason.PAYMENT_FAILED,
-            "",  # noqa: FBT003
+            indeterminate=False,
+            reason=RejectReason.PAYMENT_FAILED,
+            why="",
         ),
     ]
     for event in other:

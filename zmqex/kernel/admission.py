@@ -124,12 +124,13 @@ class Admission:
             self._waiting.setdefault(trade.trade_id, []).append(incoming)
 
     def _accept_of(self, trade: Trade) -> bytes | None:
-        for line in self._trades.lines.get(trade.trade_id, {}).values():
-            if line.sender == self._core.identity:
-                message = decode_trade_message(decode_envelope(line.envelope).body)
-                if isinstance(message, Accept):
-                    return line.envelope
-        return None
+        accepts = (
+            line.envelope
+            for line in self._trades.lines.get(trade.trade_id, {}).values()
+            if line.sender == self._core.identity
+            and isinstance(decode_trade_message(decode_envelope(line.envelope).body), Accept)
+        )
+        return next(accepts, None)
 
     def _new_take(self, incoming: Incoming, envelope: bytes, take: Take) -> None:
         refusal = self._why_not(take)

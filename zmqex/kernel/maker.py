@@ -178,15 +178,13 @@ class Maker:
             self._end(trade, RejectReason.HOLD_ENDED)
         else:
             late = Input.INVOICE_TIME if trade.state is State.PAY_INTENT else Input.CONFIRM_TIME
-            if self._trades.can(trade, late):
-                self._trades.move(trade, late, reason=RejectReason.TIMED_OUT.value)
+            self._trades.move(trade, late, reason=RejectReason.TIMED_OUT.value)
 
     def _end(self, trade: Trade, reason: RejectReason) -> None:
         """End a hold on which nothing has moved: look up first, never the other way round."""
         if trade.side == "sell":
-            if self._trades.can(trade, Input.END_ASKED):
-                trade = self._trades.move(trade, Input.END_ASKED, reason=reason.value)
-                self._returned(trade)
+            trade = self._trades.move(trade, Input.END_ASKED, reason=reason.value)
+            self._returned(trade)
             return
         self._ending[trade.trade_id] = reason
         self._core.emit(LookupInvoice(trade.trade_id, trade.payment_hash))

@@ -106,9 +106,6 @@ class Taker:
         return trade.first_sent_ms + ttl_ms * PAY_START_MAX_MS // HOLD_TTL_MS
 
     def _why_not_pay(self, trade: Trade) -> RejectReason | None:
-        other = self._trades.by_hash(trade.payment_hash)
-        if other is not None and other.trade_id != trade.trade_id:
-            return RejectReason.WRONG_PAYMENT_HASH
         expected = Expected(
             self._core.settings.invoice_prefix,
             trade.base_msat,
@@ -247,7 +244,7 @@ class Taker:
         if event.state == "settled" and self._trades.can(trade, Input.BASE_SETTLED):
             self._trades.move(trade, Input.BASE_SETTLED, reason="")
         elif trade.state is State.CONFIRMED:
-            # The same preimage gives the same invoice; one that has expired is the maker's to refuse.
+            # The same preimage gives the same invoice; if it has expired, the maker says so.
             self._create_invoice(trade)
         elif trade.state is State.INVOICED:
             self._invoice_unpaid(trade, event)

@@ -26,7 +26,7 @@ from zmqex.kernel.records import (
 )
 from zmqex.kernel.sessions import Refusal, Sessions
 from zmqex.limits import RETRY_FIRST_MS, RETRY_LAST_MS
-from zmqex.protocol.codec import decode_envelope, encode
+from zmqex.protocol.codec import encode
 from zmqex.protocol.identity import digest
 from zmqex.protocol.messages import TradeMessage, TradeSaid
 from zmqex.reasons import RejectReason
@@ -128,16 +128,12 @@ class Trades:
         return self.by_id[trade.trade_id]
 
     def amend(self, trade: Trade, **changes: Any) -> Trade:  # noqa: ANN401
-        """Change fields without a move; persists it.  No change, no write."""
-        if all(getattr(trade, name) == value for name, value in changes.items()):
-            return trade
+        """Change fields without a move; persists it."""
         return self._replace(trade, **changes)
 
     def heard(self, trade: Trade, envelope: bytes) -> Trade:
-        """Write down a message of the other party; a repeat changes nothing."""
+        """Write down a message of the other party that is not in the transcript yet."""
         line = TradeLine(trade.trade_id, digest(envelope), self.counterparty(trade), envelope)
-        if line.digest in self.lines.get(trade.trade_id, {}):
-            return trade
         self._keep(line)
         return self.amend(trade, last_digest=line.digest)
 
@@ -295,9 +291,3 @@ class Trades:
 def other_side(side: str) -> str:
     """The side that trades against this one."""
     return "sell" if side == "buy" else "buy"
-
-
-def message_kind(envelope: bytes) -> str:
-    """The tag of a trade message in envelope bytes that we wrote down ourselves."""
-    tag = msgspec.msgpack.decode(decode_envelope(envelope).body)[0]
-    return str(tag)
