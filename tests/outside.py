@@ -1,0 +1,210 @@
+"""What lies outside a kernel, in memory: the journal with its checks, and play money.
+
+Models with the same promises as the real ones; used by `tests.world`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any, Literal
+
+from zmqex.bolt11 import Draft, InvoiceNetwork, decode, encode, public_key
+from zmqex.errors import StorageError
+from zmqex.kernel import effects as out
+from zmqex.kernel import records
+
+if TYPE_CHECKING:
+    from tests.world import World
+
+
+class MemoryJournal:
+    """Rows in dictionaries, with the checks of the real journal."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.orders: dict[bytes, records.OwnOrder] = {}
+        self.trades: dict[bytes, records.Trade] = {}
+        self.claims: dict[bytes, int] = {}
+        self.hashes: dict[bytes, bytes] = {}
+        self.batches: dict[tuple[str, int, int], records.OwnBatch] = {}
+        self.lines: dict[bytes, records.TradeLine] = {}
+        self.outbox: dict[bytes, records.OutboxLine] = {}
+        self.peers: dict[bytes, records.KnownPeer] = {}
+        self.counters: dict[str, int] = {}
+        self.commands: dict[str, bytes] = {}
+        self.commits = 0
+
+    def commit(self, writes: tuple[records.Write, ...]) -> None:
+        """Apply one transaction."""
+        self.commits += 1
+        for write in writes:
+            self._apply(write)
+
+    def snapshot(self) -> records.Snapshot:
+        """What a kernel is restored from."""
+        return records.Snapshot(
+            orders=tuple(self.orders.values()),
+            trades=tuple(self.trades.values()),
+            batches=tuple(self.batches[key] for key in sorted(self.batches)),
+            lines=tuple(self.lines.values()),
+            outbox=tuple(self.outbox.values()),
+            peers=tuple(self.peers.values()),
+            counters=tuple(sorted(self.counters.items())),
+            commands=tuple(sorted(self.commands.items())),
+        )
+
+    def _apply(self, write: records.Write) -> None:
+        match write:
+            case records.PutOrder(order):
+                _follows(self.orders.get(order.order_id), order)
+                self.orders[order.order_id] = order
+            case records.PutTrade(trade, claimed, capacity):
+                self._put_trade(trade, claimed, capacity)
+            case records.PutBatch(batch):
+                key = (batch.market, batch.epoch, batch.sequence)
+                _unique(key not in self.batches, "batch")
+                self.batches[key] = batch
+            case records.PutLine(line):
+                self.lines.setdefault(line.digest, line)
+            case records.PutOutbox(waiting):
+                _unique(waiting.digest not in self.outbox, "outbox")
+                self.outbox[waiting.digest] = waiting
+            case records.DropOutbox(_, digest):
+                self.outbox.pop(digest, None)
+            case records.PutPeer(peer):
+                self.peers[peer.identity] = peer
+            case records.DropPeer(identity):
+                self.peers.pop(identity, None)
+            case records.PutCounter(name, value):
+                self.counters[name] = max(value, self.counters.get(name, 0))
+            case records.PutCommand(key, made):
+                _unique(key not in self.commands, "command")
+                self.commands[key] = made
+            case _:
+                raise AssertionError(write)
+            case _:
+                raise AssertionError(write)
+
+    def _put_trade(self, trade: records.Trade, claimed: int, capacity: int) -> None:
+        _follows(self.trades.get(trade.trade_id), trade)
+        self.trades[trade.trade_id] = trade
+        if trade.payment_hash:
+            owner = self.hashes.setdefault(trade.payment_hash, trade.trade_id)
+            _unique(owner == trade.trade_id, "payment hash")
+        self.claims[trade.trade_id] = claimed
+        if claimed:
+            total = sum(
+                self.claims[one.trade_id]
+                for one in self.trades.values()
+                if one.role == trade.role and one.order_id == trade.order_id
+            )
+            _unique(total <= capacity, f"oversold: {total} of {capacity}")
+
+
+def _follows(before: Any, after: Any) -> None:  # noqa: ANN401 - any row with a revision
+    expected = 1 if before is None else before.revision + 1
+    _unique(after.revision == expected, f"revision {after.revision}, expected {expected}")
+
+
+def _unique(holds: bool, what: str) -> None:  # noqa: FBT001 - reads as a sentence
+    if not holds:
+        raise StorageError(what)
+
+
+class Ledger:
+    """One node's play money, as the real backend keeps it."""
+
+    def __init__(self, world: World, name: str) -> None:
+        """Start with 10 BTC."""
+        self._world = world
+        self._secret = hashlib.sha256(name.encode()).digest()
+        self.node = public_key(self._secret)
+        self.balance_msat = 10**12
+        self.invoices: dict[bytes, dict[str, Any]] = {}
+        self.payments: dict[bytes, dict[str, Any]] = {}
+        self.fail_create: Literal["", "rejected", "indeterminate"] = ""
+        self.fail_pay: Literal["", "rejected", "indeterminate"] = ""
+        self.fail_look = False
+        self.unreachable = False
+        self.overcharge_msat = 0
+
+    def create(self, effect: out.CreateInvoice) -> str:
+        """Make an invoice, or give the one of that preimage again."""
+        known = self.invoices.get(effect.payment_hash)
+        if known is not None:
+            return str(known["text"])
+        now_ms = self._world.wall_ms
+        draft = Draft(
+            network=InvoiceNetwork.REGTEST,
+            timestamp_s=now_ms // 1_000,
+            payment_hash=effect.payment_hash,
+            payment_secret=bytes(32),
+            amount_msat=effect.amount_msat + self.overcharge_msat,
+            description=effect.memo,
+            expiry_s=effect.expiry_s,
+        )
+        text = encode(draft, self._secret)
+        self.invoices[effect.payment_hash] = {
+            "text": text,
+            "preimage": effect.preimage,
+            "state": "open",
+            "amount_msat": draft.amount_msat,
+            "expires_ms": now_ms // 1_000 * 1_000 + effect.expiry_s * 1_000,
+        }
+        return text
+
+    def state(self, payment_hash: bytes) -> str:
+        """The state of an invoice of ours; an expired one is cancelled."""
+        invoice = self.invoices.get(payment_hash)
+        if invoice is None:
+            return "unknown"
+        if invoice["state"] == "open" and invoice["expires_ms"] <= self._world.wall_ms:
+            invoice["state"] = "canceled"
+        return str(invoice["state"])
+
+    def pay(self, text: str) -> str:
+        """Pay an invoice; the state of the payment."""
+        invoice = decode(text)
+        known = self.payments.get(invoice.payment_hash)
+        if known is not None and known["state"] != "failed":
+            return self.drive(invoice.payment_hash)
+        amount = invoice.amount_msat or 0
+        if amount > self.balance_msat:
+            return "insufficient"
+        self.balance_msat -= amount
+        self.payments[invoice.payment_hash] = {
+            "state": "in_flight",
+            "payee": invoice.payee,
+            "amount_msat": amount,
+            "preimage": None,
+        }
+        return self.drive(invoice.payment_hash)
+
+    def drive(self, payment_hash: bytes) -> str:
+        """Ask the payee of a payment in flight; its state."""
+        payment = self.payments.get(payment_hash)
+        if payment is None:
+            return "none"
+        if payment["state"] == "in_flight" and not self.unreachable:
+            payee = self._world.ledger_of(payment["payee"])
+            if payee is not None:
+                preimage = payee.receive(payment_hash, payment["amount_msat"], self.node)
+                payment["state"] = "succeeded" if preimage else "failed"
+                payment["preimage"] = preimage
+                if not preimage:
+                    self.balance_msat += payment["amount_msat"]
+        return str(payment["state"])
+
+    def receive(self, payment_hash: bytes, amount_msat: int, payer: bytes) -> bytes | None:
+        """Credit ourselves and reveal the preimage, once per invoice and payer."""
+        state, invoice = self.state(payment_hash), self.invoices.get(payment_hash)
+        if invoice is None or invoice["amount_msat"] != amount_msat:
+            return None
+        if state == "settled":
+            return invoice["preimage"] if invoice["payer"] == payer else None
+        if state != "open":
+            return None
+        invoice["state"], invoice["payer"] = "settled", payer
+        self.balance_msat += amount_msat
+        self._world.settled(self, payment_hash)
+        return bytes(invoice["preimage"])
