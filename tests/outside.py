@@ -82,8 +82,6 @@ class MemoryJournal:
                 self.commands[key] = made
             case _:
                 raise AssertionError(write)
-            case _:
-                raise AssertionError(write)
 
     def _put_trade(self, trade: records.Trade, claimed: int, capacity: int) -> None:
         _follows(self.trades.get(trade.trade_id), trade)

@@ -35,7 +35,7 @@ _CURRENCIES = Currencies()
 class SimNode:
     """One node: what survives a crash, and the kernel that does not."""
 
-    def __init__(self, world: World, name: str, number: int, **settings: Any) -> None:
+    def __init__(self, world: World, name: str, number: int, **settings: Any) -> None:  # noqa: ANN401
         """Give it an address of its own."""
         self.world = world
         self.name = name
@@ -161,7 +161,7 @@ class World:
 
     # --- building ------------------------------------------------------------------------------
 
-    def add(self, name: str, *, start: bool = True, **settings: Any) -> SimNode:
+    def add(self, name: str, *, start: bool = True, **settings: Any) -> SimNode:  # noqa: ANN401
         """A new node; it finds all earlier ones."""
         node = SimNode(self, name, len(self.nodes) + 1, **settings)
         self.nodes[name] = node
@@ -390,7 +390,7 @@ class World:
             case _:
                 pass  # play money's own words, which only a spy looks at
 
-    def _paid(self, node: SimNode, effect: Any, payment_hash: bytes, state: Any) -> None:
+    def _paid(self, node: SimNode, effect: Any, payment_hash: bytes, state: Any) -> None:  # noqa: ANN401
         reason = None
         if state == "insufficient":
             self._fails(node, effect, "pay", "rejected")
@@ -400,7 +400,7 @@ class World:
         seen = happened.PaymentSeen(effect.trade_id, payment_hash, state, preimage, reason)
         self.soon(node, seen)
 
-    def _fails(self, node: SimNode, effect: Any, call: Any, how: str) -> None:
+    def _fails(self, node: SimNode, effect: Any, call: Any, how: str) -> None:  # noqa: ANN401
         rejected = RejectReason.INSUFFICIENT_BALANCE
         reason = rejected if call == "pay" else RejectReason.LIGHTNING_UNAVAILABLE
         event = happened.LightningFailed(
@@ -409,6 +409,6 @@ class World:
         self.soon(node, event)
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any) -> Any:  # noqa: ANN401
     """A record as plain data, for messages of failing tests."""
     return msgspec.to_builtins(value)
