@@ -1,0 +1,91 @@
+"""Signatures are checked off the loop where that pays, and answered in the order of asking."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+
+from zmqex.kernel.effects import Verify
+from zmqex.kernel.events import Verified
+from zmqex.protocol.identity import IdentityKey, seal
+from zmqex.runtime.verifying import Item, Verifier, check_all
+
+KEY = IdentityKey(hashlib.sha256(b"verifying").digest())
+NETWORK = "play"
+
+
+def item(number: int, *, good: bool = True) -> Item:
+    """A signed envelope, or one that says another kind than was signed."""
+    raw = seal(KEY, NETWORK, "batch" if good else "heartbeat", number.to_bytes(4))
+    return KEY.public_key, "batch", raw
+
+
+def job(ticket: int, size: int) -> Verify:
+    """Every third signature is wrong."""
+    return Verify(ticket, tuple(item(one, good=one % 3 != 1) for one in range(size)))
+
+
+def expected(effect: Verify) -> Verified:
+    """What is right, checked one after the other."""
+    return Verified(effect.ticket, tuple(number % 3 != 1 for number in range(len(effect.items))))
+
+
+def test_a_signature_counts_for_its_identity_kind_and_network_only() -> None:
+    """And bytes that are no envelope are wrong, not a fault."""
+    identity, kind, raw = item(1)
+    other = IdentityKey(bytes(32)).public_key
+    assert check_all(NETWORK, [(identity, kind, raw)]) == [True]
+    assert check_all("signet", [(identity, kind, raw)]) == [False]
+    wrong = [(identity, "heartbeat", raw), (other, kind, raw), (identity, kind, b"\xff" * 99)]
+    assert check_all(NETWORK, [*wrong, (identity, kind, raw[:-1])]) == [False] * 4
+
+
+def test_answers_come_in_the_order_of_asking() -> None:
+    """A small job behind a large one waits for it; nothing is lost and nothing comes twice."""
+    jobs = [job(number, size) for number, size in enumerate((200, 1, 0, 40, 5, 4, 33, 2))]
+
+    async def run() -> list[Verified]:
+        answers: list[Verified] = []
+        done = asyncio.Event()
+
+        def post(answer: Verified) -> None:
+            answers.append(answer)
+            if len(answers) == len(jobs):
+                done.set()
+
+        verifier = Verifier(NETWORK, post)
+        for effect in jobs:
+            verifier.submit(effect)
+        assert answers == []
+        async with asyncio.timeout(10):
+            await done.wait()
+        verifier.close()
+        return answers
+
+    assert asyncio.run(run()) == [expected(effect) for effect in jobs]
+
+
+def test_a_small_job_is_answered_at_once() -> None:
+    """Without a thread, where nothing waits before it."""
+    answers: list[Verified] = []
+    verifier = Verifier(NETWORK, answers.append)
+    verifier.submit(job(7, 4))
+    verifier.close()
+    assert answers == [expected(job(7, 4))]
+
+
+def test_a_verifier_that_is_closed_amid_its_work_answers_no_more() -> None:
+    """The loop ends without a fault."""
+
+    async def run() -> list[Verified]:
+        answers: list[Verified] = []
+        verifier = Verifier(NETWORK, answers.append)
+        for number in range(4):
+            verifier.submit(job(number, 300))
+        verifier.close()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        return answers
+
+    answers = asyncio.run(run())
+    assert [one.ticket for one in answers] == list(range(len(answers)))
