@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.world import Ledger, SimNode, World
+from tests.outside import Ledger
+from tests.world import SimNode, World
 from zmqex.kernel.commands import (
     CancelTrade,
     Command,

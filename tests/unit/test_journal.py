@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.world import MemoryJournal
+from tests.outside import MemoryJournal
 from zmqex.adapters.storage.journal import MIGRATIONS, Journal
 from zmqex.errors import ConfigError, StorageError
 from zmqex.kernel.records import (
