@@ -303,3 +303,6 @@ CONNECTIONS_PER_NETWORK_MAX: Final = 8
 SOCKETS_MAX: Final = 4_096
 # A Unix socket's path: 108 bytes on Linux, 104 on macOS, with room for the ".events" socket.
 CONTROL_PATH_BYTES_MAX: Final = 96
+
+# Descriptors of the process: 768 connections, and four for each of 256 peers, with room.
+DESCRIPTORS: Final = 4_096

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import secrets
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -44,7 +45,7 @@ from zmqex.kernel.events import (
     Stopping,
 )
 from zmqex.kernel.kernel import Kernel
-from zmqex.limits import HOLD_SERVER_WATCH_S, LOOKUP_WAIT_MS, STOP_WAIT_S
+from zmqex.limits import DESCRIPTORS, HOLD_SERVER_WATCH_S, LOOKUP_WAIT_MS, STOP_WAIT_S
 from zmqex.logs import configure_logs, get_logger
 from zmqex.market.instruments import Currencies
 from zmqex.protocol.identity import IdentityKey, to_text
@@ -64,6 +65,7 @@ def serve(config: Config, on_ready: OnReady) -> int:
     """
     directory = open_data_directory(config.data_dir)
     configure_logs(config.log_level, config.log_format, directory / "logs")
+    _allow_descriptors()
     with DirectoryLock(directory):
         return asyncio.run(_Process(config, directory, on_ready).run())
 
@@ -371,6 +373,14 @@ async def _calls() -> AsyncIterator[asyncio.TaskGroup]:
     """The task group of all calls to the outside; leaving it cancels what still waits."""
     async with asyncio.TaskGroup() as tasks:
         yield tasks
+
+
+def _allow_descriptors() -> None:
+    """Each peer costs a few descriptors, and running out of them would stop the journal too."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _identity_seed(path: Path) -> bytes:
