@@ -20,7 +20,7 @@ class _Held:
 
     __slots__ = ("effects", "on_disk")
 
-    def __init__(self, effects: list[Effect], *, on_disk: bool) -> None:
+    def __init__(self, effects: deque[Effect], *, on_disk: bool) -> None:
         self.effects = effects
         self.on_disk = on_disk
 
@@ -33,6 +33,7 @@ class Gate:
         self._commit = commit
         self._carry_out = carry_out
         self._held: deque[_Held] = deque()
+        self._letting_out = False
 
     @property
     def waiting(self) -> int:
@@ -41,7 +42,7 @@ class Gate:
 
     def pass_through(self, effects: Sequence[Effect]) -> None:
         """Commit what an event writes, carry out what may go at once, hold back the rest."""
-        revealing: list[Effect] = []
+        revealing: deque[Effect] = deque()
         held = _Held(revealing, on_disk=True)
         for effect in effects:
             if isinstance(effect, Persist):
@@ -61,6 +62,14 @@ class Gate:
         self._let_out()
 
     def _let_out(self) -> None:
-        while self._held and self._held[0].on_disk:
-            for effect in self._held.popleft().effects:
-                self._carry_out(effect)
+        if self._letting_out:
+            return  # an effect has led to another event: whoever is at it goes on with that
+        self._letting_out = True
+        try:
+            while self._held and self._held[0].on_disk:
+                effects = self._held[0].effects
+                while effects:
+                    self._carry_out(effects.popleft())
+                self._held.popleft()
+        finally:
+            self._letting_out = False
