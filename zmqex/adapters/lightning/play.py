@@ -21,7 +21,7 @@ import msgspec
 
 from zmqex.adapters.clock import wall_ms
 from zmqex.adapters.ports import InvoiceInfo, LightningInfo, PaymentInfo, PlayWire
-from zmqex.adapters.storage.database import Database
+from zmqex.adapters.storage.database import CommitHook, Database
 from zmqex.adapters.storage.directory import create_private_file, read_private_file
 from zmqex.bolt11 import Draft, InvoiceNetwork, decode, encode, expires_at_ms, public_key
 from zmqex.errors import (
@@ -69,11 +69,17 @@ class _Payment(msgspec.Struct, frozen=True):
 class PlayLightning:
     """The play backend of one node; implements the Lightning port."""
 
-    def __init__(self, directory: Path, *, clock_ms: Callable[[], int] = wall_ms) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        clock_ms: Callable[[], int] = wall_ms,
+        on_commit: CommitHook | None = None,
+    ) -> None:
         """Open (or create, with 10 BTC) the ledger and the node key in a private directory."""
         self._secret = _node_secret(directory / "play-node.key")
         self._clock_ms = clock_ms
-        self._database = Database(directory / "play.sqlite3", MIGRATIONS)
+        self._database = Database(directory / "play.sqlite3", MIGRATIONS, on_commit=on_commit)
         self._wire: PlayWire | None = None
         self._on_settled: Callable[[bytes], None] = lambda _payment_hash: None
         self._asking: dict[bytes, asyncio.Future[PaymentInfo]] = {}
@@ -268,20 +274,19 @@ class PlayLightning:
 
     async def payment(self, payment_hash: bytes) -> PaymentInfo:
         """Look one of our payments up; one in flight asks its payee again."""
+        info, payment = await self._read(lambda one: _payment_row(one, payment_hash))
+        if payment is None:
+            return info
         asking = self._asking.get(payment_hash)
         if asking is not None:
             return await asyncio.shield(asking)
-        info, payment = await self._read(lambda one: _payment_row(one, payment_hash))
-        if payment is None or payment_hash in self._asking:
-            return info
         future: asyncio.Future[PaymentInfo] = asyncio.get_running_loop().create_future()
         self._asking[payment_hash] = future
         try:
             info = await self._ask(payment)
         finally:
             del self._asking[payment_hash]
-            if not future.done():
-                future.set_result(info)
+            future.set_result(info)
         return info
 
     async def _ask(self, payment: _Payment) -> PaymentInfo:
