@@ -28,6 +28,8 @@ TOTAL_MSAT = 20 * BTC * 1_000
 # More than the story commits on either side; a crash point beyond the end never fires.
 _COMMITS = int(os.environ.get("ZMQEX_TEST_COMMITS", "12"))
 _POINTS = [(when, number) for number in range(2, _COMMITS + 1) for when in ("before", "after")]
+# From the order to the payment: before and after these there is nothing to hold.
+_HOLD_POINTS = [point for point in _POINTS if 3 <= point[1] <= 8]
 
 
 @pytest.mark.parametrize("victim", ["alice", "bob"])
@@ -36,9 +38,20 @@ def test_a_crash_around_any_commit_loses_nothing(
     user: Home, victim: str, when: str, number: int
 ) -> None:
     """The supervisor starts the node again, and the story goes on."""
+    play_the_story(user, victim, f"{when}:{number}")
+
+
+@pytest.mark.parametrize(("when", "number"), _HOLD_POINTS, ids=str)
+def test_the_hold_server_may_die_around_any_commit(user: Home, when: str, number: int) -> None:
+    """The node starts it again, and what it forgot is in the journal."""
+    play_the_story(user, "alice", f"holds-{when}:{number}")
+
+
+def play_the_story(user: Home, victim: str, point: str) -> None:
+    """A whole trade with one fault in it, to the same end as without."""
     alice, bob = user.node("alice"), user.node("bob")
     for node in (alice, bob):
-        crash = {"ZMQEX_CRASH_AT": f"{when}:{number}"} if node.name == victim else {}
+        crash = {"ZMQEX_CRASH_AT": point} if node.name == victim else {}
         node.launch(**crash)
         node.wait_ready()
     bob.wait_live(alice)

@@ -20,6 +20,7 @@ from zmqex.adapters.clock import monotonic_ms
 from zmqex.adapters.discovery.candidate import Candidate
 from zmqex.adapters.discovery.dht import DhtDiscovery
 from zmqex.adapters.holds.choose import open_hold_server
+from zmqex.adapters.holds.embedded import EmbeddedServer
 from zmqex.adapters.storage.directory import (
     DirectoryLock,
     create_private_file,
@@ -78,13 +79,14 @@ class _Process:
         self._log = get_logger()
         self._started_ms = monotonic_ms()
         self._early: list[Event] = []
+        self._embedded: EmbeddedServer | None = None
         self._post: Callable[[Event], None] = self._early.append
 
     async def run(self) -> int:
         async with contextlib.AsyncExitStack() as stack:
             identity = IdentityKey(_identity_seed(self._directory / "identity.key"))
             path = self._directory / "journal.sqlite3"
-            self._journal = Journal(path, on_commit=crash_hook())
+            self._journal = Journal(path, on_commit=crash_hook(self._hold_server_pid))
             stack.callback(self._journal.close)
             self._lightning = open_play(self._directory)
             stack.push_async_callback(self._lightning.close)
@@ -116,6 +118,10 @@ class _Process:
         self._holds, self._embedded = server.holds, server.embedded
         if server.notice:
             self._log.warning("hold_server_notice", notice=server.notice)
+
+    def _hold_server_pid(self) -> int:
+        """The embedded hold server's process; our own where it is somebody else's."""
+        return self._embedded.pid if self._embedded else os.getpid()
 
     def _open_transport(self, stack: contextlib.AsyncExitStack) -> None:
         config = self._config
