@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.contract.redis_servers import ORDER, redis_server, reserve
+from tests.contract.redis_servers import ORDER, forget_half_made_connections, redis_server, reserve
 from zmqex.adapters.holds.embedded import EmbeddedServer
 from zmqex.adapters.holds.port import HoldAnswer, HoldOutcome, HoldRow
 from zmqex.adapters.holds.redis_holds import RedisHolds
@@ -86,6 +86,7 @@ def play(place: Place, story: Callable[[RedisHolds], Awaitable[None]]) -> None:
             await story(holds)
 
     asyncio.run(run())
+    forget_half_made_connections()
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
@@ -450,3 +451,4 @@ def test_a_wrong_password_is_told(place: Place) -> None:
         await holds.close()
 
     asyncio.run(story())
+    forget_half_made_connections()
