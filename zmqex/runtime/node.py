@@ -124,7 +124,8 @@ class Node:
                 self._gate.pass_through(effects)
         finally:
             self._handling = False
-        self._arm()
+            # Also after a fault, or no timer would ever fire again.
+            self._arm()
 
     def on_answer(
         self, client: bytes, request_id: int, call: Callable[[AnswerCommand], None]
@@ -153,6 +154,8 @@ class Node:
         task = self._tasks.create_task(self._guarded(work))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+        # One that was cancelled before it began leaves its work unawaited.
+        task.add_done_callback(lambda _task: work.close())
 
     def cancel_calls(self) -> None:
         """Give up what still waits for an answer from outside."""

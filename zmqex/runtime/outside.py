@@ -12,10 +12,10 @@ from typing import Literal
 from zmqex.adapters.holds.port import HoldRow, Holds
 from zmqex.adapters.ports import Lightning, PaymentInfo
 from zmqex.errors import (
-    HoldsUnavailableError,
     LightningUnavailableError,
     PeerUnavailableError,
     RejectedError,
+    UnavailableError,
     ZmqexError,
 )
 from zmqex.kernel.effects import (
@@ -41,6 +41,7 @@ from zmqex.kernel.events import (
     PaymentSeen,
     PlayPayWanted,
 )
+from zmqex.limits import SECOND_MS
 from zmqex.reasons import RejectReason
 
 Post = Callable[[Event], None]
@@ -64,9 +65,9 @@ class HoldCalls:
         """Do it; only a reservation is answered, the others are corrected by the next rebuild."""
         try:
             await self._call(effect)
-        except HoldsUnavailableError as error:
+        except ZmqexError as error:
             if isinstance(effect, ReserveHold):
-                self._post(HoldFailed(effect.trade_id, error.retry_after_ms))
+                self._post(HoldFailed(effect.trade_id, _retry_after_ms(error)))
 
     async def _call(self, effect: ReserveHold | ReleaseHold | ExtendHold | RebuildHolds) -> None:
         match effect:
@@ -178,6 +179,10 @@ class LightningCalls:
                 str(error),
             )
         )
+
+
+def _retry_after_ms(error: ZmqexError) -> int:
+    return error.retry_after_ms if isinstance(error, UnavailableError) else SECOND_MS
 
 
 _WORDS = frozenset(reason.value for reason in RejectReason)

@@ -1,0 +1,333 @@
+"""Calls to the outside: whatever happens there, exactly one event says how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import pytest
+
+from zmqex.adapters.holds import port
+from zmqex.adapters.holds.port import HoldAnswer, HoldOutcome, HoldRow
+from zmqex.adapters.ports import InvoiceInfo, LightningInfo, PaymentInfo
+from zmqex.errors import (
+    HoldsUnavailableError,
+    IndeterminateError,
+    LightningUnavailableError,
+    LocalProtocolError,
+    PeerUnavailableError,
+    RejectedError,
+    StorageError,
+    ZmqexError,
+)
+from zmqex.kernel import effects as out
+from zmqex.kernel import events as happened
+from zmqex.reasons import RejectReason
+from zmqex.runtime.outside import HoldCalls, KernelWire, LightningCalls
+
+ORDER, TRADE, HASH = b"o" * 32, b"t" * 32, b"h" * 32
+RESERVE = out.ReserveHold(ORDER, TRADE, 5, 9, 3, 900_000)
+
+
+class Holds:
+    """A hold server that does as it is told, and remembers what it was asked."""
+
+    def __init__(self, error: ZmqexError | None = None) -> None:
+        """With an error, nothing else is ever heard of it."""
+        self.asked: list[Any] = []
+        self._error = error
+
+    def _hear(self, *said: Any) -> None:  # noqa: ANN401
+        self.asked.append(said)
+        if self._error is not None:
+            raise self._error
+
+    async def reserve(self, **terms: Any) -> HoldAnswer:  # noqa: ANN401
+        """Always free."""
+        self._hear("reserve", terms)
+        return HoldAnswer(HoldOutcome.ALREADY_YOURS, 5)
+
+    async def release(self, order_id: bytes, trade_id: bytes, fence: int) -> None:
+        """See the port."""
+        self._hear("release", order_id, trade_id, fence)
+
+    async def extend(self, order_id: bytes, trade_id: bytes, fence: int, ttl_ms: int) -> None:
+        """See the port."""
+        self._hear("extend", order_id, trade_id, fence, ttl_ms)
+
+    async def rebuild(self, epoch: bytes, rows: Sequence[HoldRow]) -> None:
+        """See the port."""
+        self._hear("rebuild", epoch, list(rows))
+
+
+def hold_calls(holds: Holds, post: Callable[[happened.Event], None]) -> HoldCalls:
+    """The calls that effects lead to; the port has more, for the node's start and its end."""
+    return HoldCalls(cast("port.Holds", holds), post)
+
+
+class Lightning:
+    """A backend that does as it is told."""
+
+    def __init__(self, error: ZmqexError | None = None, *, only: str = "") -> None:
+        """With an error: every call ends so, or only the named one."""
+        self.asked: list[str] = []
+        self._error = error
+        self._only = only
+        self.payment_info = PaymentInfo("succeeded", b"p" * 32)
+        self.on_settled: Callable[[bytes], None] = lambda _hash: None
+
+    def _hear(self, call: str) -> None:
+        self.asked.append(call)
+        if self._error is not None and self._only in {"", call}:
+            raise self._error
+
+    async def info(self) -> LightningInfo:
+        """Not asked here."""
+        raise NotImplementedError
+
+    async def create_invoice(
+        self, preimage: bytes, *, amount_msat: int, memo: str, expiry_s: int
+    ) -> str:
+        """See the port."""
+        self._hear("create_invoice")
+        return f"lnbcrt {preimage.hex()} {amount_msat} {memo} {expiry_s}"
+
+    async def invoice(self, payment_hash: bytes) -> InvoiceInfo:
+        """See the port."""
+        assert payment_hash == HASH
+        self._hear("invoice")
+        return InvoiceInfo("settled", 7)
+
+    async def cancel(self, payment_hash: bytes) -> None:
+        """See the port."""
+        assert payment_hash == HASH
+        self._hear("cancel")
+
+    async def pay(self, invoice: str, *, fee_limit_msat: int, cltv_limit: int) -> PaymentInfo:
+        """See the port."""
+        assert (invoice, fee_limit_msat, cltv_limit) == ("lnbcrt1", 10, 432)
+        self._hear("pay")
+        return self.payment_info
+
+    async def payment(self, payment_hash: bytes) -> PaymentInfo:
+        """See the port."""
+        assert payment_hash == HASH
+        self._hear("payment")
+        return self.payment_info
+
+    def watch(self, on_settled: Callable[[bytes], None]) -> None:
+        """See the port."""
+        self.on_settled = on_settled
+
+    async def close(self) -> None:
+        """Nothing to let go."""
+
+
+LIGHTNING = [
+    (out.CreateInvoice(TRADE, HASH, b"p" * 32, 1_000, "memo", 900), "create_invoice"),
+    (out.LookupInvoice(TRADE, HASH), "invoice"),
+    (out.CancelInvoice(TRADE, HASH), "cancel"),
+    (out.PayInvoice(TRADE, HASH, "lnbcrt1", 10, 432), "pay"),
+    (out.LookupPayment(TRADE, HASH), "payment"),
+]
+
+
+def lightning_events(backend: Lightning, effect: Any) -> list[happened.Event]:  # noqa: ANN401
+    """What one effect leads to."""
+    events: list[happened.Event] = []
+    asyncio.run(LightningCalls(backend, events.append).carry_out(effect))
+    return events
+
+
+# --- holds ---------------------------------------------------------------------------------------
+
+
+def test_a_reservation_is_answered_with_what_the_server_said() -> None:
+    """And with nothing left out of the question."""
+    holds, events = Holds(), list[happened.Event]()
+    asyncio.run(hold_calls(holds, events.append).carry_out(RESERVE))
+    assert events == [happened.HoldAnswered(TRADE, "already_yours")]
+    terms = {
+        "order_id": ORDER,
+        "trade_id": TRADE,
+        "quantity_lots": 5,
+        "capacity_lots": 9,
+        "fence": 3,
+        "ttl_ms": 900_000,
+    }
+    assert holds.asked == [("reserve", terms)]
+
+
+@pytest.mark.parametrize(
+    ("effect", "asked"),
+    [
+        (out.ReleaseHold(ORDER, TRADE, 3), ("release", ORDER, TRADE, 3)),
+        (out.ExtendHold(ORDER, TRADE, 3, 60_000), ("extend", ORDER, TRADE, 3, 60_000)),
+        (
+            out.RebuildHolds(b"e" * 16, ((ORDER, TRADE, 5, 3, 1_000),)),
+            ("rebuild", b"e" * 16, [HoldRow(ORDER, TRADE, 5, 3, 1_000)]),
+        ),
+    ],
+)
+@pytest.mark.parametrize("error", [None, HoldsUnavailableError("silent")])
+def test_the_other_calls_need_no_answer(effect: Any, asked: Any, error: Any) -> None:  # noqa: ANN401
+    """Where they fail, the next rebuild makes it right."""
+    holds, events = Holds(error), list[happened.Event]()
+    asyncio.run(hold_calls(holds, events.append).carry_out(effect))
+    assert holds.asked == [asked]
+    assert events == []
+
+
+@pytest.mark.parametrize(
+    ("error", "retry_after_ms"),
+    [
+        (HoldsUnavailableError("silent", retry_after_ms=2_500), 2_500),
+        (LocalProtocolError("not so"), 1_000),
+    ],
+)
+def test_a_reservation_that_fails_is_answered_all_the_same(
+    error: ZmqexError, retry_after_ms: int
+) -> None:
+    """Or its quantity would be reserved in memory for ever."""
+    events: list[happened.Event] = []
+    asyncio.run(hold_calls(Holds(error), events.append).carry_out(RESERVE))
+    assert events == [happened.HoldFailed(TRADE, retry_after_ms)]
+
+
+# --- Lightning -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("effect", "call"), LIGHTNING)
+def test_each_call_that_works_is_one_event(effect: Any, call: str) -> None:  # noqa: ANN401
+    """Of the right kind; a cancel is followed by a look-up."""
+    backend = Lightning()
+    (event,) = lightning_events(backend, effect)
+    assert backend.asked == ([call, "invoice"] if call == "cancel" else [call])
+    expected: dict[str, Any] = {
+        "create_invoice": happened.InvoiceCreated(TRADE, HASH, f"lnbcrt {'70' * 32} 1000 memo 900"),
+        "invoice": happened.InvoiceSeen(HASH, "settled"),
+        "cancel": happened.InvoiceSeen(HASH, "settled"),
+        "pay": happened.PaymentSeen(TRADE, HASH, "succeeded", b"p" * 32),
+        "payment": happened.PaymentSeen(TRADE, HASH, "succeeded", b"p" * 32),
+    }
+    assert event == expected[call]
+
+
+@pytest.mark.parametrize(("effect", "call"), LIGHTNING)
+@pytest.mark.parametrize(
+    ("error", "indeterminate", "reason"),
+    [
+        (RejectedError(RejectReason.INSUFFICIENT_BALANCE, "poor"), False, "insufficient_balance"),
+        (LightningUnavailableError("down"), False, "lightning_unavailable"),
+        (IndeterminateError("who knows"), True, "lightning_unavailable"),
+        (PeerUnavailableError("gone"), True, "lightning_unavailable"),
+        (StorageError("full"), True, "lightning_unavailable"),
+    ],
+)
+def test_each_call_that_fails_is_one_event(
+    effect: Any,  # noqa: ANN401
+    call: str,
+    error: ZmqexError,
+    indeterminate: bool,  # noqa: FBT001
+    reason: str,
+) -> None:
+    """What surely has not happened, and what must be looked up, are told apart."""
+    (event,) = lightning_events(Lightning(error, only=call), effect)
+    if call == "cancel" and isinstance(error, RejectedError):
+        # It has settled meanwhile: the look-up says so.
+        assert event == happened.InvoiceSeen(HASH, "settled")
+        return
+    assert isinstance(event, happened.LightningFailed)
+    assert (event.trade_id, event.payment_hash, event.call) == (TRADE, HASH, call)
+    assert (event.indeterminate, event.reason) == (indeterminate, reason)
+    assert event.why == str(error)
+
+
+def test_a_look_up_after_a_cancel_that_fails_is_one_event() -> None:
+    """Not two, and none is lost."""
+    backend = Lightning(LightningUnavailableError("down"), only="invoice")
+    (event,) = lightning_events(backend, out.CancelInvoice(TRADE, HASH))
+    assert isinstance(event, happened.LightningFailed)
+    assert backend.asked == ["cancel", "invoice"]
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [("invoice_expired", RejectReason.INVOICE_EXPIRED), ("", None), ("word of tomorrow", None)],
+)
+def test_the_reason_of_a_failed_payment_is_a_word_or_none(
+    word: str, reason: RejectReason | None
+) -> None:
+    """A backend may say what this version does not know."""
+    backend = Lightning()
+    backend.payment_info = PaymentInfo("failed", reason=word)
+    (event,) = lightning_events(backend, LIGHTNING[3][0])
+    assert event == happened.PaymentSeen(TRADE, HASH, "failed", None, reason)
+
+
+def test_a_settled_invoice_is_told_at_once() -> None:
+    """Without being asked."""
+    backend, events = Lightning(), list[happened.Event]()
+    LightningCalls(backend, events.append)
+    backend.on_settled(HASH)
+    assert events == [happened.InvoiceSeen(HASH, "settled")]
+
+
+# --- play money's wire ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("preimage", "reason"), [(b"p" * 32, ""), (None, "invoice_expired"), (None, "")]
+)
+def test_a_play_payment_is_one_question_and_one_answer(preimage: bytes | None, reason: str) -> None:
+    """A preimage, a refusal, or nothing - which is no refusal."""
+
+    async def story() -> None:
+        events: list[happened.Event] = []
+        wire = KernelWire(events.append)
+        terms: dict[str, Any] = {"payment_hash": HASH, "amount_msat": 5}
+        async with asyncio.TaskGroup() as tasks:
+            asked = [
+                tasks.create_task(
+                    _quiet(wire.play_pay(b"n" * 33, payer_node=bytes([one]) * 33, **terms))
+                )
+                for one in range(2)
+            ]
+            await asyncio.sleep(0)
+            assert [type(one) for one in events] == [happened.PlayPayWanted] * 2
+            first, second = (one.ticket for one in events)  # type: ignore[attr-defined]
+            wire.ended(out.PlayPayEnded(second, preimage, reason))
+            wire.ended(out.PlayPayEnded(first, b"q" * 32, ""))
+        said = [one.result() for one in asked]
+        assert said[0] == (b"q" * 32, "")
+        silent = preimage is None and not reason
+        assert said[1] == ("no answer" if silent else (preimage, reason))
+
+    asyncio.run(story())
+
+
+def test_an_answer_for_a_payer_that_has_given_up_is_dropped() -> None:
+    """The node is ending; nothing waits any more."""
+
+    async def story() -> None:
+        events: list[happened.PlayPayWanted] = []
+        wire = KernelWire(events.append)  # type: ignore[arg-type]
+        async with asyncio.TaskGroup() as tasks:
+            terms: dict[str, Any] = {"payment_hash": HASH, "amount_msat": 5}
+            call = wire.play_pay(b"n" * 33, payer_node=b"m" * 33, **terms)
+            task = tasks.create_task(_quiet(call))
+            await asyncio.sleep(0)
+            task.cancel()
+        assert task.cancelled()
+        wire.ended(out.PlayPayEnded(events[0].ticket, b"p" * 32, ""))
+        assert wire._waiting == {}
+
+    asyncio.run(story())
+
+
+async def _quiet(call: Any) -> Any:  # noqa: ANN401
+    try:
+        return await call
+    except PeerUnavailableError:
+        return "no answer"
