@@ -185,3 +185,17 @@ def test_orders_of_a_lost_log_are_closed() -> None:
     bob.tell(SentTrade(trade))
     world.run(200)
     assert alice.k.trades.by_id[bytes.fromhex(trade)].state == "quote_sent"
+
+
+def test_what_the_peers_were_not_told_before_a_crash_they_are_told_after_it() -> None:
+    """Updates of one order are coalesced; the last one of them may die with the process."""
+    world, alice, bob, _ = resting("buy")
+    for _ in range(2):
+        place(bob, "sell", LOTS, 100)  # both within a quarter of a second
+    alice.crash()
+    world.run(1_000)
+    assert book(bob)["bids"] != [(100, 2 * LOTS)]
+    alice.start()
+    world.introduce(alice)
+    world.run(10_000)
+    assert book(bob)["bids"] == book(alice)["bids"] == [(100, 2 * LOTS)]
