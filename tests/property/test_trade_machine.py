@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -50,10 +50,10 @@ class ThreeNodes(RuleBasedStateMachine):
         return self.world.nodes[name]
 
     def give(self, name: str, command: Command) -> None:
-        """A command, if the node runs at all; its answer is not waited for."""
-        if self.node(name).up:
-            self.node(name).command(command)
-            self.world.run(50)
+        """A command, after a start if that is needed; its answer is not waited for."""
+        self.start(name)
+        self.node(name).command(command)
+        self.world.run(50)
 
     # --- what users do ---------------------------------------------------------------------------
 
@@ -70,6 +70,22 @@ class ThreeNodes(RuleBasedStateMachine):
         self.give(name, place(side, lots, price, pay_mode=mode, time_in_force=force))
 
     @rule(
+        names=st.permutations(NAMES),
+        side=sides,
+        lots=st.lists(st.sampled_from([BTC // 10, BTC // 2, BTC]), min_size=2, max_size=2),
+        mode=st.sampled_from(["auto", "manual"]),
+    )
+    def rest_and_take(self, names: list[str], side: str, lots: list[int], mode: str) -> None:
+        """One node rests an order, the two others take of it at the same time."""
+        self.give(names[0], place(side, BTC))
+        self.world.run(500)
+        other = "sell" if side == "buy" else "buy"
+        for name, wanted in zip(names[1:], lots, strict=True):
+            self.start(name)
+            self.node(name).command(place(other, wanted, pay_mode=mode))
+        self.world.run(50)
+
+    @rule(
         name=who,
         what=st.sampled_from([PayTrade, SentTrade, ReceivedTrade, CancelTrade]),
         number=st.integers(0, 5),
@@ -80,11 +96,23 @@ class ThreeNodes(RuleBasedStateMachine):
         if trades:
             self.give(name, what(trades[-1 - number % len(trades)].trade_id.hex()))
 
-    @rule(name=who, what=st.sampled_from([SentTrade, ReceivedTrade]))
-    def follow_the_hint(self, name: str, what: type) -> None:
-        """Say the same of every trade, as a diligent operator would."""
-        for trade in list(self.node(name).journal.trades.values()):
-            self.give(name, what(trade.trade_id.hex()))
+    @rule(what=st.sampled_from([SentTrade, ReceivedTrade, PayTrade]))
+    def be_diligent(self, what: type) -> None:
+        """Everybody says the same of every trade that has not ended."""
+        for name, node in self.world.nodes.items():
+            for trade in list(node.journal.trades.values()):
+                if trade.state not in TERMINAL and trade.quantity_lots:
+                    self.give(name, what(trade.trade_id.hex()))
+
+    @rule(name=who)
+    def heal(self, name: str) -> None:
+        """Everything around a node works again."""
+        node = self.node(name)
+        node.holds = "up"
+        node.ledger.fail_create = node.ledger.fail_pay = ""
+        node.ledger.fail_look = node.ledger.unreachable = False
+        node.ledger.overcharge_msat = 0
+        self.world.drop = lambda *_: False
 
     @rule(name=who)
     def cancel_all(self, name: str) -> None:
@@ -191,23 +219,24 @@ class ThreeNodes(RuleBasedStateMachine):
         if not hasattr(self, "world"):
             return
         self.world.drop = lambda *_: False
-        for node in self.world.nodes.values():
-            node.crash_at, node.holds = None, "up"
-            node.ledger.fail_create = node.ledger.fail_pay = ""
-            node.ledger.fail_look = node.ledger.unreachable = False
-            node.ledger.overcharge_msat = 0
+        for name, node in self.world.nodes.items():
+            self.heal(name)
+            node.crash_at = None
             if node.up and node.paused is not None:
                 node.resume()
                 self.world.arm(node)
         revive(self.world)
         self.world.run(HOLD + 3 * MINUTE)
+        for node in self.world.nodes.values():
+            for trade in node.journal.trades.values():
+                event(f"a trade ends {trade.role} {trade.state}")
         self.ends_absorb_and_revisions_grow()
         check_quiet(self.world)
 
 
 TestThreeNodes = ThreeNodes.TestCase
 TestThreeNodes.settings = settings(
-    max_examples=15,
+    max_examples=20,
     stateful_step_count=25,
     deadline=None,
     suppress_health_check=list(HealthCheck),
