@@ -38,16 +38,16 @@ def test_a_crash_around_any_commit_loses_nothing(
     user: Home, victim: str, when: str, number: int
 ) -> None:
     """The supervisor starts the node again, and the story goes on."""
-    play_the_story(user, victim, f"{when}:{number}")
+    assert_the_story_ends_well(user, victim, f"{when}:{number}")
 
 
 @pytest.mark.parametrize(("when", "number"), _HOLD_POINTS, ids=str)
 def test_the_hold_server_may_die_around_any_commit(user: Home, when: str, number: int) -> None:
     """The node starts it again, and what it forgot is in the journal."""
-    play_the_story(user, "alice", f"holds-{when}:{number}")
+    assert_the_story_ends_well(user, "alice", f"holds-{when}:{number}")
 
 
-def play_the_story(user: Home, victim: str, point: str) -> None:
+def assert_the_story_ends_well(user: Home, victim: str, point: str) -> None:
     """A whole trade with one fault in it, to the same end as without."""
     alice, bob = user.node("alice"), user.node("bob")
     for node in (alice, bob):

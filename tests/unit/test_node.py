@@ -198,7 +198,7 @@ def test_a_timer_fires_by_itself(tmp_path: Path) -> None:
         scene.node.post(happened.Started())
         core.call_after("test", 1, fired.set)
         scene.node.post(happened.Tick())
-        await fired.wait()
+        assert await fired.wait()
 
     run(tmp_path, story)
 
