@@ -490,3 +490,42 @@ def test_a_settled_invoice_is_found_after_a_restart() -> None:
     world.run(MINUTE)
     assert state_of(alice, trade_id) is state_of(bob, trade_id) is State.SETTLED
     check_quiet(world)
+
+
+def test_a_word_that_the_hold_has_ended_waits_for_the_end_of_the_payment() -> None:
+    """The maker says "cancelled" while our payment is unknown: heard once Lightning has spoken."""
+    world, alice, bob, trade_id = manual()
+    bob.ledger.unreachable = True
+    pay(bob, trade_id)
+    assert cancel(alice, trade_id).ok
+    world.run(5_000)
+    assert state_of(alice, trade_id) is State.CANCELLED
+    assert len(alice.journal.outbox) == 1
+    bob.ledger.unreachable = False
+    world.run(MINUTE)
+    assert state_of(bob, trade_id) is State.CANCELLED
+    assert trade_of(bob, trade_id).reason == RejectReason.PAYMENT_FAILED
+    assert alice.journal.outbox == {}
+    check_quiet(world)
+
+
+def test_a_payment_that_lands_before_the_cancellation_of_its_invoice_is_a_fill() -> None:
+    """The maker was already cancelling: what Lightning has settled counts."""
+    world, alice, bob, trade_id = manual()
+    trade = trade_of(alice, trade_id)
+    alice.ledger.fail_look = False
+    asked: list[out.Effect] = []
+
+    def pay_just_before(node: SimNode, effect: out.Effect) -> None:
+        if node is alice and isinstance(effect, out.CancelInvoice) and not asked:
+            asked.append(effect)
+            assert state_of(alice, trade_id) is State.CANCELLING
+            assert alice.ledger.receive(trade.payment_hash, trade.base_msat, bob.ledger.node)
+            bob.ledger.balance_msat -= trade.base_msat
+
+    world.spy = pay_just_before
+    assert cancel(alice, trade_id).ok
+    world.run(5_000)
+    assert asked
+    assert state_of(alice, trade_id) is State.BASE_DONE
+    assert available(alice) == [6 * BTC // 10]
