@@ -1,20 +1,21 @@
-"""What lies outside a kernel, in memory: the journal with its checks, and play money.
+"""What lies outside a kernel, in memory: the journal with its checks, holds, and play money.
 
-Models with the same promises as the real ones; used by `tests.world`.
+Models with the same promises as the real ones; used by `tests.world` and the simulator.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 from zmqex.bolt11 import Draft, InvoiceNetwork, decode, encode, public_key
 from zmqex.errors import StorageError
 from zmqex.kernel import effects as out
+from zmqex.kernel import events as happened
 from zmqex.kernel import records
+from zmqex.reasons import RejectReason
 
-if TYPE_CHECKING:
-    from tests.world import World
+HoldMood = Literal["up", "silent", "full", "stale"]
 
 
 class MemoryJournal:
@@ -109,10 +110,63 @@ def _unique(holds: bool, what: str) -> None:  # noqa: FBT001 - reads as a senten
         raise StorageError(what)
 
 
+class HoldServer(Protocol):
+    """Whoever keeps the holds of one node: `held` is trade: (order, lots, ends_ms)."""
+
+    held: dict[bytes, tuple[bytes, int, int]]
+    holds: HoldMood
+
+
+def hold_answer(server: HoldServer, effect: out.Effect, now_ms: int) -> happened.Event | None:
+    """Carry out an effect on holds; the event that answers it, if any."""
+    match effect:
+        case out.ReserveHold() if server.holds == "silent":
+            return happened.HoldFailed(effect.trade_id, 1_000)
+        case out.ReserveHold() if server.holds in {"full", "stale"}:
+            outcome: Any = "full" if server.holds == "full" else "stale_fence"
+            return happened.HoldAnswered(effect.trade_id, outcome)
+        case out.ReserveHold():
+            live = sum(
+                lots
+                for order_id, lots, ends in server.held.values()
+                if order_id == effect.order_id and ends > now_ms
+            )
+            fits = live + effect.quantity_lots <= effect.capacity_lots
+            if fits:
+                ends = now_ms + effect.ttl_ms
+                server.held[effect.trade_id] = (effect.order_id, effect.quantity_lots, ends)
+            return happened.HoldAnswered(effect.trade_id, "reserved" if fits else "full")
+        case out.ReleaseHold():
+            server.held.pop(effect.trade_id, None)
+        case out.ExtendHold() if effect.trade_id in server.held:
+            order_id, lots, _ = server.held[effect.trade_id]
+            server.held[effect.trade_id] = (order_id, lots, now_ms + effect.ttl_ms)
+        case out.RebuildHolds(_, rows):
+            server.held = {
+                trade_id: (order_id, lots, now_ms + ttl_ms)
+                for order_id, trade_id, lots, _, ttl_ms in rows
+            }
+        case _:
+            pass  # a hold that is extended when it has lapsed
+    return None
+
+
+class Economy(Protocol):
+    """Where ledgers live: the wall clock, and how they reach each other and their nodes."""
+
+    wall_ms: int
+
+    def ledger_of(self, node_key: bytes, payer: Ledger, /) -> Ledger | None:
+        """The ledger of a running node that a payer can reach."""
+
+    def settled(self, ledger: Ledger, payment_hash: bytes) -> None:
+        """A payee's backend tells its node."""
+
+
 class Ledger:
     """One node's play money, as the real backend keeps it."""
 
-    def __init__(self, world: World, name: str) -> None:
+    def __init__(self, world: Economy, name: str) -> None:
         """Start with 10 BTC."""
         self._world = world
         self._secret = hashlib.sha256(name.encode()).digest()
@@ -184,7 +238,7 @@ class Ledger:
         if payment is None:
             return "none"
         if payment["state"] == "in_flight" and not self.unreachable:
-            payee = self._world.ledger_of(payment["payee"])
+            payee = self._world.ledger_of(payment["payee"], self)
             if payee is not None:
                 preimage = payee.receive(payment_hash, payment["amount_msat"], self.node)
                 payment["state"] = "succeeded" if preimage else "failed"
@@ -206,3 +260,45 @@ class Ledger:
         self.balance_msat += amount_msat
         self._world.settled(self, payment_hash)
         return bytes(invoice["preimage"])
+
+
+def lightning_answer(ledger: Ledger, effect: out.Effect) -> happened.Event | None:
+    """Carry out an effect on Lightning; the event that answers it, if it is one."""
+    answer: happened.Event | None = None
+    match effect:
+        case out.CreateInvoice() if ledger.fail_create:
+            answer = _failed(effect, "create_invoice", ledger.fail_create)
+        case out.CreateInvoice(trade_id, payment_hash):
+            answer = happened.InvoiceCreated(trade_id, payment_hash, ledger.create(effect))
+        case out.LookupInvoice() | out.CancelInvoice() | out.LookupPayment() if ledger.fail_look:
+            answer = _failed(effect, "invoice", "indeterminate")
+        case out.LookupInvoice(_, payment_hash) | out.CancelInvoice(_, payment_hash):
+            state: Any = ledger.state(payment_hash)
+            if state == "open" and isinstance(effect, out.CancelInvoice):
+                state = ledger.invoices[payment_hash]["state"] = "canceled"
+            answer = happened.InvoiceSeen(payment_hash, state)
+        case out.PayInvoice() if ledger.fail_pay:
+            answer = _failed(effect, "pay", ledger.fail_pay)
+        case out.PayInvoice(_, payment_hash, invoice):
+            answer = _paid(ledger, effect, payment_hash, ledger.pay(invoice))
+        case out.LookupPayment(_, payment_hash):
+            answer = _paid(ledger, effect, payment_hash, ledger.drive(payment_hash))
+        case _:
+            pass  # play money's own words, which only a spy looks at
+    return answer
+
+
+def _paid(ledger: Ledger, effect: Any, payment_hash: bytes, state: Any) -> happened.Event:  # noqa: ANN401
+    if state == "insufficient":
+        return _failed(effect, "pay", "rejected")
+    payment = ledger.payments.get(payment_hash)
+    preimage = payment["preimage"] if payment else None
+    return happened.PaymentSeen(effect.trade_id, payment_hash, state, preimage)
+
+
+def _failed(effect: Any, call: Any, how: str) -> happened.LightningFailed:  # noqa: ANN401
+    rejected = RejectReason.INSUFFICIENT_BALANCE
+    reason = rejected if call == "pay" else RejectReason.LIGHTNING_UNAVAILABLE
+    return happened.LightningFailed(
+        effect.trade_id, effect.payment_hash, call, how == "indeterminate", reason, how
+    )

@@ -12,11 +12,11 @@ import hashlib
 import heapq
 import random
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
-from tests.outside import Ledger, MemoryJournal
+from tests.outside import HoldMood, Ledger, MemoryJournal, hold_answer, lightning_answer
 from zmqex.kernel import effects as out
 from zmqex.kernel import events as happened
 from zmqex.kernel.commands import Command
@@ -24,7 +24,6 @@ from zmqex.kernel.core import Settings
 from zmqex.kernel.kernel import Kernel
 from zmqex.market.instruments import Currencies
 from zmqex.protocol.identity import IdentityKey, to_text
-from zmqex.reasons import RejectReason
 from zmqex.runtime.verifying import check_all
 
 START_MS = 1_800_000_000_000
@@ -46,7 +45,7 @@ class SimNode:
         self.journal = MemoryJournal()
         self.ledger = Ledger(world, name)
         self.held: dict[bytes, tuple[bytes, int, int]] = {}  # trade: (order, lots, ends_ms)
-        self.holds: Literal["up", "silent", "full", "stale"] = "up"
+        self.holds: HoldMood = "up"
         self.links: dict[bytes, str] = {}  # peer identity -> its host, our dialled sockets
         self.record = b""
         self.starts = 0
@@ -243,7 +242,7 @@ class World:
 
     # --- the outside ---------------------------------------------------------------------------
 
-    def ledger_of(self, node_key: bytes) -> Ledger | None:
+    def ledger_of(self, node_key: bytes, _payer: Ledger) -> Ledger | None:
         """The ledger of a running node."""
         for node in self.nodes.values():
             if node.ledger.node == node_key and node.up and node.paused is None:
@@ -331,82 +330,14 @@ class World:
             self.soon(target, event)
 
     def _hold(self, node: SimNode, effect: out.Effect) -> None:
-        match effect:
-            case out.ReserveHold() if node.holds == "silent":
-                self.soon(node, happened.HoldFailed(effect.trade_id, 1_000))
-            case out.ReserveHold() if node.holds in {"full", "stale"}:
-                outcome: Any = "full" if node.holds == "full" else "stale_fence"
-                self.soon(node, happened.HoldAnswered(effect.trade_id, outcome))
-            case out.ReserveHold():
-                live = sum(
-                    lots
-                    for order_id, lots, ends in node.held.values()
-                    if order_id == effect.order_id and ends > self.monotonic_ms
-                )
-                fits = live + effect.quantity_lots <= effect.capacity_lots
-                if fits:
-                    ends = self.monotonic_ms + effect.ttl_ms
-                    node.held[effect.trade_id] = (effect.order_id, effect.quantity_lots, ends)
-                answer = happened.HoldAnswered(effect.trade_id, "reserved" if fits else "full")
-                self.soon(node, answer)
-            case out.ReleaseHold():
-                node.held.pop(effect.trade_id, None)
-            case out.ExtendHold() if effect.trade_id in node.held:
-                order_id, lots, _ = node.held[effect.trade_id]
-                node.held[effect.trade_id] = (order_id, lots, self.monotonic_ms + effect.ttl_ms)
-            case out.RebuildHolds(_, rows):
-                node.held = {
-                    trade_id: (order_id, lots, self.monotonic_ms + ttl_ms)
-                    for order_id, trade_id, lots, _, ttl_ms in rows
-                }
-            case _:
-                pass  # a hold that is extended when it has lapsed
+        answer = hold_answer(node, effect, self.monotonic_ms)
+        if answer is not None:
+            self.soon(node, answer)
 
     def _lightning(self, node: SimNode, effect: out.Effect) -> None:
-        match effect:
-            case out.CreateInvoice() if node.ledger.fail_create:
-                self._fails(node, effect, "create_invoice", node.ledger.fail_create)
-            case out.CreateInvoice(trade_id, payment_hash):
-                text = node.ledger.create(effect)
-                self.soon(node, happened.InvoiceCreated(trade_id, payment_hash, text))
-            case out.LookupInvoice() | out.CancelInvoice() | out.LookupPayment() if (
-                node.ledger.fail_look
-            ):
-                self._fails(node, effect, "invoice", "indeterminate")
-            case out.LookupInvoice(_, payment_hash):
-                state: Any = node.ledger.state(payment_hash)
-                self.soon(node, happened.InvoiceSeen(payment_hash, state))
-            case out.CancelInvoice(_, payment_hash):
-                if node.ledger.state(payment_hash) == "open":
-                    node.ledger.invoices[payment_hash]["state"] = "canceled"
-                state = node.ledger.state(payment_hash)
-                self.soon(node, happened.InvoiceSeen(payment_hash, state))
-            case out.PayInvoice() if node.ledger.fail_pay:
-                self._fails(node, effect, "pay", node.ledger.fail_pay)
-            case out.PayInvoice(_, payment_hash, invoice):
-                self._paid(node, effect, payment_hash, node.ledger.pay(invoice))
-            case out.LookupPayment(_, payment_hash):
-                self._paid(node, effect, payment_hash, node.ledger.drive(payment_hash))
-            case _:
-                pass  # play money's own words, which only a spy looks at
-
-    def _paid(self, node: SimNode, effect: Any, payment_hash: bytes, state: Any) -> None:  # noqa: ANN401
-        reason = None
-        if state == "insufficient":
-            self._fails(node, effect, "pay", "rejected")
-            return
-        payment = node.ledger.payments.get(payment_hash)
-        preimage = payment["preimage"] if payment else None
-        seen = happened.PaymentSeen(effect.trade_id, payment_hash, state, preimage, reason)
-        self.soon(node, seen)
-
-    def _fails(self, node: SimNode, effect: Any, call: Any, how: str) -> None:  # noqa: ANN401
-        rejected = RejectReason.INSUFFICIENT_BALANCE
-        reason = rejected if call == "pay" else RejectReason.LIGHTNING_UNAVAILABLE
-        event = happened.LightningFailed(
-            effect.trade_id, effect.payment_hash, call, how == "indeterminate", reason, how
-        )
-        self.soon(node, event)
+        answer = lightning_answer(node.ledger, effect)
+        if answer is not None:
+            self.soon(node, answer)
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401
