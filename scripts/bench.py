@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import bench_book
+import bench_discovery
 
 # name, value, unit; where they apply best, floor, floor_value, floor_best, ratio (above 1 is better
 # than the floor) and goal (of the ratio).
@@ -32,6 +33,7 @@ Row = Mapping[str, object]
 # Section -> what measures it.  A room with figures of its own adds its line here.
 SECTIONS: dict[str, Callable[[], Sequence[Row]]] = {
     "book": bench_book.rows,
+    "discovery": bench_discovery.rows,
 }
 
 
