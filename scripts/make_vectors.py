@@ -21,6 +21,7 @@ import msgspec
 
 from zmqex import bolt11
 from zmqex.dht.names import rendezvous_name
+from zmqex.market.orders import Side
 from zmqex.protocol.codec import encode, encode_frame
 from zmqex.protocol.identity import (
     ZERO_DIGEST,
@@ -67,7 +68,7 @@ PAYMENT_HASH: Final = digest(b"a payment hash")
 
 def vectors() -> dict[str, Any]:
     """Every vector, as JSON would hold it: bytes are hex."""
-    sell, buy = _order("sell", 100_000, b"\x11"), _order("buy", 99_000, b"\x12")
+    sell, buy = _order(Side.SELL, 100_000, b"\x11"), _order(Side.BUY, 99_000, b"\x12")
     log = _log(encode(sell), encode(buy))
     take = _take(order_id(NETWORK, MAKER.public_key, encode(sell)))
     take_envelope = seal(TAKER, NETWORK, "take", encode(take))
@@ -110,7 +111,7 @@ def _identity(key: IdentityKey, seed: int) -> dict[str, str]:
     }
 
 
-def _order(side: str, price_ticks: int, nonce: bytes) -> Order:
+def _order(side: Side, price_ticks: int, nonce: bytes) -> Order:
     return Order(
         market=MARKET,
         side=side,
@@ -120,8 +121,8 @@ def _order(side: str, price_ticks: int, nonce: bytes) -> Order:
         time_in_force="gtc",
         flags=0,
         expires_at_ms=AT_MS + 86_400_000,
-        settlements=["plain"],
-        payment_methods=[],
+        settlements=("plain",),
+        payment_methods=(),
         nonce=nonce * 16,
     )
 
@@ -243,7 +244,7 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever a field may hold
         return head | {name: _plain(getattr(value, name)) for name in value.__struct_fields__}
     if isinstance(value, bytes):
         return value.hex()
-    return [_plain(one) for one in value] if isinstance(value, list) else value
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 if __name__ == "__main__":

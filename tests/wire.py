@@ -379,8 +379,8 @@ def order(number: int, now_ms: int, **fields: object) -> Order:
         "time_in_force": "gtc",
         "flags": 0,
         "expires_at_ms": now_ms + 3_600_000,
-        "settlements": ["plain"],
-        "payment_methods": [],
+        "settlements": ("plain",),
+        "payment_methods": (),
         "nonce": number.to_bytes(16, "big"),
     }
     terms.update(fields)

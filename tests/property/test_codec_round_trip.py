@@ -40,16 +40,28 @@ def values(kind: inspect.Type) -> st.SearchStrategy[Any]:
     match kind:
         case inspect.IntType(ge=low, le=high):
             return st.integers(low, high)
-        case inspect.StrType(pattern=None, max_length=longest):
-            return st.text(max_size=longest)
+        case inspect.StrType(pattern=None, min_length=shortest, max_length=longest):
+            return st.text(min_size=shortest or 0, max_size=longest)
         case inspect.StrType(pattern=str(pattern)):
             return st.from_regex(pattern).filter(lambda text: fits(text, kind.max_length))
         case inspect.BytesType(min_length=least, max_length=most):
             return st.binary(min_size=least or 0, max_size=min(most or 0, 200))
+        case inspect.LiteralType(values=choice) | inspect.EnumType(cls=choice):
+            return st.sampled_from(choice)
+        case _:
+            return compound_values(kind)
+
+
+def compound_values(kind: inspect.Type) -> st.SearchStrategy[Any]:
+    """The same for what is made of other types."""
+    match kind:
         case inspect.NoneType():
             return st.none()
         case inspect.ListType(item_type=item, min_length=least, max_length=most):
             return st.lists(values(item), min_size=least or 0, max_size=min(most or 0, 4))
+        case inspect.VarTupleType(item_type=item, min_length=least, max_length=most):
+            some = st.lists(values(item), min_size=least or 0, max_size=min(most or 0, 4))
+            return some.map(tuple)
         case inspect.UnionType(types=types):
             return st.one_of([values(one) for one in types])
         case inspect.StructType(cls=cls, fields=named):
@@ -70,7 +82,7 @@ def plain(value: object) -> object:
         tag = value.__struct_config__.tag
         row = fields(value)
         return row if tag is None else [tag, *row]
-    return [plain(one) for one in value] if isinstance(value, list) else value
+    return [plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def fields(message: msgspec.Struct) -> list[object]:

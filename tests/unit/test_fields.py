@@ -15,6 +15,7 @@ from zmqex.protocol.fields import (
     Count,
     Digest,
     Host,
+    Label,
     Milliseconds,
     NetworkName,
     NodeKey,
@@ -54,6 +55,7 @@ BOUNDS: list[tuple[str, Any, list[object], list[object]]] = [
         ["play", "a", "z9" * 8],
         ["", "a" * 17, "Play", "play\n", "pl/ay"],
     ),
+    ("Label", Label, ["a", "X y" * 13], ["", "a" * 41, b"plain"]),
     ("Word", Word, ["held", "a_1", "a" * 40], ["", "a" * 41, "Held", "held\n", "he-ld", "he ld"]),
     (
         "Host",

@@ -59,8 +59,8 @@ ORDER: dict[str, Any] = {
     "time_in_force": "gtc",
     "flags": 0,
     "expires_at_ms": 1,
-    "settlements": ["plain"],
-    "payment_methods": [],
+    "settlements": ("plain",),
+    "payment_methods": (),
     "nonce": bytes(16),
 }
 HEAD = Head("BTC/USD", 1, 1, ID, 0, ID)
@@ -120,6 +120,8 @@ def batch(operations: int) -> Batch:
     return Batch(ID, "BTC/USD", 1, 1, ID, 0, [Close(ID, "filled")] * operations)
 
 
+PAID: dict[str, Any] = {"state": "settled", "preimage": ID, "reason": "settled"}
+
 AT_THE_BOUND: list[tuple[Message, Message]] = [
     (batch(1), batch(0)),
     (batch(BATCH_OPERATIONS_MAX), batch(BATCH_OPERATIONS_MAX + 1)),
@@ -140,14 +142,14 @@ AT_THE_BOUND: list[tuple[Message, Message]] = [
     (Order(**ORDER), Order(**{**ORDER, "price_ticks": 0})),
     (Order(**ORDER), Order(**{**ORDER, "quantity_lots": 0})),
     (Order(**ORDER), Order(**{**ORDER, "minimum_lots": 0})),
-    (Order(**ORDER), Order(**{**ORDER, "settlements": []})),
+    (Order(**ORDER), Order(**{**ORDER, "settlements": ()})),
     (
-        Order(**{**ORDER, "settlements": ["plain"] * 4}),
-        Order(**{**ORDER, "settlements": ["plain"] * 5}),
+        Order(**{**ORDER, "settlements": ("plain",) * 4}),
+        Order(**{**ORDER, "settlements": ("plain",) * 5}),
     ),
     (
-        Order(**{**ORDER, "payment_methods": ["x"] * 8}),
-        Order(**{**ORDER, "payment_methods": ["x"] * 9}),
+        Order(**{**ORDER, "payment_methods": ("x",) * 8}),
+        Order(**{**ORDER, "payment_methods": ("x",) * 9}),
     ),
     (Take(**TAKE), Take(**{**TAKE, "quantity_lots": 0})),
     (Take(**{**TAKE, "payment_hash": ID}), Take(**{**TAKE, "payment_hash": b""})),
@@ -168,8 +170,8 @@ AT_THE_BOUND: list[tuple[Message, Message]] = [
         PeerRecord(**{**RECORD, "capabilities": ["plain"] * 16}),
         PeerRecord(**{**RECORD, "capabilities": ["plain"] * 17}),
     ),
-    (PlayPaid("settled", ID, "settled"), PlayPaid("paid", ID, "settled")),
-    (PlayPaid("refused", None, "expired"), PlayPaid("refused\n", None, "expired")),
+    (PlayPaid(**PAID), PlayPaid(**{**PAID, "state": "paid"})),
+    (PlayPaid(**{**PAID, "state": "refused"}), PlayPaid(**{**PAID, "state": "refused\n"})),
 ]
 
 

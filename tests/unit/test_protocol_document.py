@@ -111,14 +111,17 @@ def word(written: str, kind: inspect.Type) -> str:
     if isinstance(kind, inspect.UnionType) and "None" in written:
         (inner,) = (one for one in kind.types if not isinstance(one, inspect.NoneType))
         return word(written.removesuffix(" | None"), inner) + " or nil"
-    if re.fullmatch(r"[A-Z]\w*", written):
+    if re.fullmatch(r"[A-Z]\w*", written) and not isinstance(kind, inspect.EnumType):
         return written
     match kind:
-        case inspect.ListType(min_length=least, max_length=most):
-            (item,) = re.findall(r"list\[(\w+)\]", written)
+        case (
+            inspect.ListType(min_length=least, max_length=most)
+            | inspect.VarTupleType(min_length=least, max_length=most)
+        ):
+            (item,) = re.findall(r"(?:list|tuple)\[(\w+)", written)
             return f"{least or 0}..{most} {item}"
-        case inspect.StrType(pattern=str(pattern)):
-            return " or ".join(f"`{one}`" for one in re.findall(r"\w+", pattern[:-2]))
+        case inspect.LiteralType(values=choice) | inspect.EnumType(cls=choice):
+            return " or ".join(f"`{one!s}`" for one in choice)
         case inspect.StrType(max_length=most):
             return f"text 0..{most}"
         case inspect.BytesType(max_length=most):
@@ -171,8 +174,8 @@ def bounds(kind: inspect.Type) -> str:
             return f"bin of {most} bytes"
         case inspect.IntType(ge=least, le=most):
             return f"int {least}..{most}"
-        case inspect.StrType(pattern=None, max_length=most):
-            return f"text of 0..{most} characters"
+        case inspect.StrType(pattern=None, min_length=least, max_length=most):
+            return f"text of {least or 0}..{most} characters"
         case inspect.StrType(pattern=pattern, max_length=most):
             end = "" if most is None else f", at most {most} characters"
             return f"text `{str(pattern).removesuffix(chr(92) + 'Z')}$`{end}"

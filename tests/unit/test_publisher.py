@@ -90,7 +90,7 @@ def test_large_news_is_cut_into_batches_that_fit() -> None:
     sent = say(host, *(new(host, number)[1] for number in range(300)))
     assert [len(one.operations) for one in sent] == [128, 128, 44]
     assert [one.sequence for one in sent] == [1, 2, 3]
-    methods = ["x" * 200] * 8
+    methods = ("x" * 200,) * 8
     sent = say(host, *(new(host, 1_000 + n, payment_methods=methods)[1] for n in range(60)))
     assert len(sent) > 1
     assert all(len(encode(one)) < limits.FRAME_BYTES_MAX for one in sent)

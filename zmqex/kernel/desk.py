@@ -133,18 +133,17 @@ class Desk:
     def _begin(
         self, client: bytes, request_id: int, command: PlaceOrder, incoming: IncomingOrder
     ) -> None:
-        rests = incoming.time_in_force in _RESTS
         order = Order(
             market=command.market,
-            side=incoming.side.value,
+            side=incoming.side,
             price_ticks=incoming.price_ticks,
             quantity_lots=incoming.quantity_lots,
             minimum_lots=incoming.minimum_lots,
-            time_in_force=incoming.time_in_force.value if rests else TimeInForce.GTD.value,
+            time_in_force="gtc" if incoming.time_in_force is TimeInForce.GTC else "gtd",
             flags=incoming.flags,
             expires_at_ms=incoming.expires_at_ms,
-            settlements=[PLAIN],
-            payment_methods=[],
+            settlements=(PLAIN,),
+            payment_methods=(),
             nonce=self._core.random(16),
         )
         row = self._orders.add(
@@ -226,7 +225,7 @@ class Desk:
         order = self._orders.terms(row.order_id)
         return IncomingOrder(
             owner=self._core.identity,
-            side=Side(order.side),
+            side=order.side,
             price_ticks=order.price_ticks,
             quantity_lots=left,
             minimum_lots=min(order.minimum_lots, left),

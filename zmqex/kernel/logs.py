@@ -9,7 +9,7 @@ import enum
 
 import msgspec
 
-from zmqex.market.orders import BookOrder, Side
+from zmqex.market.orders import BookOrder
 from zmqex.protocol.log import Fold, Row, Tail
 from zmqex.protocol.messages import Batch, Order
 
@@ -99,7 +99,7 @@ def resting(order_id: bytes, maker: bytes, row: Row) -> BookOrder:
     return BookOrder(
         order_id=order_id,
         maker=maker,
-        side=Side(order.side),
+        side=order.side,
         price_ticks=order.price_ticks,
         available_lots=row.available_lots,
         minimum_lots=order.minimum_lots,

@@ -59,7 +59,7 @@ class Matching:
     def _crossing(self, order: Order, owner: bytes) -> list[Match]:
         incoming = IncomingOrder(
             owner=bytes(32),
-            side=Side(order.side),
+            side=order.side,
             price_ticks=order.price_ticks,
             quantity_lots=order.quantity_lots,
             minimum_lots=min(order.minimum_lots, order.quantity_lots),
@@ -109,15 +109,15 @@ class Matching:
             return None
         return Order(
             market=command.market,
-            side=command.side,
+            side=Side(command.side),
             price_ticks=command.price_ticks,
             quantity_lots=command.quantity_lots,
             minimum_lots=1,
             time_in_force="gtc",
             flags=0,
             expires_at_ms=self._core.now.wall_ms + DAY_MS,
-            settlements=[PLAIN],
-            payment_methods=[],
+            settlements=(PLAIN,),
+            payment_methods=(),
             nonce=bytes(16),
         )
 

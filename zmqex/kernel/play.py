@@ -71,6 +71,9 @@ class PlayRelay:
     def on_credited(self, event: PlayCredited) -> None:
         """Our backend has answered: tell the payer."""
         incoming = self._asked.pop(event.ticket)
-        state = "settled" if event.preimage else "refused"
-        reason = event.reason or "settled"
-        self._sessions.answer(incoming, PlayPaid(state, event.preimage, reason))
+        answer = PlayPaid(
+            state="settled" if event.preimage else "refused",
+            preimage=event.preimage,
+            reason=event.reason or "settled",
+        )
+        self._sessions.answer(incoming, answer)

@@ -31,7 +31,7 @@ def decode(raw: bytes | msgspec.Raw, wanted: type[T]) -> T:
     if len(raw) > FRAME_BYTES_MAX:
         raise RemoteProtocolError(f"{len(raw)} bytes, the limit is {FRAME_BYTES_MAX}", penalty=10)
     try:
-        message: T = _decoder(wanted).decode(raw)
+        message: T = (_decoders.get(wanted) or _make_decoder(wanted)).decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError) as error:
         raise RemoteProtocolError(f"not a {_name(wanted)}: {error}", penalty=5) from error
     return message
@@ -60,11 +60,9 @@ def decode_trade_message(raw: bytes) -> AnyTradeMessage:
     return decode(raw, AnyTradeMessage)  # type: ignore[arg-type]
 
 
-def _decoder(wanted: type[T]) -> msgspec.msgpack.Decoder[T]:
+def _make_decoder(wanted: type[T]) -> msgspec.msgpack.Decoder[T]:
     """One decoder per type: building it costs more than a thousand messages."""
-    decoder = _decoders.get(wanted)
-    if decoder is None:
-        decoder = _decoders[wanted] = msgspec.msgpack.Decoder(wanted)
+    decoder = _decoders[wanted] = msgspec.msgpack.Decoder(wanted)
     return decoder
 
 

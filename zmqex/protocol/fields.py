@@ -29,6 +29,8 @@ SmallCount = Annotated[int, Meta(ge=0, le=1_000)]
 
 Symbol = Annotated[str, Meta(pattern=r"^[A-Z0-9]{2,12}/[A-Z0-9]{2,12}\Z")]
 NetworkName = Annotated[str, Meta(pattern=r"^[a-z0-9]{1,16}\Z")]
+# Checked by being compared with what is known, not by its form, where every microsecond counts.
+Label = Annotated[str, Meta(min_length=1, max_length=40)]
 Word = Annotated[str, Meta(pattern=r"^[a-z0-9_]{1,40}\Z")]
 Host = Annotated[str, Meta(max_length=255, pattern=r"^[A-Za-z0-9.:\-_]*\Z")]
 ShortText = Annotated[str, Meta(max_length=200)]

@@ -79,11 +79,20 @@ def digest(raw: bytes) -> bytes:
     return hashlib.blake2b(raw, digest_size=32).digest()
 
 
+def order_hash(network: str, maker: bytes) -> hashlib.blake2b:
+    """The beginning of the hash that names an order: copy it, add the order's raw bytes.
+
+    Who names many orders of one maker saves more than half of the work.
+    """
+    start = network.encode() + b"\0" + maker
+    return hashlib.blake2b(start, digest_size=32, person=b"zmqex order")
+
+
 def order_id(network: str, maker: bytes, order: bytes) -> bytes:
     """The id of an order: bound to its network, its owner and every byte of its terms."""
-    return hashlib.blake2b(
-        network.encode() + b"\0" + maker + order, digest_size=32, person=b"zmqex order"
-    ).digest()
+    hashed = order_hash(network, maker)
+    hashed.update(order)
+    return hashed.digest()
 
 
 def trade_id(network: str, maker: bytes, taker: bytes, take_id: bytes) -> bytes:

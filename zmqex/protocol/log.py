@@ -19,8 +19,8 @@ from zmqex.errors import RemoteProtocolError
 from zmqex.limits import CLOCK_SKEW_MAX_MS, LOG_PAGE_BATCHES_MAX, ORDER_LIFE_MAX_MS
 from zmqex.market.orders import OrderFlags
 from zmqex.protocol.codec import decode
-from zmqex.protocol.identity import ZERO_DIGEST, order_id
-from zmqex.protocol.messages import Batch, Close, Fill, Head, Operation, Order, Place, Update
+from zmqex.protocol.identity import ZERO_DIGEST, order_hash
+from zmqex.protocol.messages import Batch, Close, Fill, Head, Order, Place, Update
 from zmqex.reasons import RejectReason
 
 BUCKETS: Final = 256
@@ -63,6 +63,7 @@ class Fold:
         self.network: Final = network
         self.maker: Final = maker
         self.market: Final = market
+        self._order_hash: Final = order_hash(network, maker)
         self.begin(0)
 
     def begin(self, epoch: int) -> None:
@@ -102,8 +103,14 @@ class Fold:
             return RejectReason.FORKED_LOG if self.sequence else RejectReason.MALFORMED
         rows: dict[bytes, Row | None] = {}
         if not self.head_only:
+            # Against the maker's own clock, so that every node decides alike; readers hide what is
+            # too long by theirs.
+            latest_ms = batch.sent_at_ms + ORDER_LIFE_MAX_MS + CLOCK_SKEW_MAX_MS
             for operation in batch.operations:
-                refused = self._stage(rows, operation, batch.sent_at_ms)
+                if isinstance(operation, Place):
+                    refused = self._stage_place(rows, operation.order, latest_ms)
+                else:
+                    refused = self._stage(rows, operation)
                 if refused is not None:
                     return refused
         return Plan(batch.sequence, digest, rows)
@@ -150,31 +157,27 @@ class Fold:
             hashed.update(row.held_lots.to_bytes(8, "big"))
         return hashed.digest()
 
-    def _row(self, rows: dict[bytes, Row | None], key: bytes) -> Row | None:
-        return rows[key] if key in rows else self.orders.get(key)
-
     def _stage(
-        self, rows: dict[bytes, Row | None], operation: Operation, sent_at_ms: int
+        self, rows: dict[bytes, Row | None], operation: Update | Close | Fill
     ) -> RejectReason | None:
-        """Add one operation to the rows of a plan, or say why it is refused."""
-        if isinstance(operation, Place):
-            return self._stage_place(rows, operation.order, sent_at_ms)
-        row = self._row(rows, operation.order_id)
+        """Add one operation on an open order to the rows of a plan, or say why it is refused."""
+        key = operation.order_id
+        row = rows[key] if key in rows else self.orders.get(key)
         if row is None:
             return RejectReason.UNKNOWN_ORDER
         if isinstance(operation, Update):
             remaining, held = operation.remaining_lots, operation.held_lots
             if not held <= remaining <= row.order.quantity_lots:
                 return RejectReason.INVALID_QUANTITY
-            rows[operation.order_id] = Row(row.order, row.raw, remaining, held)
+            rows[key] = Row(row.order, row.raw, remaining, held)
         elif isinstance(operation, Close):
-            rows[operation.order_id] = None
+            rows[key] = None
         else:
             return _why_not_print(row, operation)
         return None
 
     def _stage_place(
-        self, rows: dict[bytes, Row | None], raw: bytes, sent_at_ms: int
+        self, rows: dict[bytes, Row | None], raw: bytes, latest_ms: int
     ) -> RejectReason | None:
         try:
             order = decode(raw, Order)
@@ -186,12 +189,12 @@ class Fold:
             return RejectReason.MINIMUM_ABOVE_QUANTITY
         if order.flags & _FLAGS_UNKNOWN:
             return RejectReason.CONTRADICTORY_FLAGS
-        # Against the maker's own clock, so that every node decides alike; readers hide what is
-        # too long by theirs.
-        if order.expires_at_ms > sent_at_ms + ORDER_LIFE_MAX_MS + CLOCK_SKEW_MAX_MS:
+        if order.expires_at_ms > latest_ms:
             return RejectReason.EXPIRY_TOO_FAR
-        key = order_id(self.network, self.maker, raw)
-        if self._row(rows, key) is not None:
+        hashed = self._order_hash.copy()
+        hashed.update(raw)
+        key = hashed.digest()
+        if (rows[key] if key in rows else self.orders.get(key)) is not None:
             return RejectReason.DUPLICATE_ORDER
         rows[key] = Row(order, raw, order.quantity_lots, 0)
         return None
