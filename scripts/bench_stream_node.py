@@ -67,7 +67,7 @@ async def ingest(folder: Path, port: int, key: bytes, makers: list[bytes]) -> di
             transport,
             control,
             HoldCalls(holds, node.post),
-            LightningCalls(play, node.post),
+            LightningCalls(play, node.post, node.spawn),
             wire,
             play.receive,
         )

@@ -64,7 +64,6 @@ class Ledgers:
         self.ledgers: dict[str, PlayLightning] = {}
         self.crash_at: dict[str, tuple[Moment, int] | None] = dict.fromkeys(NAMES)
         self.commits = dict.fromkeys(NAMES, 0)
-        self.settled: dict[str, list[bytes]] = {name: [] for name in NAMES}
         for name in NAMES:
             (root / name).mkdir(mode=0o700)
             self.open(name)
@@ -73,10 +72,12 @@ class Ledgers:
         """A new process finds what is on disk."""
         self.crash_at[name] = None
         ledger = PlayLightning(
-            self._root / name, clock_ms=lambda: self.now_ms, on_commit=self._hook(name)
+            self._root / name,
+            clock_ms=lambda: self.now_ms,
+            watch_every_s=0.01,
+            on_commit=self._hook(name),
         )
         ledger.connect(self.wire)
-        ledger.watch(self.settled[name].append)
         self.ledgers[name] = ledger
         return ledger
 

@@ -9,10 +9,12 @@ import hashlib
 from typing import Any, Literal, Protocol
 
 from zmqex.bolt11 import Draft, InvoiceNetwork, decode, encode, public_key
+from zmqex.bolt11.invoice import DEFAULT_MIN_FINAL_CLTV
 from zmqex.errors import StorageError
 from zmqex.kernel import effects as out
 from zmqex.kernel import events as happened
 from zmqex.kernel import records
+from zmqex.limits import PLAY_AUTO_CANCEL_BLOCKS
 from zmqex.reasons import RejectReason
 
 HoldMood = Literal["up", "silent", "full", "stale"]
@@ -156,11 +158,15 @@ class Economy(Protocol):
 
     wall_ms: int
 
+    @property
+    def height(self) -> int:
+        """Of the simulated chain."""
+
     def ledger_of(self, node_key: bytes, payer: Ledger, /) -> Ledger | None:
         """The ledger of a running node that a payer can reach."""
 
-    def settled(self, ledger: Ledger, payment_hash: bytes) -> None:
-        """A payee's backend tells its node."""
+    def changed(self, ledger: Ledger, payment_hash: bytes) -> None:
+        """A payee's backend tells its node that an invoice has changed."""
 
 
 class Ledger:
@@ -180,8 +186,13 @@ class Ledger:
         self.unreachable = False
         self.overcharge_msat = 0
 
-    def create(self, effect: out.CreateInvoice) -> str:
-        """Make an invoice, or give the one of that preimage again."""
+    def create(self, effect: out.CreateInvoice | out.CreateHoldInvoice) -> str:
+        """Make an invoice, or give the one of that hash again; without a preimage it is held."""
+        preimage, cltv = None, DEFAULT_MIN_FINAL_CLTV
+        if isinstance(effect, out.CreateInvoice):
+            preimage = effect.preimage
+        else:
+            cltv = effect.min_final_cltv
         known = self.invoices.get(effect.payment_hash)
         if known is not None:
             return str(known["text"])
@@ -194,11 +205,13 @@ class Ledger:
             amount_msat=effect.amount_msat + self.overcharge_msat,
             description=effect.memo,
             expiry_s=effect.expiry_s,
+            min_final_cltv=cltv,
         )
         text = encode(draft, self._secret)
         self.invoices[effect.payment_hash] = {
             "text": text,
-            "preimage": effect.preimage,
+            "preimage": preimage,
+            "min_final_cltv": draft.min_final_cltv,
             "state": "open",
             "amount_msat": draft.amount_msat,
             "expires_ms": now_ms // 1_000 * 1_000 + effect.expiry_s * 1_000,
@@ -206,13 +219,46 @@ class Ledger:
         return text
 
     def state(self, payment_hash: bytes) -> str:
-        """The state of an invoice of ours; an expired one is cancelled."""
+        """The state of an invoice of ours; what has expired or is held too long is cancelled."""
         invoice = self.invoices.get(payment_hash)
         if invoice is None:
             return "unknown"
         if invoice["state"] == "open" and invoice["expires_ms"] <= self._world.wall_ms:
             invoice["state"] = "canceled"
+        lock = invoice.get("expiry_height", 0) - PLAY_AUTO_CANCEL_BLOCKS
+        if invoice["state"] == "accepted" and self._world.height >= lock:
+            invoice["state"] = "canceled"
         return str(invoice["state"])
+
+    @property
+    def height(self) -> int:
+        """Of the chain."""
+        return self._world.height
+
+    def seen(self, payment_hash: bytes) -> happened.InvoiceSeen:
+        """How an invoice of ours stands, as an event."""
+        state: Any = self.state(payment_hash)
+        invoice = self.invoices.get(payment_hash, {})
+        if state == "accepted":
+            lock = (invoice["expiry_height"], self._world.height)
+            return happened.InvoiceSeen(payment_hash, state, invoice["amount_msat"], *lock)
+        return happened.InvoiceSeen(
+            payment_hash, state, invoice["amount_msat"] if state == "settled" else 0
+        )
+
+    def cancel(self, payment_hash: bytes) -> None:
+        """Cancel what is open or held; the payer hears of it when it asks."""
+        if self.state(payment_hash) in {"open", "accepted"}:
+            self.invoices[payment_hash]["state"] = "canceled"
+
+    def settle(self, preimage: bytes) -> bool:
+        """Take what is held for a preimage; False where nothing is."""
+        payment_hash = hashlib.sha256(preimage).digest()
+        if self.state(payment_hash) == "accepted":
+            invoice = self.invoices[payment_hash]
+            invoice["state"], invoice["preimage"] = "settled", preimage
+            self.balance_msat += invoice["amount_msat"]
+        return self.state(payment_hash) == "settled"
 
     def pay(self, text: str) -> str:
         """Pay an invoice; the state of the payment."""
@@ -229,6 +275,7 @@ class Ledger:
             "payee": invoice.payee,
             "amount_msat": amount,
             "preimage": None,
+            "expiry_height": self._world.height + invoice.min_final_cltv,
         }
         return self.drive(invoice.payment_hash)
 
@@ -240,43 +287,59 @@ class Ledger:
         if payment["state"] == "in_flight" and not self.unreachable:
             payee = self._world.ledger_of(payment["payee"], self)
             if payee is not None:
-                preimage = payee.receive(payment_hash, payment["amount_msat"], self.node)
-                payment["state"] = "succeeded" if preimage else "failed"
-                payment["preimage"] = preimage
-                if not preimage:
+                state, preimage = payee.receive(payment_hash, payment["amount_msat"], self.node)
+                payment["state"], payment["preimage"] = state, preimage
+                if state == "failed":
                     self.balance_msat += payment["amount_msat"]
         return str(payment["state"])
 
-    def receive(self, payment_hash: bytes, amount_msat: int, payer: bytes) -> bytes | None:
-        """Credit ourselves and reveal the preimage, once per invoice and payer."""
+    def receive(
+        self, payment_hash: bytes, amount_msat: int, payer: bytes
+    ) -> tuple[str, bytes | None]:
+        """What becomes of a payment: credited with its preimage, held, or failed."""
         state, invoice = self.state(payment_hash), self.invoices.get(payment_hash)
         if invoice is None or invoice["amount_msat"] != amount_msat:
-            return None
+            return "failed", None
+        if state in {"accepted", "settled"} and invoice["payer"] != payer:
+            return "failed", None
+        if state == "open":
+            invoice["payer"] = payer
+            if invoice["preimage"] is None:
+                invoice["state"] = "accepted"
+                invoice["expiry_height"] = self._world.height + invoice["min_final_cltv"]
+            else:
+                invoice["state"] = "settled"
+                self.balance_msat += amount_msat
+            self._world.changed(self, payment_hash)
+            state = invoice["state"]
         if state == "settled":
-            return invoice["preimage"] if invoice["payer"] == payer else None
-        if state != "open":
-            return None
-        invoice["state"], invoice["payer"] = "settled", payer
-        self.balance_msat += amount_msat
-        self._world.settled(self, payment_hash)
-        return bytes(invoice["preimage"])
+            return "succeeded", invoice["preimage"]
+        return ("in_flight" if state == "accepted" else "failed"), None
 
 
 def lightning_answer(ledger: Ledger, effect: out.Effect) -> happened.Event | None:
     """Carry out an effect on Lightning; the event that answers it, if it is one."""
     answer: happened.Event | None = None
     match effect:
-        case out.CreateInvoice() if ledger.fail_create:
-            answer = _failed(effect, "create_invoice", ledger.fail_create)
-        case out.CreateInvoice(trade_id, payment_hash):
-            answer = happened.InvoiceCreated(trade_id, payment_hash, ledger.create(effect))
-        case out.LookupInvoice() | out.CancelInvoice() | out.LookupPayment() if ledger.fail_look:
+        case out.CreateInvoice() | out.CreateHoldInvoice() if ledger.fail_create:
+            held = isinstance(effect, out.CreateHoldInvoice)
+            call = "create_hold_invoice" if held else "create_invoice"
+            answer = _failed(effect, call, ledger.fail_create)
+        case out.CreateInvoice() | out.CreateHoldInvoice():
+            text = ledger.create(effect)
+            answer = happened.InvoiceCreated(effect.trade_id, effect.payment_hash, text)
+        case (
+            out.LookupInvoice() | out.SettleInvoice() | out.CancelInvoice() | out.LookupPayment()
+        ) if ledger.fail_look:
             answer = _failed(effect, "invoice", "indeterminate")
-        case out.LookupInvoice(_, payment_hash) | out.CancelInvoice(_, payment_hash):
-            state: Any = ledger.state(payment_hash)
-            if state == "open" and isinstance(effect, out.CancelInvoice):
-                state = ledger.invoices[payment_hash]["state"] = "canceled"
-            answer = happened.InvoiceSeen(payment_hash, state)
+        case out.LookupInvoice(_, payment_hash):
+            answer = ledger.seen(payment_hash)
+        case out.SettleInvoice(_, payment_hash, preimage):
+            settled = ledger.settle(preimage)
+            answer = ledger.seen(payment_hash) if settled else _failed(effect, "settle", "rejected")
+        case out.CancelInvoice(_, payment_hash):
+            ledger.cancel(payment_hash)
+            answer = ledger.seen(payment_hash)
         case out.PayInvoice() if ledger.fail_pay:
             answer = _failed(effect, "pay", ledger.fail_pay)
         case out.PayInvoice(_, payment_hash, invoice):
@@ -291,9 +354,11 @@ def lightning_answer(ledger: Ledger, effect: out.Effect) -> happened.Event | Non
 def _paid(ledger: Ledger, effect: Any, payment_hash: bytes, state: Any) -> happened.Event:  # noqa: ANN401
     if state == "insufficient":
         return _failed(effect, "pay", "rejected")
-    payment = ledger.payments.get(payment_hash)
-    preimage = payment["preimage"] if payment else None
-    return happened.PaymentSeen(effect.trade_id, payment_hash, state, preimage)
+    payment = ledger.payments.get(payment_hash, {})
+    lock = (payment["expiry_height"], ledger.height) if state == "in_flight" else ()
+    return happened.PaymentSeen(
+        effect.trade_id, payment_hash, state, payment.get("preimage"), None, *lock
+    )
 
 
 def _failed(effect: Any, call: Any, how: str) -> happened.LightningFailed:  # noqa: ANN401

@@ -22,6 +22,7 @@ from zmqex.kernel import events as happened
 from zmqex.kernel.commands import Command
 from zmqex.kernel.core import Settings
 from zmqex.kernel.kernel import Kernel
+from zmqex.limits import BLOCK_MS, PLAY_AUTO_CANCEL_BLOCKS
 from zmqex.market.instruments import Currencies
 from zmqex.protocol.identity import IdentityKey, to_text
 from zmqex.runtime.verifying import check_all
@@ -79,6 +80,8 @@ class SimNode:
             orders_port=7102,
             curve_key=self.curve_key,
             lightning_node=self.ledger.node,
+            can_hold=True,
+            auto_cancel_blocks=PLAY_AUTO_CANCEL_BLOCKS,
             **self.settings,
         )
         self.links = {}
@@ -151,6 +154,7 @@ class World:
         self.random = random.Random(seed)
         self.wall_ms = START_MS
         self.monotonic_ms = 1_000
+        self.mined = 0
         self.nodes: dict[str, SimNode] = {}
         self.drop: Callable[[SimNode, SimNode, out.Effect], bool] = lambda *_: False
         self.spy: Callable[[SimNode, out.Effect], None] = lambda *_: None
@@ -249,10 +253,21 @@ class World:
                 return node.ledger
         return None
 
-    def settled(self, ledger: Ledger, payment_hash: bytes) -> None:
-        """A payee's backend tells its node."""
+    @property
+    def height(self) -> int:
+        """The simulated block height, and what was mined on top of it."""
+        return self.wall_ms // BLOCK_MS + self.mined
+
+    def changed(self, ledger: Ledger, payment_hash: bytes) -> None:
+        """A payee's backend tells its node that an invoice has changed."""
         node = next(one for one in self.nodes.values() if one.ledger is ledger)
-        self.soon(node, happened.InvoiceSeen(payment_hash, "settled"))
+        self.soon(node, ledger.seen(payment_hash))
+
+    def mine(self, blocks: int) -> None:
+        """Blocks come at once; every backend tells its node the height."""
+        self.mined += blocks
+        for node in self.nodes.values():
+            self.soon(node, happened.HeightSeen(self.height))
 
     def soon(self, node: SimNode, event: happened.Event, delay_ms: int = DELAY_MS) -> None:
         """An event for a node, a moment from now; one for a node that has crashed is lost."""

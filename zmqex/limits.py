@@ -251,11 +251,21 @@ WAL_BYTES_MAX: Final = 4 * 1024 * 1024
 # Keys and settings are far smaller; anything bigger is not ours.
 PRIVATE_FILE_BYTES_MAX: Final = 1024 * 1024
 
+# --- Lightning -------------------------------------------------------------------------------
+# A watched invoice is looked up so often where the backend does not tell by itself.
+WATCH_EVERY_S: Final = 5
+# The block height changes every ten minutes; what depends on it has hours.
+HEIGHT_EVERY_S: Final = 5
+
 # --- play Lightning --------------------------------------------------------------------------
 # What a play node starts with: 10 BTC.
 PLAY_BALANCE_MSAT: Final = 10 * 100_000_000 * 1_000
 # BOLT 11's usual final lock for an invoice: LND's default of today.
 MIN_FINAL_CLTV_BLOCKS: Final = 40
+# A simulated block: as long as Bitcoin's on average.
+BLOCK_MS: Final = 10 * MINUTE_MS
+# A held payment goes back so long before its lock ends: LND's 16 blocks and 2.
+PLAY_AUTO_CANCEL_BLOCKS: Final = 18
 # Play payments that our own ledger is asked for at the same time.
 PLAY_PAYMENTS_AT_ONCE_MAX: Final = 256
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import pytest
 
 from tests.ledgers import TOTAL_MSAT, Ledgers, Loss, Moment, pay
 from zmqex.adapters.lightning.play import PlayLightning
+from zmqex.adapters.lightning.play_ledger import MIGRATIONS
+from zmqex.adapters.storage.database import Database
 from zmqex.bolt11 import Draft, InvoiceNetwork, decode, encode
 from zmqex.errors import RejectedError, StorageError
 from zmqex.limits import CLTV_LIMIT_BLOCKS, PLAY_BALANCE_MSAT
@@ -43,7 +47,7 @@ async def invoice_of(scene: Ledgers, **terms: Any) -> str:  # noqa: ANN401
 
 
 def test_a_payment_moves_the_amount_and_reveals_the_preimage(tmp_path: Path) -> None:
-    """The payee hears of it once; paying again pays nothing."""
+    """Paying again pays nothing."""
 
     async def story(scene: Ledgers) -> None:
         text = await invoice_of(scene)
@@ -56,7 +60,6 @@ def test_a_payment_moves_the_amount_and_reveals_the_preimage(tmp_path: Path) -> 
         }
         assert await pay(bob, text) == "succeeded"
         assert scene.wire.carried == 1
-        assert scene.settled["alice"] == [HASH]
         seen = await scene.ledgers["alice"].invoice(HASH)
         assert (seen.state, seen.received_msat) == ("settled", AMOUNT)
 
@@ -171,7 +174,6 @@ def test_an_invoice_is_paid_by_one_payer_only(tmp_path: Path) -> None:
         other = await alice.receive(HASH, amount_msat=AMOUNT - 1, payer_node=bob.node)
         assert other == (None, "already_paid")
         assert (await alice.info()).balance_msat == PLAY_BALANCE_MSAT + AMOUNT
-        assert scene.settled["alice"] == [HASH]
         # Bob's own side of it, so that the sum is right at the end.
         assert await pay(bob, await invoice_of(scene)) == "succeeded"
 
@@ -386,5 +388,94 @@ def test_a_ledger_that_cannot_write_says_so(tmp_path: Path) -> None:
             await scene.ledgers["alice"].invoice(HASH)
         alice = await scene.reopen("alice")
         assert (await alice.invoice(HASH)).state == "unknown"
+
+    play(tmp_path, story)
+
+
+def test_a_ledger_of_before_holds_is_carried_over(tmp_path: Path) -> None:
+    """Its invoices can be paid as before, its payments are where they were."""
+    folder = tmp_path / "alice"
+    folder.mkdir(mode=0o700)
+    old = Database(folder / "play.sqlite3", MIGRATIONS[:1])
+    rows = [(HASH, PREIMAGE, AMOUNT, "lnbcrt1old", "open", 1_900_000_000_000, None)]
+    added: Future[None] = Future()
+    old.submit(
+        lambda one: one.executemany("INSERT INTO invoice VALUES (?, ?, ?, ?, ?, ?, ?)", rows),
+        lambda _result: added.set_result(None),
+    )
+    added.result(5)
+    old.close()
+
+    async def story() -> None:
+        alice = PlayLightning(folder, clock_ms=lambda: 1_800_000_000_000)
+        assert (await alice.invoice(HASH)).state == "open"
+        assert await alice.create_invoice(PREIMAGE, amount_msat=AMOUNT, memo="", expiry_s=9) == (
+            "lnbcrt1old"
+        )
+        paid = await alice.receive(HASH, amount_msat=AMOUNT, payer_node=b"b" * 33)
+        assert paid == (PREIMAGE, "")
+        assert (await alice.info()).balance_msat == PLAY_BALANCE_MSAT + AMOUNT
+        await alice.close()
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("who", ["alice", "bob"])
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("step", ["pay", "settle", "cancel"])
+def test_a_held_payment_is_conserved_over_a_crash_at_each_step(
+    tmp_path: Path, who: str, moment: Moment, step: str
+) -> None:
+    """Accepting, settling and giving back happen whole or not at all; asked again, they end."""
+
+    async def story(scene: Ledgers) -> None:
+        terms: dict[str, Any] = {
+            "amount_msat": AMOUNT,
+            "memo": "x",
+            "expiry_s": 900,
+            "min_final_cltv": 60,
+        }
+        text = await scene.ledgers["alice"].create_hold_invoice(HASH, **terms)
+        if step != "pay":
+            assert await pay(scene.ledgers["bob"], text) == "in_flight"
+        scene.crash_at[who] = (moment, scene.commits[who] + 1)
+        with contextlib.suppress(StorageError):
+            if step == "pay":
+                await pay(scene.ledgers["bob"], text)
+            elif step == "settle":
+                await scene.ledgers["alice"].settle(PREIMAGE)
+            else:
+                await scene.ledgers["alice"].cancel(HASH)
+            await scene.ledgers["bob"].payment(HASH)
+        alice, bob = await scene.reopen("alice"), await scene.reopen("bob")
+        if step == "pay":
+            assert await pay(bob, text) == "in_flight"
+        if step == "cancel":
+            await alice.cancel(HASH)
+        else:
+            await alice.settle(PREIMAGE)
+        ended = (await bob.payment(HASH)).state
+        assert ended == ("failed" if step == "cancel" else "succeeded")
+
+    play(tmp_path, story)
+
+
+def test_a_held_payment_belongs_to_its_payer(tmp_path: Path) -> None:
+    """A second payer, and the same one with another amount, are refused."""
+
+    async def story(scene: Ledgers) -> None:
+        alice, bob = scene.ledgers["alice"], scene.ledgers["bob"]
+        terms: dict[str, Any] = {
+            "amount_msat": AMOUNT,
+            "memo": "x",
+            "expiry_s": 900,
+            "min_final_cltv": 60,
+        }
+        text = await alice.create_hold_invoice(HASH, **terms)
+        assert await pay(bob, text) == "in_flight"
+        for amount_msat, payer in [(AMOUNT, b"x" * 33), (AMOUNT + 1, bob.node)]:
+            refused = await alice.receive(HASH, amount_msat=amount_msat, payer_node=payer)
+            assert refused == (None, "already_paid")
+        assert await alice.receive(HASH, amount_msat=AMOUNT, payer_node=bob.node) == (None, "")
 
     play(tmp_path, story)

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 
 from tests.ledgers import NAMES, TOTAL_MSAT, Ledgers, Loss, Moment, pay
 from zmqex.errors import RejectedError, StorageError
-from zmqex.limits import PLAY_BALANCE_MSAT
+from zmqex.limits import BLOCK_MS, PLAY_BALANCE_MSAT
 
 T = TypeVar("T")
 SIDES = st.sampled_from(NAMES)
@@ -67,6 +67,31 @@ class PlayMoney(RuleBasedStateMachine):
         }
         (text,) = texts
         return payee, preimage, text
+
+    @rule(target=invoices, payee=SIDES, share=st.integers(1, 12), blocks=st.integers(19, 40))
+    def create_held(self, payee: str, share: int, blocks: int) -> tuple[str, bytes, str]:
+        """The same, but its payment is held."""
+        self.made += 1
+        preimage = self.made.to_bytes(32)
+        work = self.scene.ledgers[payee].create_hold_invoice(
+            hashlib.sha256(preimage).digest(),
+            amount_msat=PLAY_BALANCE_MSAT * share // 10,
+            memo="x",
+            expiry_s=60,
+            min_final_cltv=blocks,
+        )
+        return payee, preimage, self.do(work)
+
+    @rule(one=invoices, crash=CRASHES)
+    def settle(self, one: tuple[str, bytes, str], crash: CrashPlan) -> None:
+        """The payee has the preimage, and takes what it holds."""
+        payee, preimage, _ = one
+        self.attempt(self.scene.ledgers[payee].settle(preimage), "", crash)
+
+    @rule(blocks=st.integers(1, 20))
+    def mine(self, blocks: int) -> None:
+        """Locks end."""
+        self.scene.now_ms += blocks * BLOCK_MS
 
     @rule(one=invoices, loss=LOSSES, crash=CRASHES)
     def pay(self, one: tuple[str, bytes, str], loss: Loss, crash: CrashPlan) -> None:
@@ -129,6 +154,8 @@ class PlayMoney(RuleBasedStateMachine):
         """What the payee has credited although the payer still counts it as in flight."""
         payer, _ = self.payments[key]
         info = await self.scene.ledgers[payee].invoice(key)
+        if info.state == "accepted":
+            return 0
         self.scene.wire.loss = "question"
         flying = (await self.scene.ledgers[payer].payment(key)).state == "in_flight"
         self.scene.wire.loss = ""
@@ -137,6 +164,7 @@ class PlayMoney(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Every payment comes to an end, and then the balances alone are the sum."""
         try:
+            self.scene.now_ms += 1_000 * BLOCK_MS
             for key, (payer, payee) in self.payments.items():
                 paid = self.do(self.scene.ledgers[payer].payment(key)).state
                 state = self.do(self.scene.ledgers[payee].invoice(key)).state

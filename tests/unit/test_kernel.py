@@ -171,3 +171,13 @@ def test_a_kernel_without_a_past_starts() -> None:
     assert [one for one in effects if isinstance(one, out.PublishRecord)]
     assert kernel.next_deadline_ms() is not None
     assert msgspec.to_builtins(kernel.core.counters)
+
+
+def test_the_height_of_the_chain_is_what_was_last_seen() -> None:
+    """Every backend tells it; held payments are judged by it."""
+    world = World()
+    alice = world.add("alice")
+    assert alice.k.core.height == 0
+    world.mine(3)
+    world.run(100)
+    assert alice.k.core.height == world.height

@@ -93,7 +93,7 @@ class Scene:
             self.sockets,
             self.sockets,
             hold_calls(self.holds, self.node.post),
-            LightningCalls(Lightning(), self.node.post),
+            LightningCalls(Lightning(), self.node.post, self.node.spawn),
             self.wire,
             self.receive,
         )

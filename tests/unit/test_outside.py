@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from typing import Any, cast
 
 import pytest
@@ -75,7 +75,9 @@ class Lightning:
         self._error = error
         self._only = only
         self.payment_info = PaymentInfo("succeeded", b"p" * 32)
-        self.on_settled: Callable[[bytes], None] = lambda _hash: None
+        self.invoice_info = InvoiceInfo("settled", 7)
+        self.changes: list[InvoiceInfo] = []
+        self.height = 100
 
     def _hear(self, call: str) -> None:
         self.asked.append(call)
@@ -83,8 +85,11 @@ class Lightning:
             raise self._error
 
     async def info(self) -> LightningInfo:
-        """Not asked here."""
-        raise NotImplementedError
+        """Its height counts."""
+        self._hear("info")
+        return LightningInfo(
+            "play", "bcrt", b"n" * 33, self.height, can_hold=True, balance_msat=1, in_flight_msat=0
+        )
 
     async def create_invoice(
         self, preimage: bytes, *, amount_msat: int, memo: str, expiry_s: int
@@ -93,11 +98,29 @@ class Lightning:
         self._hear("create_invoice")
         return f"lnbcrt {preimage.hex()} {amount_msat} {memo} {expiry_s}"
 
+    async def create_hold_invoice(
+        self,
+        payment_hash: bytes,
+        *,
+        amount_msat: int,
+        memo: str,
+        expiry_s: int,
+        min_final_cltv: int,
+    ) -> str:
+        """See the port."""
+        self._hear("create_hold_invoice")
+        return f"lnbcrt {payment_hash.hex()} {amount_msat} {memo} {expiry_s} {min_final_cltv}"
+
     async def invoice(self, payment_hash: bytes) -> InvoiceInfo:
         """See the port."""
         assert payment_hash == HASH
         self._hear("invoice")
-        return InvoiceInfo("settled", 7)
+        return self.invoice_info
+
+    async def settle(self, preimage: bytes) -> None:
+        """See the port."""
+        assert preimage == b"p" * 32
+        self._hear("settle")
 
     async def cancel(self, payment_hash: bytes) -> None:
         """See the port."""
@@ -116,9 +139,12 @@ class Lightning:
         self._hear("payment")
         return self.payment_info
 
-    def watch(self, on_settled: Callable[[bytes], None]) -> None:
+    async def watch(self, payment_hash: bytes) -> AsyncGenerator[InvoiceInfo, None]:
         """See the port."""
-        self.on_settled = on_settled
+        assert payment_hash == HASH
+        self._hear("watch")
+        for info in self.changes:
+            yield info
 
     async def close(self) -> None:
         """Nothing to let go."""
@@ -126,7 +152,9 @@ class Lightning:
 
 LIGHTNING = [
     (out.CreateInvoice(TRADE, HASH, b"p" * 32, 1_000, "memo", 900), "create_invoice"),
+    (out.CreateHoldInvoice(TRADE, HASH, 1_000, "memo", 900, 60), "create_hold_invoice"),
     (out.LookupInvoice(TRADE, HASH), "invoice"),
+    (out.SettleInvoice(TRADE, HASH, b"p" * 32), "settle"),
     (out.CancelInvoice(TRADE, HASH), "cancel"),
     (out.PayInvoice(TRADE, HASH, "lnbcrt1", 10, 432), "pay"),
     (out.LookupPayment(TRADE, HASH), "payment"),
@@ -134,9 +162,18 @@ LIGHTNING = [
 
 
 def lightning_events(backend: Lightning, effect: Any) -> list[happened.Event]:  # noqa: ANN401
-    """What one effect leads to."""
+    """What one effect leads to, and everything that goes on beside it."""
     events: list[happened.Event] = []
-    asyncio.run(LightningCalls(backend, events.append).carry_out(effect))
+
+    async def story() -> None:
+        async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+
+            def spawn(work: Coroutine[Any, Any, None]) -> None:
+                tasks.create_task(work)
+
+            await LightningCalls(backend, events.append, spawn).carry_out(effect)
+
+    asyncio.run(story())
     return events
 
 
@@ -200,14 +237,19 @@ def test_a_reservation_that_fails_is_answered_all_the_same(
 
 @pytest.mark.parametrize(("effect", "call"), LIGHTNING)
 def test_each_call_that_works_is_one_event(effect: Any, call: str) -> None:  # noqa: ANN401
-    """Of the right kind; a cancel is followed by a look-up."""
+    """Of the right kind; a settle or cancel is followed by a look-up, a new invoice is watched."""
     backend = Lightning()
     (event,) = lightning_events(backend, effect)
-    assert backend.asked == ([call, "invoice"] if call == "cancel" else [call])
+    then = {"create_invoice": "watch", "create_hold_invoice": "watch"}
+    then |= {"settle": "invoice", "cancel": "invoice"}
+    assert backend.asked == ([call, then[call]] if call in then else [call])
+    text, held = f"lnbcrt {'70' * 32} 1000 memo 900", f"lnbcrt {HASH.hex()} 1000 memo 900 60"
     expected: dict[str, Any] = {
-        "create_invoice": happened.InvoiceCreated(TRADE, HASH, f"lnbcrt {'70' * 32} 1000 memo 900"),
-        "invoice": happened.InvoiceSeen(HASH, "settled"),
-        "cancel": happened.InvoiceSeen(HASH, "settled"),
+        "create_invoice": happened.InvoiceCreated(TRADE, HASH, text),
+        "create_hold_invoice": happened.InvoiceCreated(TRADE, HASH, held),
+        "invoice": happened.InvoiceSeen(HASH, "settled", 7),
+        "settle": happened.InvoiceSeen(HASH, "settled", 7),
+        "cancel": happened.InvoiceSeen(HASH, "settled", 7),
         "pay": happened.PaymentSeen(TRADE, HASH, "succeeded", b"p" * 32),
         "payment": happened.PaymentSeen(TRADE, HASH, "succeeded", b"p" * 32),
     }
@@ -236,7 +278,7 @@ def test_each_call_that_fails_is_one_event(
     (event,) = lightning_events(Lightning(error, only=call), effect)
     if call == "cancel" and isinstance(error, RejectedError):
         # It has settled meanwhile: the look-up says so.
-        assert event == happened.InvoiceSeen(HASH, "settled")
+        assert event == happened.InvoiceSeen(HASH, "settled", 7)
         return
     assert isinstance(event, happened.LightningFailed)
     assert (event.trade_id, event.payment_hash, event.call) == (TRADE, HASH, call)
@@ -262,16 +304,94 @@ def test_the_reason_of_a_failed_payment_is_a_word_or_none(
     """A backend may say what this version does not know."""
     backend = Lightning()
     backend.payment_info = PaymentInfo("failed", reason=word)
-    (event,) = lightning_events(backend, LIGHTNING[3][0])
+    (event,) = lightning_events(backend, out.PayInvoice(TRADE, HASH, "lnbcrt1", 10, 432))
     assert event == happened.PaymentSeen(TRADE, HASH, "failed", None, reason)
 
 
-def test_a_settled_invoice_is_told_at_once() -> None:
-    """Without being asked."""
+@pytest.mark.parametrize("effect", [LIGHTNING[0][0], LIGHTNING[1][0], LIGHTNING[2][0]])
+def test_an_invoice_that_has_not_ended_is_watched(effect: Any) -> None:  # noqa: ANN401
+    """Each change is told once, with the height of that moment; what is known is not told again."""
+    backend = Lightning()
+    backend.invoice_info = InvoiceInfo("open")
+    backend.changes = [
+        InvoiceInfo("open"),
+        InvoiceInfo("accepted", 7, 160),
+        InvoiceInfo("accepted", 7, 160),
+        InvoiceInfo("settled", 7),
+    ]
+    assert lightning_events(backend, effect)[1:] == [
+        happened.InvoiceSeen(HASH, "accepted", 7, 160, 100),
+        happened.InvoiceSeen(HASH, "settled", 7),
+    ]
+
+
+@pytest.mark.parametrize("state", ["unknown", "settled", "canceled"])
+def test_what_has_ended_or_never_was_is_not_watched(state: Any) -> None:  # noqa: ANN401
+    """Nothing will ever be heard of it."""
+    backend = Lightning()
+    backend.invoice_info = InvoiceInfo(state)
+    lightning_events(backend, out.LookupInvoice(TRADE, HASH))
+    assert backend.asked == ["invoice"]
+
+
+def test_an_invoice_is_watched_once_at_a_time_and_again_when_that_has_ended() -> None:
+    """However often it is looked up."""
+    backend = Lightning()
+    backend.invoice_info = InvoiceInfo("open")
+
+    async def story() -> None:
+        events: list[happened.Event] = []
+        spawned: list[Coroutine[Any, Any, None]] = []
+        calls = LightningCalls(backend, events.append, spawned.append)
+        look = out.LookupInvoice(TRADE, HASH)
+        await calls.carry_out(look)
+        await calls.carry_out(look)
+        assert len(spawned) == 1
+        await spawned[0]
+        await calls.carry_out(look)
+        assert len(spawned) == 2
+        await spawned[1]
+
+    asyncio.run(story())
+
+
+def test_a_lock_is_not_told_without_the_height_to_compare_it_with() -> None:
+    """And that the height is not known says nothing of the payment."""
+    backend = Lightning(LightningUnavailableError("down"), only="info")
+    backend.payment_info = PaymentInfo("in_flight", htlc_expiry_height=160)
+    (event,) = lightning_events(backend, out.LookupPayment(TRADE, HASH))
+    assert event == happened.PaymentSeen(TRADE, HASH, "in_flight")
+    backend = Lightning()
+    backend.payment_info = PaymentInfo("in_flight", htlc_expiry_height=160)
+    (event,) = lightning_events(backend, out.LookupPayment(TRADE, HASH))
+    assert event == happened.PaymentSeen(
+        TRADE, HASH, "in_flight", htlc_expiry_height=160, height=100
+    )
+
+
+def test_the_height_is_told_at_each_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after the backend was away."""
+    monkeypatch.setattr("zmqex.runtime.outside.HEIGHT_EVERY_S", 0)
     backend, events = Lightning(), list[happened.Event]()
-    LightningCalls(backend, events.append)
-    backend.on_settled(HASH)
-    assert events == [happened.InvoiceSeen(HASH, "settled")]
+
+    async def story() -> None:
+        async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+            calls = LightningCalls(backend, events.append, lambda _work: None)
+            task = tasks.create_task(calls.follow_height())
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert len(backend.asked) > 3
+            assert events == [happened.HeightSeen(100)]
+            backend._error, backend.height = LightningUnavailableError("down"), 101
+            for _ in range(10):
+                await asyncio.sleep(0)
+            backend._error = None
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert events == [happened.HeightSeen(100), happened.HeightSeen(101)]
+            task.cancel()
+
+    asyncio.run(story())
 
 
 # --- play money's wire ---------------------------------------------------------------------------

@@ -62,6 +62,18 @@ def test_a_refusal_of_the_payee_ends_the_payment() -> None:
     assert asked[1:] == [(bob, out.PlayPayEnded(1, None, "invoice_expired"))]
 
 
+def test_a_payee_that_holds_the_payment_says_so() -> None:
+    """No preimage and no reason: the payer asks again later."""
+    world, alice, bob, asked = scene()
+    bob.handle(wanted(alice, bob))
+    world.run(10)
+    credit = asked[0][1]
+    assert isinstance(credit, out.CreditPlay)
+    alice.handle(happened.PlayCredited(credit.ticket, None, ""))
+    world.run(10)
+    assert asked[1:] == [(bob, out.PlayPayEnded(1, None, ""))]
+
+
 def test_a_payee_that_is_not_known_gives_no_answer() -> None:
     """Nothing is known then: neither a preimage nor a reason."""
     _, alice, bob, asked = scene()
@@ -86,6 +98,7 @@ def test_a_payee_that_crashes_gives_no_answer() -> None:
         ("reject", Reject("insufficient_balance", 0, ""), (None, "")),
         ("play_pay", Empty(), (None, "")),
         ("play_pay", PlayPaid("settled", None, "settled"), (None, "")),
+        ("play_pay", PlayPaid("held", None, "held"), (None, "")),
         ("play_pay", PlayPaid("settled", PREIMAGE, "settled"), (PREIMAGE, "")),
         # Who refuses keeps no preimage: what it says beside is not looked at.
         ("play_pay", PlayPaid("refused", PREIMAGE, "held"), (None, "held")),

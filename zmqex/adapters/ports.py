@@ -6,7 +6,7 @@ Errors are those of `zmqex.errors`; an adapter lets no library's exception out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -51,7 +51,11 @@ class Transport(Protocol):
 
 
 class InvoiceInfo(msgspec.Struct, frozen=True):
-    """What the backend knows of one of our invoices."""
+    """What the backend knows of one of our invoices.
+
+    `accepted`: `received_msat` is locked for us, until `htlc_expiry_height` (of several parts, the
+    earliest); the backend gives it back `auto_cancel_blocks` before that.
+    """
 
     state: InvoiceState
     received_msat: int = 0
@@ -65,6 +69,8 @@ class PaymentInfo(msgspec.Struct, frozen=True):
     preimage: bytes | None = None
     fee_msat: int = 0
     reason: str = ""  # of a failure, a RejectReason word
+    # While in flight: a lower bound of where the payee's lock ends; None: the backend cannot say.
+    htlc_expiry_height: int | None = None
 
 
 class LightningInfo(msgspec.Struct, frozen=True):
@@ -77,6 +83,7 @@ class LightningInfo(msgspec.Struct, frozen=True):
     can_hold: bool
     balance_msat: int  # what can be spent now
     in_flight_msat: int
+    auto_cancel_blocks: int = 0  # so long before a lock ends, a held payment is given back
 
 
 class Lightning(Protocol):
@@ -94,20 +101,43 @@ class Lightning(Protocol):
     ) -> str:
         """Make an invoice for a preimage of ours; the same preimage and terms again: the same."""
 
+    async def create_hold_invoice(
+        self,
+        payment_hash: bytes,
+        *,
+        amount_msat: int,
+        memo: str,
+        expiry_s: int,
+        min_final_cltv: int,
+    ) -> str:
+        """Make an invoice whose payment is held until `settle` or `cancel`.
+
+        The same hash and terms again give the same text.
+        """
+
     async def invoice(self, payment_hash: bytes) -> InvoiceInfo:
         """Look one of our invoices up."""
 
+    def watch(self, payment_hash: bytes) -> AsyncGenerator[InvoiceInfo, None]:
+        """How an invoice stands, now and after each change, until it has ended.
+
+        Goes on by itself after the backend was away; of an unknown invoice it tells nothing.
+        """
+
+    async def settle(self, preimage: bytes) -> None:
+        """Take what is held for this preimage; idempotent; RejectedError where nothing is held."""
+
     async def cancel(self, payment_hash: bytes) -> None:
-        """Cancel an invoice that is not settled; idempotent; RejectedError where it is settled."""
+        """Cancel an invoice; what is held goes back.  RejectedError where it is settled.
+
+        Idempotent; from then on no payment of this hash is taken.
+        """
 
     async def pay(self, invoice: str, *, fee_limit_msat: int, cltv_limit: int) -> PaymentInfo:
         """Pay; may come back while in flight.  The same hash again never pays twice."""
 
     async def payment(self, payment_hash: bytes) -> PaymentInfo:
         """Look one of our payments up."""
-
-    def watch(self, on_settled: Callable[[bytes], None]) -> None:
-        """From now on call `on_settled(payment_hash)` whenever one of our invoices settles."""
 
     async def close(self) -> None:
         """Let go."""
@@ -121,7 +151,8 @@ class PlayWire(Protocol):
     ) -> tuple[bytes | None, str]:
         """Ask the payee to credit itself: `(preimage, "")`, or `(None, reason)` when it refused.
 
-        PeerUnavailableError where no answer came: the payee may have credited itself.
+        `(None, "")` or PeerUnavailableError while it holds the payment or no answer came: the
+        payee may have credited itself.
         """
 
 

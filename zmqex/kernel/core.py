@@ -38,6 +38,9 @@ class Settings(msgspec.Struct, frozen=True):
     invoice_prefix: str = "bcrt"
     markets: tuple[str, ...] = ("BTC/USD",)
     holds_strict: bool = False
+    # What the Lightning backend can do: hold a payment, and until so long before its lock ends.
+    can_hold: bool = False
+    auto_cancel_blocks: int = 0
     pay_instructions: str = "agree on how the quote is sent; play money needs no real transfer"
     # (identity or b"", host, hello port) of peers that the operator named.
     static_peers: tuple[tuple[bytes, str, int], ...] = ()
@@ -53,6 +56,7 @@ class Core:
         self.currencies = currencies
         self.identity = signer.public_key
         self.now = _BEGINNING
+        self.height = 0  # of the Lightning backend's chain; 0 before it was heard
         self.counters: dict[str, int] = {}
         self.counted: dict[str, int] = {}
         self._effects: list[Effect] = []

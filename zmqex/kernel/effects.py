@@ -151,11 +151,30 @@ class CreateInvoice(Effect, frozen=True):
     expiry_s: int
 
 
+class CreateHoldInvoice(Effect, frozen=True):
+    """Make an invoice whose payment is held; answered like CreateInvoice."""
+
+    trade_id: bytes
+    payment_hash: bytes
+    amount_msat: int
+    memo: str
+    expiry_s: int
+    min_final_cltv: int
+
+
 class LookupInvoice(Effect, frozen=True):
     """Ask the state of one of our invoices; answered by InvoiceSeen or LightningFailed."""
 
     trade_id: bytes
     payment_hash: bytes
+
+
+class SettleInvoice(Effect, frozen=True):
+    """Take what one of our invoices holds, then look it up; answered like LookupInvoice."""
+
+    trade_id: bytes
+    payment_hash: bytes
+    preimage: bytes
 
 
 class CancelInvoice(Effect, frozen=True):
@@ -185,7 +204,7 @@ class LookupPayment(Effect, frozen=True):
 class PlayPayEnded(Effect, frozen=True):
     """The payee's answer to a play payment.
 
-    `reason` alone: refused for good.  Neither: no answer, so nothing is known.
+    `reason` alone: refused for good.  Neither: held, or no answer, so nothing has ended.
     """
 
     ticket: int
@@ -227,7 +246,9 @@ REVEALING = (
     Publish,
     ReleaseHold,
     CreateInvoice,
+    CreateHoldInvoice,
     LookupInvoice,
+    SettleInvoice,
     CancelInvoice,
     PayInvoice,
     LookupPayment,

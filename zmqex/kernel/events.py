@@ -134,6 +134,9 @@ class HoldFailed(Event, frozen=True):
 
 InvoiceState = Literal["unknown", "open", "accepted", "settled", "canceled"]
 PaymentState = Literal["none", "in_flight", "succeeded", "failed"]
+LightningCall = Literal[
+    "create_invoice", "create_hold_invoice", "invoice", "settle", "cancel", "pay", "payment"
+]
 
 
 class InvoiceCreated(Event, frozen=True):
@@ -145,20 +148,39 @@ class InvoiceCreated(Event, frozen=True):
 
 
 class InvoiceSeen(Event, frozen=True):
-    """The state of one of our invoices, looked up or watched."""
+    """The state of one of our invoices, looked up or watched.
+
+    `accepted`: `received_msat` is locked for us until `htlc_expiry_height`, of which `height` is
+    the present.
+    """
 
     payment_hash: bytes
     state: InvoiceState
+    received_msat: int = 0
+    htlc_expiry_height: int | None = None
+    height: int = 0
 
 
 class PaymentSeen(Event, frozen=True):
-    """The state of one of our payments, looked up or just ended."""
+    """The state of one of our payments, looked up or just ended.
+
+    While in flight, `htlc_expiry_height` is where the payee's lock ends at the earliest (None: the
+    backend does not say), and `height` is the present.
+    """
 
     trade_id: bytes
     payment_hash: bytes
     state: PaymentState
     preimage: bytes | None = None
     reason: RejectReason | None = None
+    htlc_expiry_height: int | None = None
+    height: int = 0
+
+
+class HeightSeen(Event, frozen=True):
+    """The block height that our backend has reached."""
+
+    height: int
 
 
 class LightningFailed(Event, frozen=True):
@@ -166,7 +188,7 @@ class LightningFailed(Event, frozen=True):
 
     trade_id: bytes
     payment_hash: bytes
-    call: Literal["create_invoice", "invoice", "cancel", "pay", "payment"]
+    call: LightningCall
     indeterminate: bool
     reason: RejectReason
     why: str
@@ -186,7 +208,10 @@ class PlayPayWanted(Event, frozen=True):
 
 
 class PlayCredited(Event, frozen=True):
-    """Our play backend has answered a `CreditPlay`: the preimage, or None and why not."""
+    """Our play backend has answered a `CreditPlay`: the preimage, or None and why not.
+
+    Without a preimage and a reason it holds the payment.
+    """
 
     ticket: int
     preimage: bytes | None

@@ -22,6 +22,7 @@ from zmqex.kernel.events import (
     CandidatesFound,
     CommandReceived,
     Event,
+    HeightSeen,
     HelloAnswered,
     HelloFailed,
     HoldAnswered,
@@ -123,6 +124,7 @@ class Kernel:
             InvoiceSeen: self._on_lightning,
             PaymentSeen: self._on_lightning,
             LightningFailed: self._on_lightning,
+            HeightSeen: self._on_height,
             CommandReceived: self._on_command,
         }
 
@@ -205,6 +207,9 @@ class Kernel:
                 side.on_payment_seen(trade, event)
             case _:
                 side.on_lightning_failed(trade, event)
+
+    def _on_height(self, event: HeightSeen) -> None:
+        self.core.height = event.height
 
     def _side_of(self, trade: Trade) -> Maker | Taker:
         return self.maker if trade.role is TradeRole.MAKER else self.taker

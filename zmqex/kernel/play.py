@@ -6,6 +6,8 @@ connection, and makes sure that a peer pays in its own name only.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from zmqex.errors import RemoteProtocolError
@@ -71,9 +73,7 @@ class PlayRelay:
     def on_credited(self, event: PlayCredited) -> None:
         """Our backend has answered: tell the payer."""
         incoming = self._asked.pop(event.ticket)
-        answer = PlayPaid(
-            state="settled" if event.preimage else "refused",
-            preimage=event.preimage,
-            reason=event.reason or "settled",
-        )
-        self._sessions.answer(incoming, answer)
+        state: Literal["settled", "held", "refused"] = "settled"
+        if not event.preimage:
+            state = "refused" if event.reason else "held"
+        self._sessions.answer(incoming, PlayPaid(state, event.preimage, event.reason or state))

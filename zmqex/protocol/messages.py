@@ -415,8 +415,8 @@ class PlayPay(Message, frozen=True):
 
 
 class PlayPaid(Message, frozen=True):
-    """`settled` with the preimage, or `refused` (final) with a reason."""
+    """`settled` with the preimage, `refused` (final) with a reason, or `held` for now."""
 
-    state: Literal["settled", "refused"]
+    state: Literal["settled", "held", "refused"]
     preimage: Digest | None
     reason: Word

@@ -6,12 +6,15 @@ Library and backend errors arrive as the exceptions of `zmqex.errors`; here they
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Literal
+import contextlib
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from zmqex.adapters.holds.port import HoldRow, Holds
-from zmqex.adapters.ports import Lightning, PaymentInfo
+from zmqex.adapters.lightning.watching import ENDED
+from zmqex.adapters.ports import InvoiceInfo, Lightning, PaymentInfo
 from zmqex.errors import (
+    IndeterminateError,
     LightningUnavailableError,
     PeerUnavailableError,
     RejectedError,
@@ -20,6 +23,7 @@ from zmqex.errors import (
 )
 from zmqex.kernel.effects import (
     CancelInvoice,
+    CreateHoldInvoice,
     CreateInvoice,
     Effect,
     ExtendHold,
@@ -30,22 +34,26 @@ from zmqex.kernel.effects import (
     RebuildHolds,
     ReleaseHold,
     ReserveHold,
+    SettleInvoice,
 )
 from zmqex.kernel.events import (
     Event,
+    HeightSeen,
     HoldAnswered,
     HoldFailed,
     InvoiceCreated,
     InvoiceSeen,
+    InvoiceState,
+    LightningCall,
     LightningFailed,
     PaymentSeen,
     PlayPayWanted,
 )
-from zmqex.limits import SECOND_MS
+from zmqex.limits import HEIGHT_EVERY_S, SECOND_MS
 from zmqex.reasons import RejectReason
 
 Post = Callable[[Event], None]
-Call = Literal["create_invoice", "invoice", "cancel", "pay", "payment"]
+Spawn = Callable[[Coroutine[Any, Any, None]], None]
 
 
 HOLD_EFFECTS = (ReserveHold, ReleaseHold, ExtendHold, RebuildHolds)
@@ -92,31 +100,41 @@ class HoldCalls:
                 await self._holds.rebuild(effect.epoch, rows)
 
 
-LIGHTNING_EFFECTS = (CreateInvoice, LookupInvoice, CancelInvoice, PayInvoice, LookupPayment)
-_CALLS: dict[type[Effect], Call] = {
+LightningEffect = (
+    CreateInvoice
+    | CreateHoldInvoice
+    | LookupInvoice
+    | SettleInvoice
+    | CancelInvoice
+    | PayInvoice
+    | LookupPayment
+)
+_CALLS: dict[type[Effect], LightningCall] = {
     CreateInvoice: "create_invoice",
+    CreateHoldInvoice: "create_hold_invoice",
     LookupInvoice: "invoice",
+    SettleInvoice: "settle",
     CancelInvoice: "cancel",
     PayInvoice: "pay",
     LookupPayment: "payment",
 }
+LIGHTNING_EFFECTS = tuple(_CALLS)
 
 
 class LightningCalls:
     """Carries out the effects on Lightning."""
 
-    def __init__(self, lightning: Lightning, post: Post) -> None:
-        """`post` takes the answers; settled invoices are told as they happen."""
+    def __init__(self, lightning: Lightning, post: Post, spawn: Spawn) -> None:
+        """`post` takes the answers, `spawn` what goes on beside them."""
         self._lightning = lightning
         self._post = post
-        lightning.watch(lambda payment_hash: post(InvoiceSeen(payment_hash, "settled")))
+        self._spawn = spawn
+        self._watched: set[bytes] = set()
 
-    async def carry_out(
-        self, effect: CreateInvoice | LookupInvoice | CancelInvoice | PayInvoice | LookupPayment
-    ) -> None:
-        """Do it, and tell how it ended."""
+    async def carry_out(self, effect: LightningEffect) -> None:
+        """Do it, and tell how it ended; an invoice that has not ended is watched from then on."""
         try:
-            self._post(await self._call(effect))
+            event = await self._call(effect)
         except RejectedError as error:
             self._failed(effect, error, error.reason, indeterminate=False)
         except LightningUnavailableError as error:
@@ -125,10 +143,14 @@ class LightningCalls:
         except ZmqexError as error:
             reason = RejectReason.LIGHTNING_UNAVAILABLE
             self._failed(effect, error, reason, indeterminate=True)
+        else:
+            self._post(event)
+            if isinstance(event, InvoiceCreated):
+                self._watch(event.payment_hash, "open")
+            elif isinstance(event, InvoiceSeen) and event.state != "unknown":
+                self._watch(event.payment_hash, event.state)
 
-    async def _call(
-        self, effect: CreateInvoice | LookupInvoice | CancelInvoice | PayInvoice | LookupPayment
-    ) -> Event:
+    async def _call(self, effect: LightningEffect) -> Event:
         match effect:
             case CreateInvoice():
                 text = await self._lightning.create_invoice(
@@ -138,32 +160,95 @@ class LightningCalls:
                     expiry_s=effect.expiry_s,
                 )
                 return InvoiceCreated(effect.trade_id, effect.payment_hash, text)
-            case LookupInvoice():
-                return await self._invoice_seen(effect.payment_hash)
-            case CancelInvoice():
-                try:
-                    await self._lightning.cancel(effect.payment_hash)
-                except RejectedError:
-                    # It has settled meanwhile: the look-up says so.
-                    return await self._invoice_seen(effect.payment_hash)
-                return await self._invoice_seen(effect.payment_hash)
+            case CreateHoldInvoice():
+                text = await self._lightning.create_hold_invoice(
+                    effect.payment_hash,
+                    amount_msat=effect.amount_msat,
+                    memo=effect.memo,
+                    expiry_s=effect.expiry_s,
+                    min_final_cltv=effect.min_final_cltv,
+                )
+                return InvoiceCreated(effect.trade_id, effect.payment_hash, text)
             case PayInvoice():
                 info = await self._lightning.pay(
                     effect.invoice,
                     fee_limit_msat=effect.fee_limit_msat,
                     cltv_limit=effect.cltv_limit,
                 )
-                return _payment_seen(effect, info)
+                return await self._payment_seen(effect, info)
             case LookupPayment():
-                return _payment_seen(effect, await self._lightning.payment(effect.payment_hash))
+                info = await self._lightning.payment(effect.payment_hash)
+                return await self._payment_seen(effect, info)
+            case SettleInvoice():
+                await self._lightning.settle(effect.preimage)
+            case CancelInvoice():
+                # One that is refused has settled meanwhile: the look-up says so.
+                with contextlib.suppress(RejectedError):
+                    await self._lightning.cancel(effect.payment_hash)
+            case LookupInvoice():
+                pass
+        seen = await self._lightning.invoice(effect.payment_hash)
+        return await self._invoice_seen(effect.payment_hash, seen)
 
-    async def _invoice_seen(self, payment_hash: bytes) -> Event:
-        info = await self._lightning.invoice(payment_hash)
-        return InvoiceSeen(payment_hash, info.state)
+    async def _invoice_seen(self, payment_hash: bytes, info: InvoiceInfo) -> InvoiceSeen:
+        lock = await self._lock(info)
+        return InvoiceSeen(payment_hash, info.state, info.received_msat, *lock)
+
+    async def _payment_seen(
+        self, effect: PayInvoice | LookupPayment, info: PaymentInfo
+    ) -> PaymentSeen:
+        lock = await self._lock(info)
+        return PaymentSeen(
+            effect.trade_id,
+            effect.payment_hash,
+            info.state,
+            info.preimage,
+            RejectReason(info.reason) if info.reason in _WORDS else None,
+            *lock,
+        )
+
+    async def _lock(self, info: InvoiceInfo | PaymentInfo) -> tuple[int | None, int]:
+        """Where a lock ends, and the height of now; the end is not told without the height.
+
+        The height is asked last, so that it is never too low.  That this failed says nothing of
+        the call before it.
+        """
+        if info.htlc_expiry_height is not None:
+            with contextlib.suppress(LightningUnavailableError, IndeterminateError):
+                return info.htlc_expiry_height, (await self._lightning.info()).height
+        return None, 0
+
+    def _watch(self, payment_hash: bytes, state: InvoiceState) -> None:
+        if state not in ENDED and payment_hash not in self._watched:
+            self._watched.add(payment_hash)
+            self._spawn(self._follow(payment_hash, state))
+
+    async def _follow(self, payment_hash: bytes, told: InvoiceState) -> None:
+        """Tell each change of an invoice that the kernel has not heard of yet."""
+        try:
+            async with contextlib.aclosing(self._lightning.watch(payment_hash)) as changes:
+                async for info in changes:
+                    if info.state != told:
+                        told = info.state
+                        self._post(await self._invoice_seen(payment_hash, info))
+        finally:
+            self._watched.discard(payment_hash)
+
+    async def follow_height(self) -> None:
+        """Tell the block height at each change, as long as the node runs."""
+        told = 0
+        while True:
+            # A backend that is away says it when it is back.
+            with contextlib.suppress(LightningUnavailableError, IndeterminateError):
+                height = (await self._lightning.info()).height
+                if height != told:
+                    told = height
+                    self._post(HeightSeen(height))
+            await asyncio.sleep(HEIGHT_EVERY_S)
 
     def _failed(
         self,
-        effect: CreateInvoice | LookupInvoice | CancelInvoice | PayInvoice | LookupPayment,
+        effect: LightningEffect,
         error: ZmqexError,
         reason: RejectReason,
         *,
@@ -188,11 +273,6 @@ def _retry_after_ms(error: ZmqexError) -> int:
 _WORDS = frozenset(reason.value for reason in RejectReason)
 
 
-def _payment_seen(effect: PayInvoice | LookupPayment, info: PaymentInfo) -> PaymentSeen:
-    reason = RejectReason(info.reason) if info.reason in _WORDS else None
-    return PaymentSeen(effect.trade_id, effect.payment_hash, info.state, info.preimage, reason)
-
-
 class KernelWire:
     """Play money's wire: the kernel carries the request over the peers' connections."""
 
@@ -215,7 +295,7 @@ class KernelWire:
         self._post(PlayPayWanted(ticket, payee_node, payment_hash, amount_msat, payer_node))
         preimage, reason = await answer
         if preimage is None and not reason:
-            message = "the payee did not answer"
+            message = "the payee holds it, or did not answer"
             raise PeerUnavailableError(message)
         return preimage, reason
 

@@ -21,6 +21,7 @@ from zmqex.adapters.discovery.candidate import Candidate
 from zmqex.adapters.discovery.dht import DhtDiscovery
 from zmqex.adapters.holds.choose import open_hold_server
 from zmqex.adapters.holds.embedded import EmbeddedServer
+from zmqex.adapters.ports import LightningInfo
 from zmqex.adapters.storage.directory import (
     DirectoryLock,
     create_private_file,
@@ -94,11 +95,15 @@ class _Process:
             self._open_transport(stack)
             await self._open_discovery(stack)
             tasks = await stack.enter_async_context(_calls())
-            self._make_node(identity, await self._lightning_node(), tasks)
+            self._make_node(identity, await self._lightning.info(), tasks)
             stack.callback(self._node.verifier.close)
             stack.callback(self._node.cancel_calls)
             self._listen_to_signals()
-            for work in (self._watch_holds(), self._beat()):
+            for work in (
+                self._watch_holds(),
+                self._beat(),
+                self._lightning_calls.follow_height(),
+            ):
                 self._node.spawn(work)
             self._start()
             await self._node.stopped.wait()
@@ -161,11 +166,8 @@ class _Process:
             await self._discovery.start(self._config.bind_host, 0, bootstrap)
         stack.push_async_callback(self._discovery.close)
 
-    async def _lightning_node(self) -> bytes:
-        return (await self._lightning.info()).node
-
     def _make_node(
-        self, identity: IdentityKey, lightning_node: bytes, tasks: asyncio.TaskGroup
+        self, identity: IdentityKey, lightning: LightningInfo, tasks: asyncio.TaskGroup
     ) -> None:
         config = self._config
         settings = Settings(
@@ -176,7 +178,10 @@ class _Process:
             rpc_port=self._transport.rpc_port,
             orders_port=self._transport.orders_port,
             curve_key=self._curve_key,
-            lightning_node=lightning_node,
+            lightning_node=lightning.node,
+            invoice_prefix=lightning.invoice_prefix,
+            can_hold=lightning.can_hold,
+            auto_cancel_blocks=lightning.auto_cancel_blocks,
             markets=config.markets,
             holds_strict=config.holds == "strict",
             static_peers=config.peers,
@@ -186,11 +191,12 @@ class _Process:
         self._node = Node(kernel, self._journal, tasks)
         wire = KernelWire(self._node.post)
         self._lightning.connect(wire)
+        self._lightning_calls = LightningCalls(self._lightning, self._node.post, self._node.spawn)
         self._node.attach(
             self._transport,
             self._control,
             HoldCalls(self._holds, self._node.post),
-            LightningCalls(self._lightning, self._node.post),
+            self._lightning_calls,
             wire,
             self._lightning.receive,
         )

@@ -3,8 +3,8 @@
 To be paid, the payee credits itself and then reveals the preimage; the payer sets the amount aside
 before it asks, and gives it up for good only for the right preimage.  Both write before they speak,
 so the sum of all balances is the same after any crash, once every payment has ended.  A payment
-whose answer was lost is in flight until asking again brings a final word.  It moves nothing of
-value and works on the network `play` only.
+that is held, or whose answer was lost, is in flight until asking again brings a final word.  It
+moves nothing of value and works on the network `play` only.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import asyncio
 import hashlib
 import secrets
 import sqlite3
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Final, TypeVar
 
-import msgspec
-
 from zmqex.adapters.clock import wall_ms
+from zmqex.adapters.lightning import play_ledger as ledger
+from zmqex.adapters.lightning.watching import Watches
 from zmqex.adapters.ports import InvoiceInfo, LightningInfo, PaymentInfo, PlayWire
 from zmqex.adapters.storage.database import CommitHook, Database
 from zmqex.adapters.storage.directory import create_private_file, read_private_file
@@ -31,39 +31,18 @@ from zmqex.errors import (
     RejectedError,
     StorageError,
 )
-from zmqex.limits import MIN_FINAL_CLTV_BLOCKS, PLAY_BALANCE_MSAT, SECOND_MS
+from zmqex.limits import (
+    MIN_FINAL_CLTV_BLOCKS,
+    PLAY_AUTO_CANCEL_BLOCKS,
+    SECOND_MS,
+    WATCH_EVERY_S,
+)
 from zmqex.reasons import RejectReason
 from zmqex.trading.settlement import proves_payment
 
 T = TypeVar("T")
 
 _PAYMENT_SECRET_FEATURES: Final = (1 << 8) | (1 << 14)  # var_onion, payment_secret: compulsory
-
-_FIRST_BALANCE: Final = f"INSERT INTO balance VALUES (1, {PLAY_BALANCE_MSAT});"  # noqa: S608
-MIGRATIONS: Final = (
-    """
-    CREATE TABLE balance (
-        only INTEGER PRIMARY KEY CHECK (only = 1), msat INTEGER NOT NULL CHECK (msat >= 0)
-    );
-    CREATE TABLE invoice (
-        payment_hash BLOB PRIMARY KEY, preimage BLOB NOT NULL, amount_msat INTEGER NOT NULL,
-        text TEXT NOT NULL, state TEXT NOT NULL CHECK (state IN ('open', 'settled', 'canceled')),
-        expires_ms INTEGER NOT NULL, payer BLOB
-    ) WITHOUT ROWID;
-    CREATE TABLE payment (
-        payment_hash BLOB PRIMARY KEY, payee BLOB NOT NULL, amount_msat INTEGER NOT NULL,
-        state TEXT NOT NULL CHECK (state IN ('in_flight', 'succeeded', 'failed')),
-        preimage BLOB, reason TEXT NOT NULL DEFAULT ''
-    ) WITHOUT ROWID;
-    """
-    + _FIRST_BALANCE,
-)
-
-
-class _Payment(msgspec.Struct, frozen=True):
-    payment_hash: bytes
-    payee: bytes
-    amount_msat: int
 
 
 class PlayLightning:
@@ -74,14 +53,16 @@ class PlayLightning:
         directory: Path,
         *,
         clock_ms: Callable[[], int] = wall_ms,
+        watch_every_s: float = WATCH_EVERY_S,
         on_commit: CommitHook | None = None,
     ) -> None:
         """Open (or create, with 10 BTC) the ledger and the node key in a private directory."""
         self._secret = _node_secret(directory / "play-node.key")
         self._clock_ms = clock_ms
-        self._database = Database(directory / "play.sqlite3", MIGRATIONS, on_commit=on_commit)
+        path = directory / "play.sqlite3"
+        self._database = Database(path, ledger.MIGRATIONS, on_commit=on_commit)
         self._wire: PlayWire | None = None
-        self._on_settled: Callable[[bytes], None] = lambda _payment_hash: None
+        self._watches = Watches(self.invoice, every_s=watch_every_s)
         self._asking: dict[bytes, asyncio.Future[PaymentInfo]] = {}
         self.node = public_key(self._secret)
 
@@ -91,24 +72,16 @@ class PlayLightning:
 
     async def info(self) -> LightningInfo:
         """Who and how rich this node is."""
-
-        def work(connection: sqlite3.Connection) -> tuple[int, int]:
-            (msat,) = connection.execute("SELECT msat FROM balance").fetchone()
-            (flying,) = connection.execute(
-                "SELECT coalesce(sum(amount_msat), 0) FROM payment WHERE state = 'in_flight'"
-            ).fetchone()
-            return msat, flying
-
-        balance_msat, in_flight_msat = await self._read(work)
-        height = self._clock_ms() // (600 * SECOND_MS)  # a simulated block every ten minutes
+        balance_msat, in_flight_msat = await self._read(ledger.balances)
         return LightningInfo(
             "play",
             "bcrt",
             self.node,
-            height,
+            ledger.height_at(self._clock_ms()),
             balance_msat=balance_msat,
             in_flight_msat=in_flight_msat,
-            can_hold=False,
+            can_hold=True,
+            auto_cancel_blocks=PLAY_AUTO_CANCEL_BLOCKS,
         )
 
     # --- being paid ------------------------------------------------------------------------------
@@ -118,6 +91,31 @@ class PlayLightning:
     ) -> str:
         """Make an invoice for a preimage of ours; the same preimage again gives the same text."""
         payment_hash = hashlib.sha256(preimage).digest()
+        return await self._create(
+            payment_hash, preimage, amount_msat, memo, expiry_s, MIN_FINAL_CLTV_BLOCKS
+        )
+
+    async def create_hold_invoice(
+        self,
+        payment_hash: bytes,
+        *,
+        amount_msat: int,
+        memo: str,
+        expiry_s: int,
+        min_final_cltv: int,
+    ) -> str:
+        """Make an invoice whose payment is held; the same hash again gives the same text."""
+        return await self._create(payment_hash, None, amount_msat, memo, expiry_s, min_final_cltv)
+
+    async def _create(
+        self,
+        payment_hash: bytes,
+        preimage: bytes | None,
+        amount_msat: int,
+        memo: str,
+        expiry_s: int,
+        min_final_cltv: int,
+    ) -> str:
         now_ms = self._clock_ms()
         draft = Draft(
             network=InvoiceNetwork.REGTEST,
@@ -128,133 +126,77 @@ class PlayLightning:
             amount_msat=amount_msat,
             description=memo,
             expiry_s=expiry_s,
-            min_final_cltv=MIN_FINAL_CLTV_BLOCKS,
+            min_final_cltv=min_final_cltv,
             features=_PAYMENT_SECRET_FEATURES,
         )
         try:
             text = encode(draft, self._secret)
         except LocalProtocolError as error:
             raise RejectedError(RejectReason.INVALID_INVOICE, str(error)) from error
-
-        def work(connection: sqlite3.Connection) -> str:
-            connection.execute(
-                "INSERT INTO invoice VALUES (?, ?, ?, ?, 'open', ?, NULL) ON CONFLICT DO NOTHING",
-                (payment_hash, preimage, amount_msat, text, now_ms + expiry_s * SECOND_MS),
-            )
-            row = connection.execute(
-                "SELECT text FROM invoice WHERE payment_hash = ?", (payment_hash,)
-            ).fetchone()
-            return str(row[0])
-
-        return await self._write(work)
+        expires_ms = now_ms + expiry_s * SECOND_MS
+        new = ledger.NewInvoice(
+            payment_hash, preimage, amount_msat, text, expires_ms, min_final_cltv
+        )
+        return await self._write(lambda one: ledger.add_invoice(one, new))
 
     async def invoice(self, payment_hash: bytes) -> InvoiceInfo:
         """Look one of our invoices up; one that has expired unpaid is cancelled for good."""
 
         def work(connection: sqlite3.Connection) -> InvoiceInfo:
-            _expire(connection, payment_hash, self._clock_ms())
-            row = connection.execute(
-                "SELECT state, amount_msat FROM invoice WHERE payment_hash = ?", (payment_hash,)
-            ).fetchone()
-            if row is None:
-                return InvoiceInfo("unknown")
-            return InvoiceInfo(row[0], row[1] if row[0] == "settled" else 0)
+            ledger.expire(connection, payment_hash, self._clock_ms())
+            return ledger.invoice_info(connection, payment_hash)
 
         return await self._write(work)
 
+    async def settle(self, preimage: bytes) -> None:
+        """Take what is held for this preimage; idempotent."""
+        now_ms = self._clock_ms()
+        reason = await self._write(lambda one: ledger.settle(one, preimage, now_ms))
+        if reason is not None:
+            raise RejectedError(reason, "nothing is held for this preimage")
+        self._watches.nudge(hashlib.sha256(preimage).digest())
+
     async def cancel(self, payment_hash: bytes) -> None:
-        """Cancel an invoice; from then on no payment of it is taken.  Idempotent."""
+        """Cancel an invoice; what is held goes back, and no payment is taken any more."""
+        reason = await self._write(lambda one: ledger.cancel(one, payment_hash))
+        if reason is not None:
+            raise RejectedError(reason, "the invoice is settled")
+        self._watches.nudge(payment_hash)
 
-        def work(connection: sqlite3.Connection) -> bool:
-            connection.execute(
-                "UPDATE invoice SET state = 'canceled' WHERE payment_hash = ? AND state = 'open'",
-                (payment_hash,),
-            )
-            row = connection.execute(
-                "SELECT state FROM invoice WHERE payment_hash = ?", (payment_hash,)
-            ).fetchone()
-            return row is not None and row[0] == "settled"
-
-        if await self._write(work):
-            raise RejectedError(RejectReason.ALREADY_PAID, "the invoice is settled")
-
-    def watch(self, on_settled: Callable[[bytes], None]) -> None:
-        """From now on call `on_settled(payment_hash)` whenever one of our invoices settles."""
-        self._on_settled = on_settled
+    def watch(self, payment_hash: bytes) -> AsyncGenerator[InvoiceInfo, None]:
+        """See the port."""
+        return self._watches.watch(payment_hash)
 
     async def receive(
         self, payment_hash: bytes, *, amount_msat: int, payer_node: bytes
     ) -> tuple[bytes | None, str]:
-        """A payer asks to pay: credit ourselves, then reveal the preimage; or None and why not.
+        """A payer asks to pay: the preimage, or None and why not, or None while it is held.
 
-        The same payer gets the same answer again; a second payer and a late payment are refused.
+        We credit ourselves before we reveal the preimage.
         """
-
-        def work(connection: sqlite3.Connection) -> tuple[bytes | None, str, bool]:
-            _expire(connection, payment_hash, self._clock_ms())
-            row = connection.execute(
-                "SELECT preimage, amount_msat, state, payer FROM invoice WHERE payment_hash = ?",
-                (payment_hash,),
-            ).fetchone()
-            if row is None:
-                return None, RejectReason.WRONG_PAYMENT_HASH.value, False
-            preimage, wanted_msat, state, payer = row
-            if state == "settled":
-                known = payer == payer_node and wanted_msat == amount_msat
-                return (preimage if known else None), RejectReason.ALREADY_PAID.value, False
-            if state == "canceled":
-                return None, RejectReason.INVOICE_EXPIRED.value, False
-            if wanted_msat != amount_msat:
-                return None, RejectReason.WRONG_INVOICE_AMOUNT.value, False
-            connection.execute(
-                "UPDATE invoice SET state = 'settled', payer = ? WHERE payment_hash = ?",
-                (payer_node, payment_hash),
-            )
-            connection.execute("UPDATE balance SET msat = msat + ?", (amount_msat,))
-            return preimage, "", True
-
-        preimage, reason, settled_now = await self._write(work)
-        if settled_now:
-            self._on_settled(payment_hash)
-        return preimage, "" if preimage else reason
+        now_ms = self._clock_ms()
+        preimage, reason, changed = await self._write(
+            lambda one: ledger.receive(one, payment_hash, amount_msat, payer_node, now_ms)
+        )
+        if changed:
+            self._watches.nudge(payment_hash)
+        return preimage, reason
 
     # --- paying ----------------------------------------------------------------------------------
 
     async def pay(self, invoice: str, *, fee_limit_msat: int, cltv_limit: int) -> PaymentInfo:
-        """Pay; comes back in flight when the payee gave no answer.  Never pays a hash twice.
+        """Pay; comes back in flight when it is held or unanswered.  Never pays a hash twice.
 
         A direct payment has no fee and no route, so both limits hold by themselves; a limit below
         zero or an invoice that asks for a longer lock is refused all the same.
         """
         payment = self._check(invoice, fee_limit_msat, cltv_limit)
-
-        def work(connection: sqlite3.Connection) -> RejectReason | None:
-            row = connection.execute(
-                "SELECT state FROM payment WHERE payment_hash = ?", (payment.payment_hash,)
-            ).fetchone()
-            if row is not None and row[0] != "failed":
-                return None
-            changed = connection.execute(
-                "UPDATE balance SET msat = msat - ? WHERE msat >= ?",
-                (payment.amount_msat, payment.amount_msat),
-            )
-            if changed.rowcount != 1:
-                return RejectReason.INSUFFICIENT_BALANCE
-            connection.execute(
-                "INSERT INTO payment (payment_hash, payee, amount_msat, state) "
-                "VALUES (?, ?, ?, 'in_flight') ON CONFLICT (payment_hash) DO UPDATE "
-                "SET state = 'in_flight', payee = excluded.payee, reason = '', "
-                "amount_msat = excluded.amount_msat",
-                (payment.payment_hash, payment.payee, payment.amount_msat),
-            )
-            return None
-
-        reason = await self._write(work)
+        reason = await self._write(lambda one: ledger.begin_payment(one, payment))
         if reason is not None:
             raise RejectedError(reason, "the play balance does not cover the payment")
         return await self.payment(payment.payment_hash)
 
-    def _check(self, text: str, fee_limit_msat: int, cltv_limit: int) -> _Payment:
+    def _check(self, text: str, fee_limit_msat: int, cltv_limit: int) -> ledger.Payment:
         try:
             invoice = decode(text)
         except InvalidInvoiceError as error:
@@ -270,11 +212,12 @@ class PlayLightning:
             raise RejectedError(RejectReason.INVOICE_EXPIRED, "the invoice has expired")
         if invoice.payee == self.node:
             raise RejectedError(RejectReason.WRONG_PAYEE, "that is our own invoice")
-        return _Payment(invoice.payment_hash, invoice.payee, invoice.amount_msat)
+        height = ledger.height_at(self._clock_ms()) + invoice.min_final_cltv
+        return ledger.Payment(invoice.payment_hash, invoice.payee, invoice.amount_msat, height)
 
     async def payment(self, payment_hash: bytes) -> PaymentInfo:
         """Look one of our payments up; one in flight asks its payee again."""
-        info, payment = await self._read(lambda one: _payment_row(one, payment_hash))
+        info, payment = await self._read(lambda one: ledger.find_payment(one, payment_hash))
         if payment is None:
             return info
         asking = self._asking.get(payment_hash)
@@ -283,15 +226,16 @@ class PlayLightning:
         future: asyncio.Future[PaymentInfo] = asyncio.get_running_loop().create_future()
         self._asking[payment_hash] = future
         try:
-            info = await self._ask(payment)
+            info = await self._ask(payment) or info
         finally:
             del self._asking[payment_hash]
             future.set_result(info)
         return info
 
-    async def _ask(self, payment: _Payment) -> PaymentInfo:
+    async def _ask(self, payment: ledger.Payment) -> PaymentInfo | None:
+        """Ask the payee; None while that brings no final word."""
         if self._wire is None:
-            return PaymentInfo("in_flight")
+            return None
         try:
             preimage, reason = await self._wire.play_pay(
                 payment.payee,
@@ -300,25 +244,15 @@ class PlayLightning:
                 payer_node=self.node,
             )
         except PeerUnavailableError:
-            return PaymentInfo("in_flight")
+            return None
         if preimage is not None and proves_payment(preimage, payment.payment_hash):
-            return await self._end(payment, PaymentInfo("succeeded", preimage))
-        if preimage is not None:
-            # A wrong preimage proves nothing, and the payee may have credited itself: not failed.
-            return PaymentInfo("in_flight")
-        return await self._end(payment, PaymentInfo("failed", reason=reason))
-
-    async def _end(self, payment: _Payment, info: PaymentInfo) -> PaymentInfo:
-        def work(connection: sqlite3.Connection) -> None:
-            changed = connection.execute(
-                "UPDATE payment SET state = ?, preimage = ?, reason = ? "
-                "WHERE payment_hash = ? AND state = 'in_flight'",
-                (info.state, info.preimage, info.reason, payment.payment_hash),
-            )
-            if changed.rowcount == 1 and info.state == "failed":
-                connection.execute("UPDATE balance SET msat = msat + ?", (payment.amount_msat,))
-
-        await self._write(work)
+            info = PaymentInfo("succeeded", preimage)
+        elif preimage is None and reason:
+            info = PaymentInfo("failed", reason=reason)
+        else:
+            # Held; or a wrong preimage, which proves nothing: the payee may have credited itself.
+            return None
+        await self._write(lambda one: ledger.end_payment(one, payment, info))
         return info
 
     async def close(self) -> None:
@@ -349,29 +283,6 @@ class PlayLightning:
 def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[[T], None], result: T) -> None:
     if not loop.is_closed():
         loop.call_soon_threadsafe(call, result)
-
-
-def _expire(connection: sqlite3.Connection, payment_hash: bytes, now_ms: int) -> None:
-    connection.execute(
-        "UPDATE invoice SET state = 'canceled' "
-        "WHERE payment_hash = ? AND state = 'open' AND expires_ms <= ?",
-        (payment_hash, now_ms),
-    )
-
-
-def _payment_row(
-    connection: sqlite3.Connection, payment_hash: bytes
-) -> tuple[PaymentInfo, _Payment | None]:
-    row = connection.execute(
-        "SELECT payee, amount_msat, state, preimage, reason FROM payment WHERE payment_hash = ?",
-        (payment_hash,),
-    ).fetchone()
-    if row is None:
-        return PaymentInfo("none"), None
-    payee, amount_msat, state, preimage, reason = row
-    info = PaymentInfo(state, preimage, reason=reason)
-    flying = _Payment(payment_hash, payee, amount_msat) if state == "in_flight" else None
-    return info, flying
 
 
 def _node_secret(path: Path) -> bytes:

@@ -1,0 +1,81 @@
+"""A payer and a payee of each Lightning backend, with a way to let blocks and seconds pass."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.ledgers import Ledgers
+from zmqex.adapters.ports import InvoiceInfo, Lightning, PaymentInfo
+from zmqex.errors import RejectedError
+from zmqex.limits import BLOCK_MS, CLTV_LIMIT_BLOCKS, SECOND_MS
+
+FEE_LIMIT_MSAT = 10_000
+
+
+@dataclass
+class Pair:
+    """Two nodes with a way to pay from one to the other."""
+
+    payer: Lightning
+    payee: Lightning
+    mine: Callable[[int], Awaitable[None]]  # so many blocks, seen by both
+    pass_s: Callable[[int], Awaitable[None]]  # at least so many seconds
+    reopen: Callable[[], Awaitable[None]]  # our processes on both sides end and start again
+
+
+@asynccontextmanager
+async def play_pair(root: Path) -> AsyncGenerator[Pair, None]:
+    """Two ledgers on disk, on a clock that stands still between the steps."""
+    scene = Ledgers(root)
+
+    async def pass_s(seconds: int) -> None:
+        scene.now_ms += seconds * SECOND_MS
+
+    async def mine(blocks: int) -> None:
+        scene.now_ms += blocks * BLOCK_MS
+
+    async def reopen() -> None:
+        pair.payee, pair.payer = await scene.reopen("alice"), await scene.reopen("bob")
+
+    pair = Pair(scene.ledgers["bob"], scene.ledgers["alice"], mine, pass_s, reopen)
+    try:
+        yield pair
+    finally:
+        await scene.close()
+
+
+def hash_of(preimage: bytes) -> bytes:
+    """The payment hash of a preimage."""
+    return hashlib.sha256(preimage).digest()
+
+
+async def pay(payer: Lightning, invoice: str) -> PaymentInfo:
+    """Pay with ordinary limits; a refusal counts as failed, for the same reason."""
+    try:
+        return await payer.pay(invoice, fee_limit_msat=FEE_LIMIT_MSAT, cltv_limit=CLTV_LIMIT_BLOCKS)
+    except RejectedError as error:
+        return PaymentInfo("failed", reason=error.reason.value)
+
+
+async def until_paid(payer: Lightning, payment_hash: bytes, state: str) -> PaymentInfo:
+    """Look a payment up until it has this state."""
+    async with asyncio.timeout(10):
+        while True:
+            info = await payer.payment(payment_hash)
+            if info.state == state:
+                return info
+            await asyncio.sleep(0.01)
+
+
+async def until_seen(payee: Lightning, payment_hash: bytes, state: str) -> InvoiceInfo:
+    """Watch an invoice until it has this state."""
+    async with asyncio.timeout(10):
+        async for info in payee.watch(payment_hash):
+            if info.state == state:
+                return info
+    raise AssertionError("the watch ended without it")
