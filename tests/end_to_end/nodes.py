@@ -93,6 +93,24 @@ class Node:
                 start_new_session=True,
             )
 
+    def keep(self, **environment: str) -> None:
+        """Start it, and start it again as often as it ends: a supervisor without patience."""
+
+        def launch() -> bool:
+            with self.home.lock:
+                if not self.home.closing:
+                    self.launch("--no-restart", **environment)
+                return not self.home.closing
+
+        def tend() -> None:
+            process = self.process
+            while process is not None:
+                process.wait()
+                process = self.process if launch() else None
+
+        launch()
+        threading.Thread(target=tend, daemon=True).start()
+
     def wait_ready(self) -> Node:
         """Wait until it answers `status`."""
         wait_for(f"{self.name} answers\n{self.printed()}", self.status, READY_S)
@@ -231,6 +249,8 @@ class Home:
         """Everything lives below `path`."""
         self.path = path
         self.nodes: dict[str, Node] = {}
+        self.lock = threading.Lock()
+        self.closing = False
         self.environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("ZMQEX_")},
             "XDG_DATA_HOME": str(path),
@@ -269,6 +289,8 @@ class Home:
 
     def close(self) -> None:
         """End every process that was started here, and everything that those started."""
+        with self.lock:
+            self.closing = True
         processes = []
         for node in self.nodes.values():
             if node.process is not None and node.process.poll() is None:

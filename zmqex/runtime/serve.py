@@ -87,9 +87,10 @@ class _Process:
         async with contextlib.AsyncExitStack() as stack:
             identity = IdentityKey(_identity_seed(self._directory / "identity.key"))
             path = self._directory / "journal.sqlite3"
-            self._journal = Journal(path, on_commit=crash_hook(self._hold_server_pid))
+            pid = self._hold_server_pid
+            self._journal = Journal(path, on_commit=crash_hook("journal", pid))
             stack.callback(self._journal.close)
-            self._lightning = open_play(self._directory)
+            self._lightning = open_play(self._directory, crash_hook("ledger", pid))
             stack.push_async_callback(self._lightning.close)
             await self._open_holds(identity, stack)
             self._open_transport(stack)

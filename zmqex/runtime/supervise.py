@@ -15,7 +15,6 @@ from collections import deque
 from types import FrameType
 from typing import Final
 
-CRASH_VARIABLE: Final = "ZMQEX_CRASH_AT"
 # What a node means to end with: done, refused, usage, unreachable.
 _MEANT_MAX: Final = 3
 _CRASHES_MAX: Final = 5
@@ -61,8 +60,6 @@ class _Supervisor:
 
     def _run_once(self) -> int:
         environment = {**os.environ, SUPERVISED_VARIABLE: "1"}
-        # A crash on purpose happens once, not after every restart.
-        os.environ.pop(CRASH_VARIABLE, None)
         with subprocess.Popen(self._command, env=environment) as child:  # noqa: S603 - ourselves
             self._child = child
             if self._stopping:
