@@ -101,6 +101,7 @@ def _steps(options: list[str]) -> Iterator[tuple[str, Step]]:
     )
     if "--fast" not in options:
         yield "integration and end-to-end tests", _slow_tests
+        yield "tests that measure seconds", _lone_tests
         yield "wheel in a fresh environment", _wheel
     if "--long" in options:
         for name, command in LONG_RUNS.items():
@@ -155,8 +156,13 @@ def _quick_tests(outcome: Outcome) -> bool:
 
 
 def _slow_tests(outcome: Outcome) -> bool:
-    """One at a time: they measure seconds and start servers, and two would slow each other."""
-    return _pytest(outcome, *SLOW_TESTS, "-n0", "--durations=10")
+    """Two at a time: they mostly wait for each other's processes."""
+    return _pytest(outcome, *SLOW_TESTS, "-n2", "-mnot alone", "--durations=10")
+
+
+def _lone_tests(outcome: Outcome) -> bool:
+    """One at a time, with nothing beside them that would slow them."""
+    return _pytest(outcome, *SLOW_TESTS, "-n0", "-malone")
 
 
 def _pytest(outcome: Outcome, *arguments: str) -> bool:

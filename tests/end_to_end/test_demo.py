@@ -18,6 +18,7 @@ MSAT = 1_000
 T = TypeVar("T")
 
 
+@pytest.mark.alone
 def test_every_claim_of_the_demo_is_in_the_journals(user: Home) -> None:
     """What it prints is what three journals and three ledgers say afterwards."""
     done = user.cli("demo", "--json", "--keep", str(user.path / "kept"))

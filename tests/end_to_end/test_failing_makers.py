@@ -6,12 +6,15 @@ import os
 import signal
 import time
 
+import pytest
+
 from tests.end_to_end.nodes import BTC, Home, wait_for
 from zmqex.kernel.commands import GetStatus, PlaceOrder
 
 LOTS = BTC // 10
 
 
+@pytest.mark.alone
 def test_a_stopped_and_a_refusing_maker_are_skipped_and_the_third_fills(user: Home) -> None:
     """Best price stopped, second best without its hold server, third fills: within 5 seconds."""
     stopped, refusing, filling, taker = (

@@ -107,6 +107,7 @@ def append_only_files(place: Path) -> list[Path]:
     return sorted((place / "holds" / "appendonlydir").glob("*.incr.aof"))
 
 
+@pytest.mark.alone
 def test_the_first_answer_comes_within_a_quarter_second(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
@@ -157,6 +158,7 @@ def test_holds_survive_a_stop_and_a_start(place: Path) -> None:
         assert not server.recovered
 
 
+@pytest.mark.alone
 def test_admission_is_back_soon_after_the_server_was_killed(place: Path) -> None:
     """Kill -9, then a hold on the same client in under 500 ms; nothing held is lost."""
 
