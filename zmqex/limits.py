@@ -230,6 +230,15 @@ DHT_PEERS_PER_LOCAL_SOCKET_MAX: Final = 64
 # One source under all names, and everything: about 300 bytes each.
 DHT_PEERS_PER_SOURCE_MAX: Final = 1_000
 DHT_PEERS_TOTAL_MAX: Final = 20_000
+# BEP 44's bounds of a mutable item, and how long one is kept that nobody puts again.
+DHT_ITEM_BYTES_MAX: Final = 1_000
+DHT_SALT_BYTES_MAX: Final = 64
+DHT_ITEM_LIFE_MS: Final = 2 * 60 * MINUTE_MS
+# Our own is put again so often: the nodes next to its place come and go.
+DHT_ITEM_EVERY_MS: Final = 10 * MINUTE_MS
+# About 2 kB each; one source has as many as nodes may stand behind one address.
+DHT_ITEMS_MAX: Final = 4_096
+DHT_ITEMS_PER_SOURCE_MAX: Final = 64
 # One public host in the routing table: half a bucket.
 DHT_CONTACTS_PER_HOST_MAX: Final = 8
 # Pings that find out whether a stranger who asked us something can be reached.

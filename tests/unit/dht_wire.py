@@ -21,58 +21,83 @@ def node_id(number: int) -> bytes:
 class Wire:
     """Carries datagrams between nodes and calls their timers, in the order of virtual time."""
 
-    def __init__(self, *, loss_percent: int = 0, seed: int = 0) -> None:
+    def __init__(self, *, loss_percent: int = 0, seed: int = 0, keep_sent: bool = True) -> None:
         """`loss_percent` of all datagrams vanish, chosen by `seed`."""
         self.now_ms = 1_000
         self.nodes: dict[Address, DhtNode] = {}
         self.events: dict[Address, list[Event]] = {}
         self.sent: list[tuple[Address, Address, bytes]] = []
+        self.cut: set[Address] = set()
+        self._keep_sent = keep_sent
+        self._pairs: dict[Address, Address] = {}
         self._loss_percent = loss_percent
         self._random = Random(seed)
-        self._flying: list[tuple[int, int, Address, Address, bytes]] = []
+        # (time, number, target, source and datagram), or a timer of the target.
+        self._due: list[tuple[int, int, Address, tuple[Address, bytes] | None]] = []
         self._count = 0
+        self._armed: dict[Address, int] = {}
 
     def node(self, number: int, host: str = "127.0.0.1", port: int = 0) -> tuple[DhtNode, Address]:
         """Start a node at `host` and a port of its own."""
         address = (host, port or 10_000 + number)
         seed = number.to_bytes(16, "big")
         node = DhtNode(node_id(number), self.now_ms, seed, family=family_of(host))
+        self.add(address, node)
+        return node, address
+
+    def add(self, address: Address, node: DhtNode) -> None:
+        """Plug a node in."""
         self.nodes[address] = node
         self.events[address] = []
-        return node, address
+
+    def pair(self, one: Address, other: Address) -> None:
+        """Make two nodes one node of both families."""
+        for mine, its in ((one, other), (other, one)):
+            self.nodes[mine].pair(self.nodes[its])
+            self._pairs[mine] = its
 
     def remove(self, address: Address) -> DhtNode:
         """Unplug a node without a word."""
+        self._armed.pop(address, None)
         return self.nodes.pop(address)
 
     def run(self, for_ms: int) -> None:
         """Let `for_ms` of virtual time pass."""
         end_ms = self.now_ms + for_ms
-        while True:
-            for address in self.nodes:
-                self._drain(address)
-            timers = [max(self.now_ms, node.next_timer_ms()) for node in self.nodes.values()]
-            flights = [self._flying[0][0]] if self._flying else []
-            next_ms = min([*timers, *flights, end_ms + 1])
-            if next_ms > end_ms:
-                self.now_ms = end_ms
-                return
-            self.now_ms = next_ms
-            while self._flying and self._flying[0][0] <= self.now_ms:
-                _, _, source, target, raw = heapq.heappop(self._flying)
-                if target in self.nodes:
-                    self.nodes[target].receive_datagram(raw, source, self.now_ms)
-                    self._drain(target)
-            for node in self.nodes.values():
-                if node.next_timer_ms() <= self.now_ms:
-                    node.handle_timer(self.now_ms)
+        for address in self.nodes:
+            self._drain(address)
+        while self._due and self._due[0][0] <= end_ms:
+            at_ms, _, target, flight = heapq.heappop(self._due)
+            self.now_ms = max(self.now_ms, at_ms)
+            node = self.nodes.get(target)
+            if node is None:
+                continue
+            if flight is None:
+                if self._armed.get(target) != at_ms:
+                    continue  # set anew meanwhile
+                del self._armed[target]
+                node.handle_timer(self.now_ms)
+            else:
+                node.receive_datagram(flight[1], flight[0], self.now_ms)
+            self._drain(target)
+            if target in self._pairs:
+                self._drain(self._pairs[target])
+        self.now_ms = end_ms
 
     def _drain(self, address: Address) -> None:
         node = self.nodes[address]
         self.events[address] += node.events()
         for raw, target in node.datagrams_to_send():
-            self.sent.append((address, target, raw))
-            if self._random.randrange(100) >= self._loss_percent:
-                self._count += 1
-                at_ms = self.now_ms + DELAY_MS
-                heapq.heappush(self._flying, (at_ms, self._count, address, target, raw))
+            if self._keep_sent:
+                self.sent.append((address, target, raw))
+            lost = self._random.randrange(100) < self._loss_percent
+            if not (lost or address in self.cut or target in self.cut):
+                self._push(self.now_ms + DELAY_MS, target, (address, raw))
+        timer_ms = max(self.now_ms, node.next_timer_ms())
+        if self._armed.get(address) != timer_ms:
+            self._armed[address] = timer_ms
+            self._push(timer_ms, address, None)
+
+    def _push(self, at_ms: int, target: Address, flight: tuple[Address, bytes] | None) -> None:
+        self._count += 1
+        heapq.heappush(self._due, (at_ms, self._count, target, flight))

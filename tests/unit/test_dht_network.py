@@ -10,6 +10,7 @@ from zmqex.dht.address import Address
 from zmqex.dht.bencode import Value
 from zmqex.dht.events import Announced, LookupDone, PeersFound
 from zmqex.limits import (
+    DHT_CHECKS_MAX,
     DHT_LOOKUP_QUERIES_MAX,
     DHT_PEER_LIFE_MS,
     DHT_QUERY_TIMEOUT_MS,
@@ -307,3 +308,36 @@ def test_a_liar_that_invents_peers_and_nodes_is_bounded_and_honest_peers_come_fi
     assert len(done.peers) <= 101
     asked = [target for source, target, _ in wire.sent if source == address]
     assert len([target for target in asked if target[0] == "10.8.8.8"]) <= DHT_LOOKUP_QUERIES_MAX
+
+
+def test_a_node_that_starts_again_needs_no_bootstrap_node() -> None:
+    """The contacts of its last run lead it back, although most of them have gone meanwhile."""
+    wire = Wire()
+    nodes = [wire.node(number) for number in range(20)]
+    for number, (node, _) in enumerate(nodes):
+        node.add_bootstrap([nodes[0][1]] * (number > 0), wire.now_ms)
+        node.announce(NAME, 500 + number, wire.now_ms)
+    wire.run(10_000)
+    known = wire.remove(nodes[7][1]).contact_addresses()
+    for _, address in nodes[8:]:
+        wire.remove(address)
+    again, address = wire.node(77)
+    again.restore(known, wire.now_ms)
+    again.follow(NAME, wire.now_ms)
+    wire.run(500)
+    assert _ports(wire, address) >= set(range(500, 507))
+
+
+def test_known_nodes_are_called_until_one_of_them_is_back() -> None:
+    """Only usable ones, and only so many."""
+    wire = Wire()
+    node, address = wire.node(1)
+    silent = [("127.0.0.1", port) for port in range(1, 100)]
+    node.restore([("::1", 5), ("127.0.0.1", 10_002), *silent], wire.now_ms)
+    wire.run(60_000)
+    called = {target for _, target, _ in wire.sent}
+    assert len(called) == DHT_CHECKS_MAX
+    wire.node(2)
+    wire.run(5_000)
+    assert node.contact_addresses() == [("127.0.0.1", 10_002)]
+    assert address in wire.nodes[("127.0.0.1", 10_002)].contact_addresses()

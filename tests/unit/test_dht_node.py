@@ -275,7 +275,7 @@ def test_names_and_lookups_of_our_own_are_bounded() -> None:
     asking = _node()
     asking.add_bootstrap([STRANGER], 0)
     for number in itertools.count():
-        if len(asking._lookups) == DHT_LOOKUPS_MAX:
+        if len(asking._searches) == DHT_LOOKUPS_MAX:
             break
         asking.lookup(b"%d" % number, 0)
     asking.lookup(b"0", 0)

@@ -11,8 +11,8 @@ from zmqex.dht.address import Address, Family
 from zmqex.dht.bencode import Value
 from zmqex.dht.guard import Tokens
 from zmqex.dht.responder import Responder
-from zmqex.dht.store import PeerStore
 from zmqex.dht.table import RoutingTable
+from zmqex.dht.wants import Wants
 from zmqex.limits import DHT_K, DHT_NAME_BYTES_MAX, DHT_REPLY_BYTES_MAX, DHT_REPLY_PEERS_MAX
 
 OWN = b"\0" * 20
@@ -29,16 +29,16 @@ class Bench:
         """Nothing is stored or known at first."""
         draws = itertools.count()
         self.table = RoutingTable(OWN)
-        self.store = PeerStore()
-        self.ports: dict[bytes, int] = {}
+        self.wants = Wants()
         self.family: Family = family
 
         def randomness(count: int) -> bytes:
             return next(draws).to_bytes(count, "big")
 
         self.responder = Responder(
-            OWN, family, self.table, self.store, Tokens(randomness, 0), randomness, own_host
+            OWN, family, self.table, Tokens(randomness, 0), randomness, own_host
         )
+        self.store = self.responder.peers
 
     def ask(
         self,
@@ -50,7 +50,7 @@ class Bench:
         """Return the answer to a query."""
         named = {key.encode(): value for key, value in arguments.items()}
         query = krpc.Query(b"tt", method, ASKER, {b"id": ASKER, **named}, version=version)
-        response = self.responder.answer(query, sender, 0, self.ports, self.ports)
+        response = self.responder.answer(query, sender, 0, self.wants)
         assert len(response.datagram) <= DHT_REPLY_BYTES_MAX
         return krpc.decode_message(response.datagram)
 
@@ -102,8 +102,8 @@ def test_only_a_new_peer_is_reported() -> None:
     bench = Bench()
     arguments: dict[bytes, Value] = {b"info_hash": NAME, b"port": 500, b"token": bench.token()}
     query = krpc.Query(b"tt", b"announce_peer", ASKER, arguments)
-    first = bench.responder.answer(query, HERE, 0, {}, {})
-    again = bench.responder.answer(query, HERE, 0, {}, {})
+    first = bench.responder.answer(query, HERE, 0, Wants())
+    again = bench.responder.answer(query, HERE, 0, Wants())
     assert first.announced == (NAME, ("127.0.0.1", 500))
     assert again.announced is None
 
@@ -127,7 +127,7 @@ def test_a_wrong_announce_is_refused_even_with_a_token(arguments: dict[str, Valu
     bench = Bench()
     named = {key.encode(): value for key, value in arguments.items()}
     query = krpc.Query(b"tt", b"announce_peer", ASKER, {**named, b"token": bench.token()})
-    raw = bench.responder.answer(query, HERE, 0, {}, {}).datagram
+    raw = bench.responder.answer(query, HERE, 0, Wants()).datagram
     assert krpc.decode_message(raw) == krpc.Failure(b"tt", 203)
     assert len(bench.store) == 0
 
@@ -179,24 +179,24 @@ def test_an_answer_never_exceeds_its_size(family: Family, host: str) -> None:
 def test_own_announces_are_answered_as_the_asker_reaches_us() -> None:
     """A node alone is found in the first lookup of the second one."""
     bench = Bench()
-    bench.ports[NAME] = 500
+    bench.wants.announce(NAME, 500, 0)
     assert bench.peers(HERE) == (("127.0.0.1", 500),)
     assert bench.peers(AFAR, krpc.VERSION) == (("0.0.0.0", 500),)  # noqa: S104 - read, not bound
     assert bench.peers(AFAR, b"LT\1\2") == ()
 
     six = Bench(6)
-    six.ports[NAME] = 500
+    six.wants.announce(NAME, 500, 0)
     assert six.peers(("::1", 9)) == (("::1", 500),)
 
     known = Bench(4, "8.8.4.4")
-    known.ports[NAME] = 500
+    known.wants.announce(NAME, 500, 0)
     assert known.peers(AFAR) == (("8.8.4.4", 500),)
 
 
 def test_the_asker_learns_its_own_address() -> None:
     """BEP 42."""
     query = krpc.Query(b"tt", b"ping", ASKER, {})
-    raw = Bench().responder.answer(query, AFAR, 0, {}, {}).datagram
+    raw = Bench().responder.answer(query, AFAR, 0, Wants()).datagram
     message = bencode.decode(raw)
     assert isinstance(message, dict)
     assert message[b"ip"] == b"\x08\x08\x08\x08\0\x07"

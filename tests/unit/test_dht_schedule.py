@@ -25,7 +25,7 @@ def test_a_follower_looks_at_0_250_500_1000_2000_and_5000_ms() -> None:
 def test_an_announcer_repeats_soon_and_then_within_40_s() -> None:
     """Chance makes it up to a quarter earlier and never later."""
     for chance in (b"\0" * 4, b"\xff" * 4, b"\x12\x34\x56\x78"):
-        times = _times(schedule.announce(7, 1), 6, chance)
+        times = _times(schedule.announce(7), 6, chance)
         assert times[:3] == [7, 1_007, 5_007]
         pauses = [after - before for before, after in itertools.pairwise(times[2:])]
         every = DHT_ANNOUNCE_EVERY_MS

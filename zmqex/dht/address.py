@@ -87,6 +87,15 @@ def is_believable(told: str, teller: str) -> bool:
     return reach is not Scope.UNUSABLE and reach >= scope_of(teller)
 
 
+def source_of(sender: Address) -> str:
+    """Return what counts as one source: a public host, or one UDP socket where hosts are shared.
+
+    Shared are this machine and a private network: there a host stands for many nodes.
+    """
+    host, port = sender
+    return network_of(host) if scope_of(host) is Scope.PUBLIC else f"{host} {port}"
+
+
 @functools.lru_cache(_CACHED_HOSTS)
 def network_of(host: str) -> str:
     """Return what one party surely owns: an IPv4 host, the /64 of an IPv6 host."""

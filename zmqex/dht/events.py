@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from zmqex.dht.address import Address
+from zmqex.dht.items import Item, ItemKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,4 +36,28 @@ class Announced:
     stored: int
 
 
-Event: TypeAlias = PeersFound | LookupDone | Announced
+@dataclass(frozen=True, slots=True)
+class ItemFound:
+    """A newer genuine item than any before in this lookup; its value is still a stranger's word."""
+
+    item: Item
+
+
+@dataclass(frozen=True, slots=True)
+class ItemDone:
+    """A lookup of an item ended with the newest one that anybody had."""
+
+    where: ItemKey
+    item: Item | None
+    answers: int
+
+
+@dataclass(frozen=True, slots=True)
+class ItemStored:
+    """Our item went round; `stored` nodes other than us took it."""
+
+    item: Item
+    stored: int
+
+
+Event: TypeAlias = PeersFound | LookupDone | Announced | ItemFound | ItemDone | ItemStored

@@ -1,4 +1,4 @@
-"""KRPC: the three kinds of messages of a DHT, to bytes and back (BEP 5; 32, 42, 43).
+"""KRPC: the three kinds of messages of a DHT, to bytes and back (BEP 5; 32, 42, 43, 44).
 
 Only the envelope and the compact lists are read here.  What a query's arguments mean is the
 business of `responder`, what a reply's values mean of `node`.
@@ -27,13 +27,22 @@ NODE_ID_BYTES: Final = 20
 VERSION: Final = b"ZX\x00\x01"
 
 _CONTACTS_KEY: Final[dict[Family, bytes]] = {4: b"nodes", 6: b"nodes6"}
+_WANTED: Final[dict[bytes, Family]] = {b"n4": 4, b"n6": 6}
+# The argument of a node that speaks both families.
+WANT_BOTH: Final[Value] = [b"n4", b"n6"]
 
 
 class Code(enum.IntEnum):
-    """The error codes of BEP 5 that we send."""
+    """The error codes of BEP 5 and BEP 44 that we send."""
 
+    SERVER = 202
     PROTOCOL = 203
     UNKNOWN_METHOD = 204
+    VALUE_TOO_BIG = 205
+    BAD_SIGNATURE = 206
+    SALT_TOO_BIG = 207
+    CAS_MISMATCH = 301
+    OLD_SEQUENCE = 302
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +55,13 @@ class Query:
     arguments: Mapping[bytes, Value]
     read_only: bool = False
     version: bytes = b""
+
+    @property
+    def families(self) -> set[Family]:
+        """Of which families the sender wants contacts (BEP 32); empty if it does not say."""
+        want = self.arguments.get(b"want")
+        told = want if isinstance(want, list) else []
+        return {_WANTED[one] for one in told if isinstance(one, bytes) and one in _WANTED}
 
 
 @dataclass(frozen=True, slots=True)

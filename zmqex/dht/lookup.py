@@ -1,4 +1,4 @@
-"""One iterative lookup: asks ever nearer nodes until the nearest have all answered (BEP 5).
+"""One iterative lookup: asks ever nearer nodes until the nearest have all answered (BEP 5, BEP 44).
 
 It only decides whom to ask and what was found.  Sending, time-outs and the judgement of who
 may tell what are the business of `node`.
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from zmqex.dht.address import Address
+from zmqex.dht.items import Item, ItemKey
 from zmqex.dht.table import distance, position_of
 from zmqex.limits import (
     DHT_ALPHA,
@@ -27,11 +28,23 @@ _UNKNOWN: Final = -1
 
 
 class Purpose(enum.Enum):
-    """What a lookup is for."""
+    """What a lookup is for: the method that it asks, and the argument that holds its name."""
 
-    NODES = "nodes"
-    PEERS = "peers"
-    ANNOUNCE = "announce"
+    NODES = (b"find_node", b"target", "to know them")
+    PEERS = (b"get_peers", b"info_hash", "to know who announced")
+    ANNOUNCE = (b"get_peers", b"info_hash", "to announce there")
+    GET = (b"get", b"target", "to have the item")
+    PUT = (b"get", b"target", "to put the item there")
+
+    @property
+    def method(self) -> bytes:
+        """The query to each node on the way."""
+        return self.value[0]
+
+    @property
+    def argument(self) -> bytes:
+        """What the query calls the name."""
+        return self.value[1]
 
 
 class _Step(enum.Enum):
@@ -59,11 +72,16 @@ class _Vote:
 
 @dataclass(slots=True)
 class Lookup:
-    """The state of one lookup of `name` (for `Purpose.NODES`: of a node id)."""
+    """The state of one lookup of `name`: for nodes an id, for items a target.
+
+    `item` is the newest genuine item that anybody showed.
+    """
 
     name: bytes
     purpose: Purpose
     started_ms: int
+    where: ItemKey | None = None
+    item: Item | None = None
     _entries: dict[Address, _Entry] = field(default_factory=dict)
     _votes: dict[Address, _Vote] = field(default_factory=dict)
     _queries: int = 0
@@ -122,6 +140,17 @@ class Lookup:
             vote.tellers += 1
             vote.rank = min(vote.rank, rank)
         return new
+
+    def shown(self, item: Item | None) -> bool:
+        """Look at what one node has; True if it is a newer genuine item than any before."""
+        if item is None or item.where != self.where:
+            return False
+        if self.item is not None and item.sequence <= self.item.sequence:
+            return False
+        if not item.is_genuine:
+            return False
+        self.item = item
+        return True
 
     def is_done(self, now_ms: int) -> bool:
         """Whether the nearest nodes have all answered, or patience has ended."""

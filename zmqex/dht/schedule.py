@@ -6,7 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from zmqex.limits import DHT_ANNOUNCE_EVERY_MS, DHT_FOLLOW_EVERY_MS, SECOND_MS
+from zmqex.limits import (
+    DHT_ANNOUNCE_EVERY_MS,
+    DHT_FOLLOW_EVERY_MS,
+    DHT_ITEM_EVERY_MS,
+    SECOND_MS,
+)
 
 # Pauses after the first runs.  A follower looks at 0, 0.25, 0.5, 1, 2 and 5 s: nodes of one
 # network are often started together.  An announcer repeats at 1 s and 5 s, when it knows
@@ -23,12 +28,11 @@ _JITTER_SHARE: Final = 4
 
 @dataclass(slots=True)
 class Repeat:
-    """One thing that is done again and again; `port` is None for a name only followed."""
+    """One thing that is done again and again."""
 
     next_ms: int
     pauses_ms: tuple[int, ...]
     every_ms: int
-    port: int | None = None
     runs: int = 0
 
     def ran(self, now_ms: int, randomness: Callable[[int], bytes]) -> None:
@@ -63,6 +67,11 @@ def upkeep(now_ms: int) -> Repeat:
     return Repeat(now_ms, (), UPKEEP_EVERY_MS)
 
 
-def announce(now_ms: int, port: int) -> Repeat:
+def announce(now_ms: int) -> Repeat:
     """Return the schedule of an announced name."""
-    return Repeat(now_ms, ANNOUNCE_PAUSES_MS, DHT_ANNOUNCE_EVERY_MS, port)
+    return Repeat(now_ms, ANNOUNCE_PAUSES_MS, DHT_ANNOUNCE_EVERY_MS)
+
+
+def publish(now_ms: int) -> Repeat:
+    """Return the schedule of an item of our own."""
+    return Repeat(now_ms, ANNOUNCE_PAUSES_MS, DHT_ITEM_EVERY_MS)

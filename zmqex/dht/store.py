@@ -1,15 +1,14 @@
 """What others announced to us: name -> peers, for two minutes, fairly shared (BEP 5).
 
 No source can crowd out another: a full name makes room only at the cost of whoever has most
-there.  A source is a public host, or one UDP socket where hosts are shared (this machine,
-this network).
+there.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from zmqex.dht.address import Address, Scope, network_of, scope_of
+from zmqex.dht.address import Address, Scope, scope_of, source_of
 from zmqex.limits import (
     DHT_PEER_LIFE_MS,
     DHT_PEERS_PER_HOST_MAX,
@@ -51,7 +50,7 @@ class PeerStore:
         `ours` says that we follow the name ourselves: then a full store refuses nothing.
         """
         self.expire(now_ms)
-        source = _source_of(sender)
+        source = source_of(sender)
         peers = self._names.get(name, {})
         known = peers.get(peer)
         if known is not None and known.source == source:
@@ -112,11 +111,6 @@ class PeerStore:
         self._sources[source] -= 1
         if not self._sources[source]:
             del self._sources[source]
-
-
-def _source_of(sender: Address) -> str:
-    host, port = sender
-    return network_of(host) if scope_of(host) is Scope.PUBLIC else f"{host} {port}"
 
 
 def _share_of(sender: Address) -> int:
