@@ -32,6 +32,7 @@ class MemoryJournal:
         self.batches: dict[tuple[str, int, int], records.OwnBatch] = {}
         self.lines: dict[bytes, records.TradeLine] = {}
         self.outbox: dict[bytes, records.OutboxLine] = {}
+        self.terms: dict[bytes, records.OrderTerms] = {}
         self.peers: dict[bytes, records.KnownPeer] = {}
         self.counters: dict[str, int] = {}
         self.commands: dict[str, bytes] = {}
@@ -51,6 +52,7 @@ class MemoryJournal:
             batches=tuple(self.batches[key] for key in sorted(self.batches)),
             lines=tuple(self.lines.values()),
             outbox=tuple(self.outbox.values()),
+            terms=tuple(self.terms.values()),
             peers=tuple(self.peers.values()),
             counters=tuple(sorted(self.counters.items())),
             commands=tuple(sorted(self.commands.items())),
@@ -74,6 +76,8 @@ class MemoryJournal:
                 self.outbox[waiting.digest] = waiting
             case records.DropOutbox(_, digest):
                 self.outbox.pop(digest, None)
+            case records.PutTerms(terms):
+                self.terms.setdefault(terms.order_id, terms)
             case records.PutPeer(peer):
                 self.peers[peer.identity] = peer
             case records.DropPeer(identity):

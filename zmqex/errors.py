@@ -15,6 +15,7 @@ value of `zmqex.reasons.RejectReason`.  Exceptions are for what should not have 
     |   +-- HoldsUnavailableError
     |   +-- LightningUnavailableError
     |   +-- DiscoveryUnavailableError
+    +-- EvidenceError            a file of evidence does not hold together  exit code 1
     +-- RejectedError            an outside thing said no; final
     +-- RefusedError             the node refused a command                exit code 1
     +-- IndeterminateError       an outside thing may have acted: look it up before acting again
@@ -87,6 +88,10 @@ class LightningUnavailableError(UnavailableError):
 
 class DiscoveryUnavailableError(UnavailableError):
     """No discovery source answered."""
+
+
+class EvidenceError(ZmqexError):
+    """A file of evidence does not hold together; the message names what is wrong with it."""
 
 
 class RejectedError(ZmqexError):

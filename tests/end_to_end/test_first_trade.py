@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tests.end_to_end.nodes import BTC, Home, wait_for
 
 MSAT = 1_000
 
 
-def test_a_sell_of_another_size_fills_a_buy_in_part_and_both_settle(user: Home) -> None:
+def test_a_sell_of_another_size_fills_a_buy_in_part_and_both_settle(
+    user: Home, tmp_path: Path
+) -> None:
     """The story that the README tells, typed by hand in two terminals."""
     alice, bob = user.start("alice", "bob")
 
@@ -27,6 +31,9 @@ def test_a_sell_of_another_size_fills_a_buy_in_part_and_both_settle(user: Home) 
         assert "SETTLED" in node.cli("trade", "list").upper()
         node.wait_book(order_id, 6 * BTC // 10)
         assert node.cli_json("hold", "list")["holds"] == []
+    file = tmp_path / "bob.evidence"
+    file.write_text(bob.cli("trade", "evidence", trade_id[:12]))
+    assert "The file holds together" in bob.cli("trade", "verify", str(file))
     assert alice.balance_msat() == 104 * BTC // 10 * MSAT
     assert bob.balance_msat() == 96 * BTC // 10 * MSAT
 

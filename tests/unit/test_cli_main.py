@@ -67,6 +67,7 @@ NEEDS_NODE = [
     "trade sent 12345678 --yes",
     "trade received 12345678 --yes",
     "trade cancel 12345678",
+    "trade evidence 12345678",
     "hold list",
 ]
 

@@ -106,7 +106,7 @@ def test_what_is_not_the_others_to_say_is_refused(side: str) -> None:
                 sends and (legal[1] or side == "buy")
             ):
                 continue
-            if isinstance(message, TradeCancel | TradeCancelled):
+            if isinstance(message, TradeCancel | TradeCancelled | TradeSettled):
                 continue
             before = trade_of(peer, trade).state
             answer = say_raw(world, node, peer, "trade", signed(node, message))
@@ -192,4 +192,34 @@ def test_both_transcripts_are_the_same_and_each_message_names_the_one_before() -
         for node in (alice, bob)
     ]
     assert both[0] == both[1]
-    assert len(both[0]) == 4  # take, accept, quote_sent, quote_confirmed
+    assert len(both[0]) == 6  # take, accept, quote_sent, quote_confirmed and two receipts
+
+
+def test_a_receipt_counts_once_and_moves_nothing() -> None:
+    """The first TradeSettled is kept, whatever the state; another one is refused."""
+    world, alice, bob, _, trade = scene()
+    for number, expected in enumerate(["base_done", "wrong_state"]):
+        receipt = TradeSettled(_id(trade), bytes(32), world.wall_ms + number)
+        assert word(say_raw(world, bob, alice, "trade", signed(bob, receipt))) == expected
+    assert state_of(alice, trade) is State.BASE_DONE
+    assert len(alice.k.trades.lines[_id(trade)]) == 3  # take, accept, one receipt
+
+
+def test_nothing_builds_on_a_message_that_was_refused_for_good() -> None:
+    """The other side will never have it, so the chain goes on from the one before."""
+    world, _, bob, _, trade = scene()
+    before = trade_of(bob, trade).last_digest
+    core, trades = bob.k.core, bob.k.trades
+    core.begin(world.now())
+    # Not a taker's to say.
+    trades.say(trades.by_id[_id(trade)], InvoiceFailed, payment_hash=bytes(32), reason="cancelled")
+    for effect in core.finish():
+        if isinstance(effect, out.Persist):
+            bob.journal.commit(effect.writes)
+        else:
+            world.carry_out(bob, effect)
+    assert trade_of(bob, trade).last_digest != before
+    world.run(1_000)
+    assert [one.event for one in bob.logs].count("message_refused") == 1
+    assert trade_of(bob, trade).last_digest == before
+    assert not bob.journal.outbox

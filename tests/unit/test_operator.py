@@ -94,7 +94,8 @@ def test_a_trade_whose_quote_goes_first_is_settled_by_hand() -> None:
     assert trade_of(alice, trade).state == trade_of(bob, trade).state == "settled"
     shown = bob.tell(ShowTrade(trade))
     kinds = [one["kind"] for one in shown["messages"]]
-    assert kinds == ["take", "accept", "quote_sent", "quote_confirmed", "trade_invoice"]
+    words = ["take", "accept", "quote_sent", "quote_confirmed", "trade_invoice"]
+    assert kinds == [*words, "trade_settled", "trade_settled"]
     assert {one["sender"] for one in shown["messages"]} == {alice.text, bob.text}
 
 

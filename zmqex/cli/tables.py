@@ -161,6 +161,13 @@ def show_turn(trade: dict[str, Any]) -> None:
         console().print(f"  next: {INVOCATION.hint(trade['next_command'])}")
 
 
+def show_sentences(title: str, sentences: list[str]) -> None:
+    """A list of sentences under a title."""
+    console().print(f"\n{title}")
+    for sentence in sentences:
+        console().print(f"  * {plain(sentence)}", soft_wrap=True)
+
+
 def show_trade(trade: dict[str, Any], messages: list[dict[str, Any]]) -> None:
     """One trade with all that is known of it."""
     instrument = INVOCATION.instrument(trade["market"])

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from zmqex.cli import tables
-from zmqex.cli.context import INVOCATION, Json, new_app, show_json
+from zmqex.cli.context import INVOCATION, Json, new_app, say, show_json
 from zmqex.cli.orders import confirm
+from zmqex.errors import EvidenceError
 from zmqex.kernel.commands import (
     CancelTrade,
     Command,
+    ExportTrade,
     ListHolds,
     ListTrades,
     PayTrade,
@@ -19,7 +22,11 @@ from zmqex.kernel.commands import (
     SentTrade,
     ShowTrade,
 )
+from zmqex.market.instruments import Currencies
 from zmqex.market.units import format_notional
+from zmqex.protocol.identity import to_text
+from zmqex.trading.evidence import read_evidence
+from zmqex.trading.statements import statements
 
 app = new_app("See trades, pay, and confirm the quote leg.")
 hold_app = new_app("See what is held for takers.")
@@ -84,6 +91,40 @@ def received(trade_id: TradeId, *, yes: Yes = False, as_json: Json = False) -> N
 def cancel(trade_id: TradeId, *, as_json: Json = False) -> None:
     """End a trade in which nothing has moved yet."""
     _do(CancelTrade(trade_id), as_json=as_json)
+
+
+@app.command("evidence")
+def evidence(trade_id: TradeId) -> None:
+    """Print what both parties signed, for others to check: `trade evidence ID > FILE`."""
+    show_json(INVOCATION.call(ExportTrade(trade_id))["evidence"])
+
+
+@app.command("verify")
+def verify(
+    file: Annotated[Path, typer.Argument(help="A file made by `trade evidence`.")],
+    *,
+    maker: Annotated[str, typer.Option(help="Whose key the maker's must be.")] = "",
+    taker: Annotated[str, typer.Option(help="Whose key the taker's must be.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Check a file of evidence and say what it proves; needs no node."""
+    found = read_evidence(file.read_bytes())
+    for role, wanted, key in (("maker", maker, found.maker), ("taker", taker, found.taker)):
+        if wanted and wanted != to_text(key):
+            raise EvidenceError(f"the {role} is {to_text(key)}, not the key that you gave")
+    words = statements(found, Currencies())
+    if as_json:
+        parties = {"maker": to_text(found.maker), "taker": to_text(found.taker)}
+        trade = {"trade_id": found.trade_id.hex(), "sealed_by": to_text(found.sealed_by)}
+        show_json({"sound": True, **trade, **parties, "statements": words})
+        return
+    say(f"The file holds together.  Trade {found.trade_id.hex()} on {tables.plain(found.network)}")
+    say(f"Maker:  {to_text(found.maker)}\nTaker:  {to_text(found.taker)}")
+    say(f"Written by {to_text(found.sealed_by)[:8]} on {tables.when(found.sealed_at_ms)}.")
+    tables.show_sentences("It proves:", words.proved)
+    lines = [f"{tables.when(ms)}  {text}" for ms, text in words.said]
+    tables.show_sentences("What was said, and signed:", lines)
+    tables.show_sentences("It does not prove:", words.unproved)
 
 
 @hold_app.callback()

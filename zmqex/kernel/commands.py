@@ -146,6 +146,15 @@ class ShowTrade(CommandBase, frozen=True, tag="show_trade"):
     trade_id: Text
 
 
+class ExportTrade(CommandBase, frozen=True, tag="export_trade"):
+    """What the parties of a trade signed, sealed by us: `{"evidence": EvidenceFile}`.
+
+    See `zmqex.trading.evidence`.  The preimage is in it only once Lightning has settled.
+    """
+
+    trade_id: Text
+
+
 class PayTrade(CommandBase, frozen=True, tag="pay_trade"):
     """Pay the invoice of a trade now: `{"trade": TRADE}` once Lightning has answered."""
 
@@ -238,6 +247,7 @@ Command = (
     | MatchOrder
     | ListTrades
     | ShowTrade
+    | ExportTrade
     | PayTrade
     | SentTrade
     | ReceivedTrade

@@ -23,6 +23,7 @@ from zmqex.protocol.messages import (
     TradeCancelled,
     TradeInvoice,
     TradeSaid,
+    TradeSettled,
     TradeStatus,
     TradeStatusRequest,
 )
@@ -69,9 +70,23 @@ class Dialogue:
     def _dispatch(
         self, incoming: Incoming, trade: Trade, message: AnyTradeMessage, raw: bytes
     ) -> RejectReason | None:
+        if isinstance(message, TradeSettled):
+            return self._on_receipt(trade, raw)
         if trade.role is TradeRole.MAKER:
             return self._to_maker(incoming, trade, message, raw)
         return self._to_taker(trade, message, raw)
+
+    def _on_receipt(self, trade: Trade, raw: bytes) -> RejectReason | None:
+        """The other party has all that it was promised: kept as evidence, once."""
+        said = (
+            decode_trade_message(decode_envelope(line.envelope).body)
+            for line in self._trades.lines[trade.trade_id].values()
+            if line.sender == self._trades.counterparty(trade)
+        )
+        if any(isinstance(one, TradeSettled) for one in said):
+            return RejectReason.WRONG_STATE
+        self._trades.heard(trade, raw)
+        return None
 
     def _to_maker(
         self, incoming: Incoming, trade: Trade, message: AnyTradeMessage, raw: bytes

@@ -44,6 +44,7 @@ from zmqex.kernel.events import (
     Verified,
     Woke,
 )
+from zmqex.kernel.evidence import EvidenceWriter
 from zmqex.kernel.maker import Maker
 from zmqex.kernel.matches import Matching
 from zmqex.kernel.operator import Operator
@@ -82,6 +83,8 @@ class Kernel:
         self.admission = Admission(self.core, self.sessions, self.trades, self.orders)
         self.maker = Maker(self.core, self.trades, self.orders, self.admission)
         self.taking = Taking(self.core, self.sessions, self.trades, self.orders)
+        self.evidence = EvidenceWriter(self.core, self.replicas, self.trades, self.orders)
+        self.taking.on_asked = self.evidence.keep
         self.taker = Taker(self.core, self.trades, self.orders, self.taking)
         self.desk = Desk(
             self.core,
@@ -102,6 +105,7 @@ class Kernel:
         self._restored = restored
         self.trades.restore(restored.trades, restored.lines, restored.outbox)
         self.orders.restore(restored.orders)
+        self.evidence.restore(restored.terms)
         self.desk.keys.update(restored.commands)
         self._calls: dict[type[Event], Callable[[Any], None]] = {
             Started: self._on_started,
@@ -232,7 +236,7 @@ class Kernel:
 
     def _offer(self, client: bytes, request_id: int, command: Command) -> None:
         """Ask the parts one after the other whose command it is."""
-        parts = (self.operator, self.sessions, self.replicas)
+        parts = (self.operator, self.evidence, self.sessions, self.replicas)
         if not any(part.on_command(client, request_id, command) for part in parts):
             message = "this node does not know that command; its version may be older"
             self.core.refuse(client, request_id, RejectReason.UNKNOWN_KIND, message)

@@ -34,6 +34,7 @@ from zmqex.protocol.messages import (
     TradeCancel,
     TradeCancelled,
     TradeInvoice,
+    TradeSettled,
 )
 from zmqex.reasons import RejectReason
 from zmqex.trading.settlement import (
@@ -285,7 +286,8 @@ class Maker:
             early = trade.side == "buy" and self._trades.can(trade, Input.BASE_SETTLED)
             return RejectReason.UNAVAILABLE if early else RejectReason.WRONG_STATE
         trade = self._trades.heard(trade, envelope)
-        self._trades.move(trade, Input.QUOTE_CONFIRMED)
+        trade = self._trades.move(trade, Input.QUOTE_CONFIRMED)
+        self._trades.say(trade, TradeSettled)
         return None
 
     def on_trade_invoice(
@@ -372,6 +374,7 @@ class Maker:
         if event.state == "succeeded" and proves_payment(preimage, trade.payment_hash):
             trade = self._trades.move(trade, Input.PAY_SUCCEEDED, preimage=preimage)
             self._sold(trade)
+            self._trades.say(trade, TradeSettled)
         elif event.state == "failed":
             self._payment_failed(trade, event.reason or RejectReason.PAYMENT_FAILED)
         elif event.state == "none":

@@ -104,6 +104,14 @@ class OutboxLine(Record, frozen=True):
     envelope: bytes
 
 
+class OrderTerms(Record, frozen=True):
+    """An order of another maker that we took, as it was published: kept as evidence."""
+
+    order_id: bytes
+    order: bytes  # the raw terms
+    batch: bytes  # the maker's signed batch that placed it, b"" where it was not kept
+
+
 class KnownPeer(Record, frozen=True):
     """A peer that once verified, for the address book."""
 
@@ -122,6 +130,7 @@ class Snapshot(Record, frozen=True):
     batches: tuple[OwnBatch, ...] = ()
     lines: tuple[TradeLine, ...] = ()
     outbox: tuple[OutboxLine, ...] = ()
+    terms: tuple[OrderTerms, ...] = ()
     peers: tuple[KnownPeer, ...] = ()
     counters: tuple[tuple[str, int], ...] = ()
     commands: tuple[tuple[str, bytes], ...] = ()  # (command key, own order id)
@@ -173,6 +182,12 @@ class DropOutbox(Write, frozen=True):
 
     trade_id: bytes
     digest: bytes
+
+
+class PutTerms(Write, frozen=True):
+    """Keep the terms of an order that we take; those that are there already stay."""
+
+    terms: OrderTerms
 
 
 class PutPeer(Write, frozen=True):

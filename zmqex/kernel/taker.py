@@ -34,6 +34,7 @@ from zmqex.protocol.messages import (
     TradeCancel,
     TradeCancelled,
     TradeInvoice,
+    TradeSettled,
 )
 from zmqex.reasons import RejectReason
 from zmqex.trading.settlement import Expected, proves_payment, why_not_pay
@@ -148,7 +149,8 @@ class Taker:
     def say_received(self, trade: Trade) -> Trade:
         """The maker's quote has arrived with us (a selling taker): the trade is settled."""
         trade = self._trades.move(trade, Input.QUOTE_CONFIRMED)
-        return self._trades.say(trade, QuoteConfirmed)
+        trade = self._trades.say(trade, QuoteConfirmed)
+        return self._trades.say(trade, TradeSettled)
 
     def on_quote_sent(
         self, trade: Trade, message: QuoteSent, envelope: bytes
@@ -242,7 +244,8 @@ class Taker:
         if event.payment_hash != trade.payment_hash:
             return
         if event.state == "settled" and self._trades.can(trade, Input.BASE_SETTLED):
-            self._trades.move(trade, Input.BASE_SETTLED, reason="")
+            trade = self._trades.move(trade, Input.BASE_SETTLED, reason="")
+            self._trades.say(trade, TradeSettled)
         elif trade.state is State.CONFIRMED:
             # The same preimage gives the same invoice; if it has expired, the maker says so.
             self._create_invoice(trade)

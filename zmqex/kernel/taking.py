@@ -56,6 +56,7 @@ class Taking:
         self._orders = orders
         self._done: dict[bytes, Done] = {}
         self._unsent = b""
+        self.on_asked: Callable[[FoundOrder], None] = lambda _order: None
         self.on_accepted: Callable[[Trade], None] = lambda _trade: None
         self.on_abandoned: Callable[[Trade, RejectReason], None] = lambda _trade, _reason: None
 
@@ -111,6 +112,7 @@ class Taking:
                 pay_mode=pay_mode,
             )
         )
+        self.on_asked(order)
         trade, envelope = self._trades.sign(trade, message)
         trade = self._trades.amend(trade, take_digest=digest(envelope))
         self._done[trade.trade_id] = done

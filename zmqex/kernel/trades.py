@@ -26,7 +26,7 @@ from zmqex.kernel.records import (
 )
 from zmqex.kernel.sessions import Refusal, Sessions
 from zmqex.limits import RETRY_FIRST_MS, RETRY_LAST_MS
-from zmqex.protocol.codec import encode
+from zmqex.protocol.codec import decode_envelope, decode_trade_message, encode
 from zmqex.protocol.identity import digest
 from zmqex.protocol.messages import TradeMessage, TradeSaid
 from zmqex.reasons import RejectReason
@@ -232,9 +232,16 @@ class Trades:
         self._core.cancel_timer(("outbox", line.trade_id))
         self._sending.pop(line.trade_id, None)
         if isinstance(answer, Refusal):
-            trade = self.by_id[line.trade_id]
-            self._log(trade, "message_refused", reason=answer.reason.value)
+            self._refused(line, answer)
         self._deliver(line.trade_id)
+
+    def _refused(self, line: OutboxLine, answer: Refusal) -> None:
+        """The other party will never have this message, so nothing may build on it."""
+        trade = self.by_id[line.trade_id]
+        self._log(trade, "message_refused", reason=answer.reason.value)
+        if trade.last_digest == line.digest:
+            message = decode_trade_message(decode_envelope(line.envelope).body)
+            self.amend(trade, last_digest=message.previous)
 
     def _peer_is_live(self, peer: bytes) -> None:
         for trade_id, waiting in list(self._outbox.items()):

@@ -368,7 +368,7 @@ class TradeCancelled(TradeMessage, frozen=True, tag="trade_cancelled"):
 
 
 class TradeSettled(TradeMessage, frozen=True, tag="trade_settled"):
-    """The sender has everything that it was promised."""
+    """A receipt: the sender has everything that it was promised."""
 
 
 AnyTradeMessage = (

@@ -170,17 +170,22 @@ class Claim(enum.StrEnum):
     FILLED = "filled"
 
 
-# Base that has moved is filled for good; whatever else is not over still holds its quantity.
-_FILLED_BUYS: Final = frozenset({State.BASE_DONE, State.QUOTE_SENT, State.SETTLED, State.DISPUTED})
+# Where the base goes first, it has moved in these states; where it goes last, in the last only.
+_BASE_FIRST: Final = frozenset({State.BASE_DONE, State.QUOTE_SENT, State.SETTLED, State.DISPUTED})
 
 
 def claim(our_side: str, state: State, *, hold_ended: bool = False) -> Claim:
     """What a maker's trade in this state claims of its order.
 
+    Base that has moved is filled for good; whatever else is not over still holds its quantity.
     `hold_ended`: a dispute that began after the quantity had returned claims nothing.
     """
     if state is State.CANCELLED or hold_ended:
         return Claim.FREE
-    if state is State.SETTLED or (our_side == "buy" and state in _FILLED_BUYS):
-        return Claim.FILLED
-    return Claim.HELD
+    return Claim.FILLED if base_has_moved(TradeRole.MAKER, our_side, state) else Claim.HELD
+
+
+def base_has_moved(role: TradeRole, our_side: str, state: State) -> bool:
+    """Whether Lightning has said, for good, that the base of this trade was paid."""
+    base_first = (role is TradeRole.MAKER) == (our_side == "buy")
+    return state is State.SETTLED or (base_first and state in _BASE_FIRST)

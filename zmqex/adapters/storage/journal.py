@@ -22,6 +22,7 @@ from zmqex.kernel.records import (
     DropOutbox,
     DropPeer,
     KnownPeer,
+    OrderTerms,
     OutboxLine,
     OwnBatch,
     OwnOrder,
@@ -32,6 +33,7 @@ from zmqex.kernel.records import (
     PutOrder,
     PutOutbox,
     PutPeer,
+    PutTerms,
     PutTrade,
     Record,
     Snapshot,
@@ -79,6 +81,7 @@ MIGRATIONS: Final = (
     CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
     CREATE TABLE command (key TEXT PRIMARY KEY, made BLOB NOT NULL) WITHOUT ROWID;
     """,
+    "CREATE TABLE order_terms (order_id BLOB PRIMARY KEY, record BLOB NOT NULL);",
 )
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -132,6 +135,7 @@ def _load(connection: sqlite3.Connection) -> Snapshot:
         batches=rows("SELECT record FROM own_batch ORDER BY market, epoch, sequence", OwnBatch),
         lines=rows("SELECT record FROM trade_line ORDER BY position", TradeLine),
         outbox=rows("SELECT record FROM outbox ORDER BY position", OutboxLine),
+        terms=rows("SELECT record FROM order_terms ORDER BY order_id", OrderTerms),
         peers=rows("SELECT record FROM peer", KnownPeer),
         counters=tuple(connection.execute("SELECT name, value FROM counter ORDER BY name")),
         commands=tuple(connection.execute("SELECT key, made FROM command ORDER BY key")),
@@ -257,6 +261,13 @@ def _drop_outbox(connection: sqlite3.Connection, write: DropOutbox) -> None:
     connection.execute("DELETE FROM outbox WHERE digest = ?", (write.digest,))
 
 
+def _put_terms(connection: sqlite3.Connection, write: PutTerms) -> None:
+    connection.execute(
+        "INSERT INTO order_terms VALUES (?, ?) ON CONFLICT DO NOTHING",
+        (write.terms.order_id, _encode(write.terms)),
+    )
+
+
 def _put_peer(connection: sqlite3.Connection, write: PutPeer) -> None:
     connection.execute(
         "INSERT INTO peer VALUES (?, ?) "
@@ -288,6 +299,7 @@ _WRITERS: Final[dict[type[Write], Callable[[sqlite3.Connection, Any], None]]] = 
     PutLine: _put_line,
     PutOutbox: _put_outbox,
     DropOutbox: _drop_outbox,
+    PutTerms: _put_terms,
     PutPeer: _put_peer,
     DropPeer: _drop_peer,
     PutCounter: _put_counter,

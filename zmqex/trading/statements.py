@@ -1,0 +1,168 @@
+"""What a file of evidence says, proves and does not prove, in words for people.
+
+For files that `evidence.read_evidence` has let pass.  Each sentence names its speaker by the first
+characters of its key; dates are each speaker's own.  Not for checking anything that was signed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from zmqex.bolt11 import InvalidInvoiceError, Invoice, decode
+from zmqex.errors import InputError
+from zmqex.market.instruments import Currencies, Instrument
+from zmqex.market.units import decimal_text, format_notional, format_quantity
+from zmqex.protocol.identity import short
+from zmqex.trading.evidence import Evidence, Said
+from zmqex.trading.settlement import proves_payment
+
+_MSAT_DECIMALS: Final = 11
+
+
+_SENTENCES: Final[Mapping[str, str]] = {
+    "take": "{who} takes up to {quantity} of order {order_id}",
+    "accept": "{who} accepts: {base} against {quote}",
+    "quote_sent": "{who} says that it has sent the quote, with the reference {reference}",
+    "quote_confirmed": "{who} says that the quote has arrived",
+    "trade_invoice": "{who} asks to be paid with an invoice",
+    "invoice_failed": "{who} says that it will never pay that invoice ({reason})",
+    "trade_cancel": "{who} wants to end the trade ({reason})",
+    "trade_cancelled": "{who} says that the trade is over and nothing was paid ({reason})",
+    "trade_settled": "{who} says that it has all that it was promised",
+}
+
+
+class Statements(msgspec.Struct, frozen=True):
+    """`said`: (Unix ms by the speaker's clock, sentence), in order of the file."""
+
+    said: list[tuple[int, str]]
+    proved: list[str]
+    unproved: list[str]
+
+
+def statements(evidence: Evidence, currencies: Currencies) -> Statements:
+    """Put sound evidence into words."""
+    words = _Words(evidence, currencies)
+    said = [(one.fields["sent_at_ms"], words.sentence(one)) for one in evidence.said]
+    return Statements(said, words.proved(), words.unproved())
+
+
+class _Words:
+    def __init__(self, evidence: Evidence, currencies: Currencies) -> None:
+        self._evidence = evidence
+        self._instrument = _instrument_of(evidence.market, currencies)
+        self._invoice = _invoice_of(evidence)
+
+    def sentence(self, said: Said) -> str:
+        """Say what one message says."""
+        fields = {name: _shown(value) for name, value in said.fields.items()}
+        if said.kind == "take":
+            fields["quantity"] = self._quantity(said.fields["quantity_lots"])
+        elif said.kind == "accept":
+            fields["base"] = _bitcoin(said.fields["base_msat"])
+            fields["quote"] = self._quote(said.fields["quote_units"])
+        return _SENTENCES[said.kind].format(who=self._name(said.by), **fields)
+
+    def proved(self) -> list[str]:
+        """Say what nobody can deny who accepts the two keys."""
+        evidence = self._evidence
+        lines = ["Each message below was signed by the key that is named, for this trade."]
+        if evidence.published:
+            lines.append(f"{self._name(evidence.maker)} published the order with these terms.")
+        accept = evidence.first("accept")
+        if accept is not None:
+            base, quote = accept.fields["base_msat"], accept.fields["quote_units"]
+            lines.append(
+                f"Both agreed: {self._name(evidence.seller)} pays {_bitcoin(base)} and "
+                f"{self._name(evidence.buyer)} pays {self._quote(quote)}."
+            )
+        if self._is_paid() and evidence.sealed_by == evidence.seller:
+            lines.append(
+                f"The invoice of {self._name(evidence.buyer)} over that amount was paid: the file "
+                "has its preimage, which the payer gets for the payment only."
+            )
+        receipts = [self._name(one.by) for one in evidence.said if one.kind == "trade_settled"]
+        if receipts:
+            lines.append(f"{' and '.join(receipts)} signed that nothing is owed to them any more.")
+        return lines
+
+    def unproved(self) -> list[str]:
+        """Say what this file cannot show."""
+        evidence = self._evidence
+        lines = [
+            f"That the quote ({self._currency()}) moved: there is only what the two said of it.",
+            "When anything was said: each date is its speaker's own clock.",
+            f"That nothing was said later: {self._name(evidence.sealed_by)} wrote this file.",
+            "Who the people behind the two keys are.",
+        ]
+        if self._is_paid() and evidence.sealed_by != evidence.seller:
+            lines.append(
+                "That the invoice was paid: the preimage in the file was drawn by "
+                f"{self._name(evidence.sealed_by)}, who wrote it."
+            )
+        elif not self._is_paid():
+            lines.append("That anything was paid over Lightning: there is no preimage in the file.")
+        if not evidence.published:
+            lines.append("That the order was published: the maker's signed batch is not here.")
+        return lines
+
+    def _name(self, party: bytes) -> str:
+        role = "maker" if party == self._evidence.maker else "taker"
+        return f"{role} {short(party)}"
+
+    def _is_paid(self) -> bool:
+        preimage = self._evidence.preimage
+        return (
+            preimage is not None
+            and self._invoice is not None
+            and proves_payment(preimage, self._invoice.payment_hash)
+        )
+
+    def _currency(self) -> str:
+        return self._evidence.market.partition("/")[2]
+
+    def _quantity(self, lots: int) -> str:
+        return (
+            f"{lots} lots" if self._instrument is None else format_quantity(lots, self._instrument)
+        )
+
+    def _quote(self, units: int) -> str:
+        if self._instrument is None:
+            return f"{units} of the smallest units of {self._currency()}"
+        return format_notional(units, self._instrument)
+
+
+def _shown(value: object) -> str:
+    """A stranger's value as it may stand in a sentence."""
+    return value.hex()[:12] if isinstance(value, bytes) else ascii(value)
+
+
+def _instrument_of(market: str, currencies: Currencies) -> Instrument | None:
+    try:
+        return currencies.instrument(market)
+    except InputError:
+        return None
+
+
+def _bitcoin(msat: int) -> str:
+    return f"{decimal_text(msat, _MSAT_DECIMALS, trim=True)} BTC"
+
+
+def _invoice_of(evidence: Evidence) -> Invoice | None:
+    """The last invoice of the base buyer that is for this trade: its amount, its signed payee."""
+    accept = evidence.first("accept")
+    for one in reversed(evidence.said):
+        text = one.fields.get("invoice")
+        if accept is None or one.by != evidence.buyer or not text:
+            continue
+        try:
+            invoice = decode(text)
+        except InvalidInvoiceError:
+            continue
+        due = (accept.fields["base_msat"], one.fields["lightning_node"])
+        if (invoice.amount_msat, invoice.payee) == due:
+            return invoice
+    return None
