@@ -20,8 +20,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from zmqex import limits
 from zmqex.errors import ConfigError, InputError
-from zmqex.limits import CONTROL_PATH_BYTES_MAX, HOLD_TTL_MS, SECOND_MS
 from zmqex.market.instruments import Currencies, shown
 from zmqex.market.units import parse_duration
 
@@ -70,12 +70,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     bootstrap: tuple[Address, ...] = ()
     redis: str | None = None
     holds: Literal["strict", "journal"] = "journal"
-    hold_ttl_ms: int = HOLD_TTL_MS
+    hold_ttl_ms: int = limits.HOLD_TTL_MS
     pay: Literal["ask", "auto", "manual"] | None = None
     log_level: str = "info"
     log_format: Literal["human", "json"] = "human"
     currencies: Mapping[str, int] = {}
     markets: tuple[str, ...] = ("BTC/USD",)
+    orders_per_stranger: int = limits.ORDERS_PER_STRANGER_MAX
     supervised: bool = False
 
 
@@ -310,7 +311,7 @@ def _currencies(value: object) -> dict[str, int]:
 
 def _hold_ttl_ms(value: object) -> int:
     ttl_ms = parse_duration(_text(value))
-    if not SECOND_MS <= ttl_ms <= HOLD_TTL_MS:
+    if not limits.SECOND_MS <= ttl_ms <= limits.HOLD_TTL_MS:
         raise ValueError(f"{shown(str(value))} is not between 1s and 15m")
     return ttl_ms
 
@@ -321,6 +322,16 @@ def _redis(value: object) -> str:
         # The text may hold a password: it is not repeated.
         raise ValueError("it must start with redis://, rediss://, unix:// or redis+sentinel://")
     return url
+
+
+def _number(least: int, most: int) -> Callable[[object], object]:
+    def read(value: object) -> int:
+        text = str(value).strip()
+        if not (text.isascii() and text.isdigit() and least <= int(text[:20]) <= most):
+            raise ValueError(f"{shown(text)} is not a whole number from {least} to {most}")
+        return int(text)
+
+    return read
 
 
 # The name in TOML, in lower case; ZMQEX_ and upper case in the environment; with dashes as a flag.
@@ -342,6 +353,7 @@ _SETTINGS: Final[Mapping[str, tuple[str, Callable[[object], object]]]] = {
     "log_format": ("log_format", _one_of("human", "json")),
     "currencies": ("currencies", _currencies),
     "markets": ("markets", _markets),
+    "orders_per_stranger": ("orders_per_stranger", _number(0, limits.ORDERS_PER_MAKER_MAX)),
 }
 
 # --- nodes on this machine -----------------------------------------------------------------------
@@ -380,7 +392,7 @@ def control_path(data_dir: Path) -> Path:
         path = Path(base) / f"zmqex-{name}" / "control"
     else:
         path = Path(tempfile.gettempdir()) / f"zmqex-{os.getuid()}-{name}" / "control"
-    if len(os.fsencode(path)) > CONTROL_PATH_BYTES_MAX:
+    if len(os.fsencode(path)) > limits.CONTROL_PATH_BYTES_MAX:
         message = f"{path} is too long for a socket; set XDG_RUNTIME_DIR to a shorter directory"
         raise ConfigError(message)
     return path

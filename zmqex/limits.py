@@ -123,8 +123,24 @@ LOG_PAGE_BATCHES_MAX: Final = 128
 LOG_PAGE_BYTES_MAX: Final = 48 * 1024
 # Records or heartbeats in one answer: 32 of at most 900 bytes fit a frame with room.
 PEERS_PAGE_MAX: Final = 32
-# What a server keeps of one log to serve it: years of a busy maker, and all logs still fit memory.
-LOG_BYTES_KEPT_MAX: Final = 16 * 1024 * 1024
+# What is kept of one log to serve it: as much as its open orders, for whom a snapshot is cheaper
+# than more, but at least this; so memory and disk follow what is open, not what was said.
+LOG_BYTES_KEPT_MIN: Final = 128 * 1024
+# Open orders in one page of a snapshot; the page is cut earlier by LOG_PAGE_BYTES_MAX.
+ROWS_PAGE_MAX: Final = 1_024
+# What one of them weighs in a snapshot besides its terms, and in the mean with them; and what a
+# snapshot weighs besides its rows: the digests of 256 buckets and a heartbeat.
+ROW_BYTES: Final = 16
+ROW_BYTES_MEAN: Final = 85
+SNAPSHOT_BYTES: Final = 9 * 1024
+# One operation in a log, in the mean.
+OPERATION_BYTES_MEAN: Final = 80
+# Who was told a head may fetch its rows for so long after its last question; and heads of one log
+# at the same time.
+FROZEN_MS: Final = MINUTE_MS
+FROZEN_HEADS_MAX: Final = 4
+# How often busy peers are asked again for one log before there is other news of it.
+SYNC_RETRIES_MAX: Final = 16
 # Makers whose logs are followed; more than the network has today by far.
 MAKERS_MAX: Final = 1_024
 # Batches of one log that wait for one before them: 64 of 25 KB in the worst case.

@@ -211,9 +211,29 @@ def test_an_empty_book_and_empty_lists_are_said(capsys: Captured) -> None:
 
 def test_a_peers_book_says_whose_it_is(capsys: Captured) -> None:
     """`book --from` names the peer and what was verified."""
-    tables.console().print(tables.book_table(book(peer="z" * 52, batches=7, stale_makers=0)))
+    tables.console().print(tables.book_table(book(peer="z" * 52, snapshots=7, stale_makers=0)))
 
-    assert "of peer zzzzzzzz, 7 batches verified; 3 makers\n" in _trimmed(capsys)
+    assert "of peer zzzzzzzz, 7 signed snapshots verified; 3 makers\n" in _trimmed(capsys)
+
+
+def test_each_log_of_a_maker_has_a_line(capsys: Captured) -> None:
+    """How far it goes, what is missing, and how it caught up; nothing where nobody makes."""
+    log = {
+        "market": "BTC/USD",
+        "epoch": 0,
+        "sequence": 7,
+        "lag": 2,
+        "state": "behind",
+        "why": "[x]",
+    }
+    maker = {"maker": "m" * 52, "stale": True, "heard_ms_ago": None, "open_orders": 3}
+    tables.show_makers([{**maker, "logs": [log, {**log, "epoch": 1_800_000_000_000}]}])
+    lines = _trimmed(capsys).splitlines()
+
+    assert lines[2].split() == ["m" * 12, "BTC/USD", "3", "7", "2", "behind,", "stale", "[x]"]
+    assert len(lines) == 4
+    tables.show_makers([])
+    assert capsys.readouterr().out == ""
 
 
 def _trimmed(capsys: Captured) -> str:

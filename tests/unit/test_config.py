@@ -96,6 +96,7 @@ def test_every_setting_can_stand_in_all_three_places() -> None:
         "log_format": "json",
         "currencies": "XYZ=3",
         "markets": "BTC/USD,BTC/XYZ",
+        "orders_per_stranger": "10000",
     }
     by_flags = load(flags=dict(said))
     by_environment = load(
@@ -143,6 +144,7 @@ def test_an_operators_redis_makes_holds_strict_unless_said_otherwise() -> None:
         ("rpc_port", "eighty", "'eighty' is not a port"),
         ("bind_host", "a b", "is not a host name"),
         ("peers", "nobody", "is not an address"),
+        ("orders_per_stranger", "10001", "from 0 to 10000"),
         ("peers", "abc@127.0.0.1:7100", "is not a peer id"),
         ("peers", PEER.upper(), "is not a peer id"),
         ("bootstrap", "127.0.0.1", "is not an address"),

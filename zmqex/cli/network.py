@@ -32,6 +32,7 @@ def peers(context: typer.Context, *, as_json: Json = False) -> None:
             show_json(answer)
         else:
             tables.show_peers(answer["peers"])
+            tables.show_makers(answer["makers"])
 
 
 @peers_app.command("lookup")

@@ -34,6 +34,9 @@ def serve(  # noqa: PLR0913 - one parameter per setting
     log_format: Annotated[str | None, typer.Option(help="human or json.")] = None,
     pay: Annotated[str | None, typer.Option(help="What orders do: ask, auto, manual.")] = None,
     currency: Annotated[list[str] | None, typer.Option(help="Like XYZ=2; repeat it.")] = None,
+    orders_per_stranger: Annotated[
+        int | None, typer.Option(help="Orders that a new maker may have here; 100.")
+    ] = None,
     config_file: Annotated[
         Path | None, typer.Option("--config", help="In place of zmqex.toml in the data directory.")
     ] = None,
@@ -60,6 +63,7 @@ def serve(  # noqa: PLR0913 - one parameter per setting
         "log_format": log_format,
         "pay": pay,
         "currencies": currency or None,
+        "orders_per_stranger": orders_per_stranger,
     }
     # Read the settings here too, so that a mistake is said once and at once.
     config = load_config(INVOCATION.choice(starting=True), flags, file=config_file)

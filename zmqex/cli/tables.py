@@ -260,7 +260,9 @@ def _caption(book: dict[str, Any]) -> str:
     text = f"{makers} maker{'' if makers == 1 else 's'}{stale}"
     if "peer" not in book:
         return text
-    return f"of peer {plain(book['peer'][:8])}, {book['batches']} batches verified; {text}"
+    return (
+        f"of peer {plain(book['peer'][:8])}, {book['snapshots']} signed snapshots verified; {text}"
+    )
 
 
 def _bar(lots: int, largest: int) -> str:
@@ -339,6 +341,27 @@ def show_peers(peers: list[dict[str, Any]]) -> None:
             plain(peer["why"]),
         )
     console().print(table if peers else "No peers yet.")
+
+
+def show_makers(makers: list[dict[str, Any]]) -> None:
+    """The order log of every maker and market."""
+    table = _table(
+        "Makers", "Maker", "Market", "Orders", "Epoch", "Sequence", "Lag", "State", "Why"
+    )
+    for maker in makers:
+        for log in maker["logs"]:
+            table.add_row(
+                maker["maker"][:ID_CHARS],
+                log["market"],
+                str(maker["open_orders"]),
+                when(log["epoch"]) if log["epoch"] else "",
+                str(log["sequence"]),
+                str(log["lag"]),
+                log["state"] + (", stale" if maker["stale"] else ""),
+                plain(log["why"]),
+            )
+    if table.row_count:
+        console().print(table)
 
 
 def show_status(status: dict[str, Any]) -> None:

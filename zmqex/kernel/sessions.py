@@ -34,7 +34,7 @@ _PUBLISHED: Final = (
     ("order_life_ms", limits.ORDER_LIFE_MAX_MS),
     ("log_page_bytes", limits.LOG_PAGE_BYTES_MAX),
     ("log_page_batches", limits.LOG_PAGE_BATCHES_MAX),
-    ("log_bytes_kept", limits.LOG_BYTES_KEPT_MAX),
+    ("log_bytes_kept", limits.LOG_BYTES_KEPT_MIN),
     ("heads", limits.HEADS_MAX),
     ("peers", limits.PEERS_MAX),
     ("requests_per_second", limits.REQUESTS_PER_SECOND),
@@ -49,11 +49,12 @@ class Sessions(Links):
     def __init__(self, core: Core) -> None:
         """Know nobody and serve at once; `start` makes our record and dials."""
         super().__init__(core)
-        # Adds what the order logs know of a peer: `open_orders` and `logs`.
+        # What the order logs know of a peer (`open_orders` and `logs`), and of all makers.
         self.order_view: Callable[[bytes], dict[str, Any]] = lambda _peer: {
             "open_orders": 0,
             "logs": [],
         }
+        self.maker_views: Callable[[], list[dict[str, Any]]] = list
         self.serve("ping", self._on_ping)
         self.serve("limits", self._on_limits)
         self.serve("peers", self._on_peers)
@@ -64,7 +65,8 @@ class Sessions(Links):
     def on_command(self, client: bytes, request_id: int, command: Command) -> bool:
         """Answer a command about peers; False where it is about something else."""
         if isinstance(command, ListPeers):
-            self._core.answer(client, request_id, {"peers": self.peer_views()})
+            result = {"peers": self.peer_views(), "makers": self.maker_views()}
+            self._core.answer(client, request_id, result)
         elif isinstance(command, AddPeer):
             self._add(client, request_id, command)
         elif isinstance(command, PingPeer | RemovePeer):

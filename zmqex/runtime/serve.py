@@ -186,6 +186,7 @@ class _Process:
             markets=config.markets,
             holds_strict=config.holds == "strict",
             static_peers=config.peers,
+            orders_per_stranger=config.orders_per_stranger,
         )
         currencies = Currencies(config.currencies)
         kernel = Kernel(settings, identity, currencies, self._journal.load())
