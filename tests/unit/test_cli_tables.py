@@ -203,10 +203,34 @@ def test_an_empty_book_and_empty_lists_are_said(capsys: Captured) -> None:
         (tables.show_orders, "No orders."),
         (tables.show_trades, "No trades."),
         (tables.show_holds, "No holds."),
-        (tables.show_peers, "No peers yet."),
+        (tables.show_peers, "No peers yet; `peers add HOST:PORT` names one."),
     ):
         show([])
         assert capsys.readouterr().out == f"{sentence}\n"
+
+
+def test_candidates_say_who_named_them_and_why_they_are_not_connected(capsys: Captured) -> None:
+    """One row each, with when it is tried again; text of strangers is escaped."""
+    row = {
+        "host": "10.1.1.1",
+        "port": 7100,
+        "sources": ["exchange", "dht"],
+        "pinned": True,
+        "peer": "p" * 52,
+        "state": "waiting",
+        "failures": 3,
+        "retry_ms": 1_200,
+        "why": EVIL,
+    }
+    mirror = {**row, "state": "self", "retry_ms": None, "failures": 0, "why": ""}
+    tables.show_candidates([row, mirror])
+    text = capsys.readouterr().out
+
+    assert "\x1b" not in text
+    assert "10.1.1.1:7100  exchange, dht pinned  pppppppppppp  waiting  3 in vain  in 2 s" in text
+    assert "this node itself" in text
+    tables.show_candidates([])
+    assert "Nobody has named a peer." in capsys.readouterr().out
 
 
 def test_a_peers_book_says_whose_it_is(capsys: Captured) -> None:

@@ -21,8 +21,6 @@ from zmqex.config import (
     data_home,
     load_config,
     node_directory,
-    parse_address,
-    parse_peer,
     running_node,
     running_nodes,
     runtime_path,
@@ -31,6 +29,7 @@ from zmqex.config import (
 from zmqex.errors import ConfigError
 from zmqex.limits import HOLD_TTL_MS, MINUTE_MS
 from zmqex.protocol.identity import to_text
+from zmqex.settings import parse_address, parse_peer
 
 HERE = Choice("default", Path("/nonexistent"))
 IDENTITY = bytes(range(32))
@@ -110,6 +109,39 @@ def test_every_setting_can_stand_in_all_three_places() -> None:
     assert by_flags.hold_ttl_ms == 20_000
     assert by_flags.currencies == {"XYZ": 3}
     assert by_flags.markets == ("BTC/USD", "BTC/XYZ")
+
+
+@pytest.mark.parametrize("text", ["socks5://127.0.0.1:9050", "socks5h://localhost:9050"])
+def test_a_proxy_is_a_numeric_address(text: str) -> None:
+    """Its name would have to be looked up, and that look-up would go past it."""
+    assert load(flags={"proxy": text}).proxy == ("127.0.0.1", 9050)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("127.0.0.1:9050", "like socks5://127.0.0.1:9050"),
+        ("http://127.0.0.1:9050", "like socks5://127.0.0.1:9050"),
+        ("socks5://me:secret@127.0.0.1:9050", "a user name or a password"),
+        ("socks5://proxy.example:9050", "use its address"),
+        ("socks5://127.0.0.1", "is not an address"),
+    ],
+)
+def test_a_proxy_that_cannot_be_used_is_refused(text: str, said: str) -> None:
+    """With what is wrong, and without repeating a password."""
+    with pytest.raises(ConfigError, match=said) as refused:
+        load(flags={"proxy": text})
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("bootstrap", ["127.0.0.1:7100"]), ("dht_port", 7100)]
+)
+def test_behind_a_proxy_there_is_no_dht(setting: str, value: object) -> None:
+    """Its UDP packets would go past the proxy; who asks for it is told."""
+    with pytest.raises(ConfigError, match=r"DHT speaks UDP.*--peer"):
+        load(flags={"proxy": "socks5://127.0.0.1:9050", setting: value})
+    assert load(flags={"proxy": "socks5://127.0.0.1:9050", "dht_port": 0}).proxy
 
 
 def test_a_file_may_use_numbers_lists_and_tables() -> None:

@@ -20,6 +20,7 @@ _BAR: Final = 20
 _BOOK_WIDTH: Final = 60
 _MINUTE_MS: Final = 60_000
 _MSAT_DECIMALS: Final = 11
+_NO_PEERS: Final = "No peers yet; `peers add HOST:PORT` names one."
 _TURNS: Final = {
     "you": "your turn: ",
     "them": "their turn: ",
@@ -340,7 +341,24 @@ def show_peers(peers: list[dict[str, Any]]) -> None:
             str(peer["open_orders"]),
             plain(peer["why"]),
         )
-    console().print(table if peers else "No peers yet.")
+    console().print(table if peers else _NO_PEERS)
+
+
+def show_candidates(candidates: list[dict[str, Any]]) -> None:
+    """Every address where a peer might be: who named it, and how it stands."""
+    table = _table("Candidates", "Address", "From", "Peer", "State", "Tried", "Next", "Why")
+    for one in candidates:
+        retry_ms = one["retry_ms"]
+        table.add_row(
+            plain(f"{one['host']}:{one['port']}"),
+            plain(", ".join(one["sources"])) + (" pinned" if one["pinned"] else ""),
+            one["peer"][:ID_CHARS],
+            one["state"],
+            f"{one['failures']} in vain" if one["failures"] else "",
+            "" if retry_ms is None else f"in {-(-retry_ms // 1_000)} s",
+            "this node itself" if one["state"] == "self" else plain(one["why"]),
+        )
+    console().print(table if candidates else f"Nobody has named a peer. {_NO_PEERS}")
 
 
 def show_makers(makers: list[dict[str, Any]]) -> None:

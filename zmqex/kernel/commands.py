@@ -209,6 +209,14 @@ class ListPeers(CommandBase, frozen=True, tag="list_peers"):
     """
 
 
+class ListCandidates(CommandBase, frozen=True, tag="list_candidates"):
+    """Every address where a peer might be, who named it, and why there is no connection.
+
+    `{"candidates": [{"host", "port", "sources": [text], "pinned", "peer": id or "", "state": a
+    peer's, or "self|idle|queued|dialling|waiting", "failures", "retry_ms": int | None, "why"}]}`.
+    """
+
+
 class LookupPeers(CommandBase, frozen=True, tag="lookup_peers"):
     """Ask discovery now: `{"candidates": [{"host", "port", "source"}], "dht": {...}}`."""
 
@@ -261,6 +269,7 @@ Command = (
     | ListHolds
     | PingPeer
     | ListPeers
+    | ListCandidates
     | LookupPeers
     | AddPeer
     | RemovePeer

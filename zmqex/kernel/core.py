@@ -46,6 +46,8 @@ class Settings(msgspec.Struct, frozen=True):
     # (identity or b"", host, hello port) of peers that the operator named.
     static_peers: tuple[tuple[bytes, str, int], ...] = ()
     orders_per_stranger: int = ORDERS_PER_STRANGER_MAX
+    # Everything that is dialled goes through a proxy.
+    proxied: bool = False
 
 
 class Core:

@@ -104,10 +104,17 @@ class Greet(Message, frozen=True):
     wall_ms: Milliseconds
 
 
-class Peers(Message, frozen=True):
-    """Signed records of peers that once verified."""
+class ToldPeer(Message, frozen=True):
+    """The signed record of a peer, verbatim, and where the teller has reached it ("": nowhere)."""
 
-    records: Annotated[list[Blob], Meta(max_length=PEERS_PAGE_MAX)]
+    record: Blob
+    host: Host
+
+
+class Peers(Message, frozen=True):
+    """Peers to which the teller is connected."""
+
+    peers: Annotated[list[ToldPeer], Meta(max_length=PEERS_PAGE_MAX)]
 
 
 class Empty(Message, frozen=True):
