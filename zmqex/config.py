@@ -109,11 +109,18 @@ class RunningNode(msgspec.Struct, frozen=True):
     rpc_port: int = 0
     orders_port: int = 0
     dht_port: int = 0
+    settings: Mapping[str, Any] = {}  # those that commands need too, as in TOML
 
     @property
     def name(self) -> str:
         """The node's name: the last part of its data directory."""
         return self.data_dir.name
+
+
+def shared_settings(config: Config) -> dict[str, Any]:
+    """What commands must know of the node that they talk to, for its runtime file."""
+    shared = {"currencies": dict(config.currencies), "markets": list(config.markets)}
+    return shared | ({"pay": config.pay} if config.pay else {})
 
 
 # --- settings ----------------------------------------------------------------------------------
@@ -124,11 +131,13 @@ def load_config(
     flags: Mapping[str, object] | None = None,
     environment: Mapping[str, str] | None = None,
     file: Path | None = None,
+    running: RunningNode | None = None,
 ) -> Config:
     """Put the layers together.
 
     `flags` has a value per setting's name (`rpc_port`); None means "not given".  `file` replaces
-    `zmqex.toml` in the data directory and must exist.  Raises ConfigError, which names the setting
+    `zmqex.toml` in the data directory and must exist.  What a `running` node was told, by
+    whatever means, stands above the file.  Raises ConfigError, which names the setting
     and where it stands.
     """
     given = os.environ if environment is None else environment
@@ -138,6 +147,7 @@ def load_config(
     origins: dict[str, str] = {}
     layers = (
         _from_file(choice.data_dir, file),
+        [(name, name, value) for name, value in (running.settings if running else {}).items()],
         _from_environment(given),
         [(name, _flag(name), value) for name, value in (flags or {}).items() if value is not None],
     )
@@ -358,9 +368,6 @@ def select_node(
         variables = (NODE_VARIABLE, DATA_DIR_VARIABLE)
         values = [given.get(variable) or None for variable in variables]
         named = _named(values[0], values[1], variables)
-        if named is not None:
-            # The environment names it for the next command as well.
-            named = msgspec.structs.replace(named, options=())
     if named is not None:
         return named
     running = [] if starting else running_nodes()

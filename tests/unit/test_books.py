@@ -74,6 +74,8 @@ def test_a_peers_whole_book_is_fetched_and_verified(monkeypatch: pytest.MonkeyPa
     assert {bytes.fromhex(one["order_id"]) for one in result["orders"]} == placed
     assert (result["snapshots"], result["makers"]) == (2, 2)
     assert result["bids"][0]["quantity_lots"] == 6_000
+    carol.command(GetPeerBook("bob", MARKET))
+    assert carol.answers()[-1].result["message"].startswith("'bob' is too short: give at least 8")
     carol.command(GetPeerBook("nobody22", MARKET))
     assert carol.answers()[-1].result["reason"] == "unknown_peer"
     bob.crash()

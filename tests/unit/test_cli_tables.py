@@ -266,13 +266,14 @@ def _trimmed(capsys: Captured) -> str:
 
 def test_a_placed_order_says_what_was_taken_skipped_and_rests(capsys: Captured) -> None:
     """Each maker that was skipped is named with its reason."""
-    skipped = {"maker": "m" * 52, "order_id": "ef" * 32, "reason": "timed_out", "detail": ""}
+    why = "it did not answer in time"
+    skipped = {"maker": "m" * 52, "order_id": "ef" * 32, "reason": "timed_out", "detail": why}
     tables.show_placed(
         {"order": order(), "trades": [trade()], "skipped": [skipped], "repeated": True}
     )
     text = capsys.readouterr().out
 
-    assert f"Skipped maker mmmmmmmm: timed_out (order {'ef' * 6})" in text
+    assert f"Skipped maker mmmmmmmm: {why} (timed_out, order {'ef' * 6})" in text
     assert "nothing was done twice" in text
     assert "0.6 BTC rests in the book" in text
     assert "taken at once: 0.4 BTC" in text

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from zmqex.adapters.storage.directory import DirectoryLock, runtime_directory
 from zmqex.config import (
+    SETTINGS_FILE,
     Choice,
     Config,
     control_path,
@@ -25,6 +26,7 @@ from zmqex.config import (
     running_nodes,
     runtime_path,
     select_node,
+    shared_settings,
 )
 from zmqex.errors import ConfigError
 from zmqex.limits import HOLD_TTL_MS, MINUTE_MS
@@ -304,6 +306,27 @@ def start(name: str, *, pid: int | None = None) -> DirectoryLock:
     return lock
 
 
+@pytest.mark.usefixtures("data_home")
+def test_what_a_running_node_was_told_is_known_to_its_commands() -> None:
+    """By whatever means it was told; the command's own environment is nearer, the file further."""
+    lock = start("alice")
+    choice = select_node("alice", environment={})
+    (choice.data_dir / SETTINGS_FILE).write_text('pay = "auto"\nmarkets = ["BTC/EUR"]\n')
+    flags = {"pay": "manual", "currencies": ["XYZ=2"], "markets": ["BTC/XYZ"]}
+    told = load_config(choice, flags, environment={})
+    raw = msgspec.json.decode(runtime_path(choice.data_dir).read_bytes())
+    text = msgspec.json.encode({**raw, "settings": shared_settings(told)})
+    runtime_path(choice.data_dir).write_bytes(text)
+    running = running_node(choice.data_dir)
+    known = load_config(choice, environment={}, running=running)
+    nearer = load_config(choice, environment={"ZMQEX_PAY": "ask"}, running=running)
+    lock.release()
+
+    assert (known.pay, known.currencies, known.markets) == ("manual", {"XYZ": 2}, ("BTC/XYZ",))
+    assert nearer.pay == "ask"
+    assert "pay" not in shared_settings(load_config(choice, {"pay": None}, {}, Path("/dev/null")))
+
+
 def test_nodes_live_under_the_users_data_home(
     data_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -323,7 +346,7 @@ def test_a_name_that_is_no_directory_of_ours_is_refused(name: str) -> None:
 
 @pytest.mark.usefixtures("data_home")
 def test_a_node_is_chosen_by_flag_then_environment_then_the_one_that_runs() -> None:
-    """Flags win; hints repeat only what the next command needs."""
+    """Flags win; hints name what was named, since another terminal has another environment."""
     lock = start("running")
     try:
         by_flag = select_node(node="a", environment={"ZMQEX_NODE": "b"})
@@ -337,8 +360,8 @@ def test_a_node_is_chosen_by_flag_then_environment_then_the_one_that_runs() -> N
 
     assert (by_flag.name, by_flag.options) == ("a", ("--node", "a"))
     assert by_directory == Choice("y", Path("/x/y"), ("--data-dir", "/x/y"))
-    assert (by_environment.name, by_environment.options) == ("b", ())
-    assert by_variable == Choice("z", Path("/x/z"))
+    assert (by_environment.name, by_environment.options) == ("b", ("--node", "b"))
+    assert by_variable == Choice("z", Path("/x/z"), ("--data-dir", "/x/z"))
     assert by_running == Choice("running", node_directory("running"))
     assert starting.name == "default"
     assert select_node(environment={}).name == "default"

@@ -95,8 +95,9 @@ def show_placed(answer: dict[str, Any]) -> None:
     """What became of an order that was just placed."""
     out = console()
     for one in answer["skipped"]:
-        maker, reason = plain(one["maker"][:8]), plain(one["reason"])
-        out.print(f"Skipped maker {maker}: {reason} (order {one['order_id'][:ID_CHARS]})")
+        maker, why = plain(one["maker"][:8]), plain(one["detail"])
+        named = f"{plain(one['reason'])}, order {one['order_id'][:ID_CHARS]}"
+        out.print(f"Skipped maker {maker}: {why} ({named})")
     if answer.get("repeated"):
         out.print("This command was given before; nothing was done twice.")
     if "order" in answer:

@@ -12,7 +12,7 @@ from zmqex.errors import RemoteProtocolError
 from zmqex.kernel.commands import Command, GetBook, GetPeerBook
 from zmqex.kernel.core import Core
 from zmqex.kernel.logs import resting
-from zmqex.kernel.sessions import Answer, Refusal, Sessions
+from zmqex.kernel.sessions import Answer, Refusal, Sessions, unknown_peer
 from zmqex.kernel.snapshots import SnapshotFetch
 from zmqex.limits import MAKERS_MAX, ORDERS_TOTAL_MAX
 from zmqex.market.book import Book
@@ -73,8 +73,7 @@ class Books:
     def _fetch(self, client: bytes, request_id: int, command: GetPeerBook) -> None:
         peer = self._sessions.find(command.peer)
         if isinstance(peer, RejectReason):
-            message = f"{command.peer[:60]!r} names no peer, or several: {peer.value}"
-            self._core.refuse(client, request_id, peer, message)
+            self._core.refuse(client, request_id, peer, unknown_peer(command.peer, peer))
             return
 
         def done(fetched: Fetch, refusal: Refusal | None) -> None:

@@ -100,7 +100,7 @@ class Sessions(Links):
         elif isinstance(command, PingPeer | RemovePeer):
             peer = self.find(command.peer)
             if isinstance(peer, RejectReason):
-                self._core.refuse(client, request_id, peer, _unknown(command.peer, peer))
+                self._core.refuse(client, request_id, peer, unknown_peer(command.peer, peer))
             elif isinstance(command, PingPeer):
                 self._ping(client, request_id, peer)
             else:
@@ -205,7 +205,8 @@ class Sessions(Links):
         self.answer(incoming, Limits([Limit(*pair) for pair in _PUBLISHED]))
 
 
-def _unknown(text: str, reason: RejectReason) -> str:
+def unknown_peer(text: str, reason: RejectReason) -> str:
+    """The sentence for a peer that `Sessions.find` could not resolve."""
     if reason is RejectReason.UNKNOWN_PEER:
         return f"no peer is known whose id starts with {text[:60]!r}"
     if len(text) < ID_PREFIX_CHARS_MIN:

@@ -33,7 +33,7 @@ from zmqex.adapters.storage.journal import SQLITE_VERSION, Journal
 from zmqex.adapters.transport.control import ControlSocket
 from zmqex.adapters.transport.socks import Proxy
 from zmqex.adapters.transport.zeromq import ZeroMqTransport
-from zmqex.config import Config, control_path, runtime_path
+from zmqex.config import Config, control_path, runtime_path, shared_settings
 from zmqex.errors import ConfigError, HoldsUnavailableError
 from zmqex.kernel.commands import GetStatus, ListHolds, LookupPeers, StopNode
 from zmqex.kernel.core import Settings
@@ -135,6 +135,11 @@ class _Process:
         self._holds, self._embedded = server.holds, server.embedded
         if server.notice:
             self._log.warning("hold_server_notice", notice=server.notice)
+        if self._embedded is None:
+            try:
+                await self._holds.ping()
+            except HoldsUnavailableError as error:
+                self._log.warning("hold_server_silent", why=str(error), holds=self._config.holds)
 
     def _hold_server_pid(self) -> int:
         """The embedded hold server's process; our own where it is somebody else's."""
@@ -218,7 +223,8 @@ class _Process:
         info = self._where()
         path = runtime_path(self._directory)
         path.unlink(missing_ok=True)
-        create_private_file(path, msgspec.json.encode(info))
+        told = {**info, "settings": shared_settings(self._config)}
+        create_private_file(path, msgspec.json.encode(told))
         self._log.info("serving", **info)
         notice = self._no_source()
         if notice:
