@@ -16,6 +16,7 @@ from zmqex.kernel import events as happened
 from zmqex.kernel import records
 from zmqex.limits import PLAY_AUTO_CANCEL_BLOCKS
 from zmqex.reasons import RejectReason
+from zmqex.trading.states import TradeRole
 
 HoldMood = Literal["up", "silent", "full", "stale"]
 
@@ -29,8 +30,8 @@ class MemoryJournal:
         self.trades: dict[bytes, records.Trade] = {}
         self.claims: dict[bytes, int] = {}
         self.hashes: dict[bytes, bytes] = {}
+        self.fences: dict[int, bytes] = {}
         self.batches: dict[tuple[str, int, int], records.OwnBatch] = {}
-        self.checkpoints: dict[str, records.OwnCheckpoint] = {}
         self.lines: dict[bytes, records.TradeLine] = {}
         self.outbox: dict[bytes, records.OutboxLine] = {}
         self.terms: dict[bytes, records.OrderTerms] = {}
@@ -50,7 +51,6 @@ class MemoryJournal:
         return records.Snapshot(
             orders=tuple(self.orders.values()),
             trades=tuple(self.trades.values()),
-            checkpoints=tuple(self.checkpoints.values()),
             batches=tuple(self.batches[key] for key in sorted(self.batches)),
             lines=tuple(self.lines.values()),
             outbox=tuple(self.outbox.values()),
@@ -67,8 +67,10 @@ class MemoryJournal:
                 self.orders[order.order_id] = order
             case records.PutTrade(trade, claimed, capacity):
                 self._put_trade(trade, claimed, capacity)
-            case records.PutBatch() | records.PutCheckpoint():
-                self._put_log(write)
+            case records.PutBatch(batch):
+                key = (batch.market, batch.epoch, batch.sequence)
+                _unique(key not in self.batches, "batch")
+                self.batches[key] = batch
             case records.PutLine(line):
                 self.lines.setdefault(line.digest, line)
             case records.PutOutbox(waiting):
@@ -90,21 +92,12 @@ class MemoryJournal:
             case _:
                 raise AssertionError(write)
 
-    def _put_log(self, write: records.PutBatch | records.PutCheckpoint) -> None:
-        if isinstance(write, records.PutBatch):
-            key = (write.batch.market, write.batch.epoch, write.batch.sequence)
-            _unique(key not in self.batches, "batch")
-            self.batches[key] = write.batch
-            return
-        point = write.checkpoint
-        self.checkpoints[point.market] = point
-        for market, epoch, sequence in list(self.batches):
-            if market == point.market and (epoch, sequence) < (point.epoch, write.first):
-                del self.batches[market, epoch, sequence]
-
     def _put_trade(self, trade: records.Trade, claimed: int, capacity: int) -> None:
         _follows(self.trades.get(trade.trade_id), trade)
         self.trades[trade.trade_id] = trade
+        if trade.role is TradeRole.MAKER and trade.fence:
+            owner = self.fences.setdefault(trade.fence, trade.trade_id)
+            _unique(owner == trade.trade_id, "fence")
         if trade.payment_hash:
             owner = self.hashes.setdefault(trade.payment_hash, trade.trade_id)
             _unique(owner == trade.trade_id, "payment hash")

@@ -123,6 +123,7 @@ def sentinel_of(port: int, directory: Path) -> Iterator[int]:
     config = directory / "sentinel.conf"
     config.write_text(
         f"port {own}\nbind 127.0.0.1\ndir {directory}\nsentinel monitor zmqex 127.0.0.1 {port} 1\n"
+        "sentinel down-after-milliseconds zmqex 300\nsentinel failover-timeout zmqex 2000\n"
     )
     with running([str(config), "--sentinel"], f"redis://127.0.0.1:{own}", directory):
         yield own

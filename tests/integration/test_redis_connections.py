@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
+from redis.exceptions import RedisError
 
 from tests.contract.redis_servers import ORDER, free_port, reserve, running, sentinel_of
-from zmqex.adapters.holds.port import HoldOutcome
+from zmqex.adapters.holds.port import HoldAnswer, HoldOutcome
 from zmqex.adapters.holds.redis_holds import RedisHolds
 from zmqex.errors import ConfigError, HoldsUnavailableError
 
-ALICE, ONE = b"a" * 32, b"1" * 16
+T = TypeVar("T")
+ALICE, ONE, TWO = b"a" * 32, b"1" * 16, b"2" * 16
 
 
 def test_a_server_that_has_gone_is_unavailable() -> None:
@@ -73,3 +77,44 @@ def test_a_sentinel_leads_to_its_master(tmp_path: Path) -> None:
         sentinel_of(port, tmp_path) as sentinel,
     ):
         asyncio.run(story(f"redis+sentinel://127.0.0.1:{sentinel}/zmqex"))
+
+
+def test_a_failover_is_followed(tmp_path: Path) -> None:
+    """The master dies; the same client is served by the replica, with what had been replicated.
+
+    What had not been is lost, and nobody says so: that is why the epoch is looked at.
+    """
+    ports = free_port(), free_port()
+    urls = [f"redis://127.0.0.1:{port}" for port in ports]
+    common = ["--bind", "127.0.0.1", "--save", "", "--repl-diskless-sync-delay", "0"]
+    master = ["--port", str(ports[0]), *common]
+    replica = ["--port", str(ports[1]), "--replicaof", "127.0.0.1", str(ports[0]), *common]
+
+    async def story(url: str) -> None:
+        holds, second = (RedisHolds.connect(one, identity=ALICE) for one in (url, urls[1]))
+        await holds.rebuild(b"epoch", [])
+        assert (await reserve(holds, ONE, 4)).outcome is HoldOutcome.RESERVED
+        await until(second.list)
+        with contextlib.suppress(RedisError):
+            await holds._client.shutdown(nosave=True)
+        assert await until(lambda: reserve(holds, TWO, 7)) == HoldAnswer(HoldOutcome.FULL, 4)
+        assert await holds.epoch() == b"epoch"
+        await holds.close()
+        await second.close()
+
+    with (
+        running(master, urls[0], tmp_path),
+        running(replica, urls[1], tmp_path),
+        sentinel_of(ports[0], tmp_path) as sentinel,
+    ):
+        asyncio.run(story(f"redis+sentinel://127.0.0.1:{sentinel}/zmqex"))
+
+
+async def until(look: Callable[[], Awaitable[T]]) -> T:
+    """Ask again until there is an answer with something in it."""
+    async with asyncio.timeout(20):
+        while True:
+            with contextlib.suppress(HoldsUnavailableError):
+                if found := await look():
+                    return found
+            await asyncio.sleep(0.05)

@@ -22,10 +22,8 @@ from zmqex.kernel.records import (
     KnownPeer,
     OutboxLine,
     OwnBatch,
-    OwnCheckpoint,
     OwnOrder,
     PutBatch,
-    PutCheckpoint,
     PutCommand,
     PutCounter,
     PutLine,
@@ -59,14 +57,15 @@ TRADE = Trade(
     created_ms=1_000,
     updated_ms=1_000,
     payment_hash=b"h" * 32,
+    fence=1,
 )
 
 
 def trade(number: int, **changes: Any) -> Trade:  # noqa: ANN401
     """Another trade, equal but for its ids and the changes."""
     mark = bytes([number]) * 32
-    fields = {"trade_id": mark, "take_id": mark, "payment_hash": mark, **changes}
-    return msgspec.structs.replace(TRADE, **fields)
+    ids = {"trade_id": mark, "take_id": mark, "payment_hash": mark, "fence": 2 + number}
+    return msgspec.structs.replace(TRADE, **{**ids, **changes})
 
 
 def later(record: Any, **changes: Any) -> Any:  # noqa: ANN401
@@ -159,11 +158,7 @@ class Past:
         return PutTrade(made, claimed, 4 * made.quantity_lots)
 
     def batch(self, mark: bytes) -> Write:
-        """The next batch, or a checkpoint that drops some before it."""
-        if self.batches and self.draw(st.booleans()):
-            first = self.draw(st.integers(1, self.batches))
-            rows = ((self.draw(BLOB), self.draw(NUMBER), 0),)
-            return PutCheckpoint(OwnCheckpoint("BTC/USD", 1, self.batches, mark, rows), first)
+        """The next batch."""
         self.batches += 1
         return PutBatch(OwnBatch("BTC/USD", 1, self.batches, mark, self.draw(BLOB)))
 
@@ -268,6 +263,7 @@ BEFORE: tuple[Write, ...] = (
         (PutTrade(trade(1, revision=2), 0, 10), "what comes before trade"),
         (PutTrade(trade(1, take_id=TRADE.take_id), 0, 10), "contradicts"),
         (PutTrade(trade(1, payment_hash=TRADE.payment_hash), 0, 10), "belongs to another trade"),
+        (PutTrade(trade(1, fence=TRADE.fence), 0, 10), "contradicts"),
         (PutTrade(trade(1, quantity_lots=6), 6, 15), "16 lots are claimed, it has 15"),
         (PutTrade(later(TRADE, revision=2), 10, 9), "10 lots are claimed, it has 9"),
         (PutTrade(trade(1), 11, 99), "contradicts"),

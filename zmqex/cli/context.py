@@ -79,8 +79,7 @@ class Invocation:
     def config(self) -> Config:
         """The node's settings, as its files and the environment say."""
         if self._config is None:
-            choice = self.choice()
-            self._config = load_config(choice, running=running_node(choice.data_dir))
+            self._config = load_config(self.choice())
         return self._config
 
     def currencies(self) -> Currencies:

@@ -57,6 +57,7 @@ class Admission:
         self._waiting: dict[bytes, list[Incoming]] = {}
         self.recovering: set[bytes] = set()  # trades that must be looked up before any new take
         self.on_admitted: Callable[[Trade], None] = lambda _trade: None
+        self.may_hold: Callable[[], bool] = lambda: True
         orders.reserved_lots = self._reserved_lots
         sessions.serve("take", self._on_take)
 
@@ -188,6 +189,8 @@ class Admission:
             return RejectReason.CLOCK_SKEW
         if take.sent_at_ms < now_ms - TAKE_AGE_MAX_MS:
             return RejectReason.TAKE_TOO_OLD
+        if not self.may_hold():
+            return RejectReason.HOLDS_UNAVAILABLE
         if take.settlement != PLAIN:
             return RejectReason.UNSUPPORTED_SETTLEMENT
         if self._core.identity == take.taker:
@@ -254,10 +257,10 @@ class Admission:
             # Redis only turns the crowd away; if it remembers more than the journal, tell it.
             self.rebuild_holds()
             self._refuse_reservation(reservation, RejectReason.HELD)
-        elif reservation.doomed or self._orders.why_closed(reservation.trade.order_id) is not None:
+        elif (refusal := self._why_not_now(reservation)) is not None:
             trade = reservation.trade
             self._core.emit(ReleaseHold(trade.order_id, trade.trade_id, trade.fence))
-            self._refuse_reservation(reservation, RejectReason.ORDER_CLOSED)
+            self._refuse_reservation(reservation, refusal)
         else:
             self._commit(reservation)
 
@@ -269,10 +272,17 @@ class Admission:
         self._core.count("hold_server_silent")
         if self._core.settings.holds_strict:
             self._refuse_reservation(reservation, RejectReason.HOLDS_UNAVAILABLE)
-        elif reservation.doomed or self._orders.why_closed(reservation.trade.order_id) is not None:
-            self._refuse_reservation(reservation, RejectReason.ORDER_CLOSED)
+        elif (refusal := self._why_not_now(reservation)) is not None:
+            self._refuse_reservation(reservation, refusal)
         else:
             self._commit(reservation)
+
+    def _why_not_now(self, reservation: Reservation) -> RejectReason | None:
+        """What has happened to a take while the hold server was asked."""
+        if not self.may_hold():
+            return RejectReason.HOLDS_UNAVAILABLE
+        closed = self._orders.why_closed(reservation.trade.order_id) is not None
+        return RejectReason.ORDER_CLOSED if reservation.doomed or closed else None
 
     def _refuse_reservation(self, reservation: Reservation, reason: RejectReason) -> None:
         for incoming in reservation.answers:
@@ -287,8 +297,10 @@ class Admission:
         self.on_admitted(trade)
 
     def rebuild_holds(self) -> None:
-        """Make the hold server agree with the journal."""
+        """Make the hold server agree with the journal, and with what is on its way there."""
         now_ms = self._core.now.wall_ms
+        holding = [one for one in self._trades.running() if self._is_hold(one)]
+        holding += [reservation.trade for reservation in self._reserving.values()]
         rows = tuple(
             (
                 trade.order_id,
@@ -297,10 +309,12 @@ class Admission:
                 trade.fence,
                 max(trade.hold_expires_ms - now_ms, SECOND_MS),
             )
-            for trade in self._trades.running()
-            if trade.role is TradeRole.MAKER and self._trades.claim_of(trade) is Claim.HELD
+            for trade in holding
         )
         self._core.emit(RebuildHolds(self._core.random(16), rows))
+
+    def _is_hold(self, trade: Trade) -> bool:
+        return trade.role is TradeRole.MAKER and self._trades.claim_of(trade) is Claim.HELD
 
 
 def digest_id(envelope: bytes) -> bytes:

@@ -101,10 +101,7 @@ class GetBook(CommandBase, frozen=True, tag="get_book"):
 
 
 class GetPeerBook(CommandBase, frozen=True, tag="get_peer_book"):
-    """Fetch and verify every maker's orders that a peer has.
-
-    GetBook's answer plus "peer" and "snapshots", how many makers' signed heads were verified.
-    """
+    """Fetch and verify every log that a peer has: GetBook's answer plus "peer", "batches"."""
 
     peer: Text
     market: Text
@@ -198,22 +195,11 @@ class PingPeer(CommandBase, frozen=True, tag="ping_peer"):
 
 
 class ListPeers(CommandBase, frozen=True, tag="list_peers"):
-    """Every known peer, and every maker whose logs are followed, directly or not.
+    """Every known peer.
 
-    `{"makers": [{"maker", "stale", "heard_ms_ago": int | None, "open_orders", "logs": [LOG]}],
-    "peers": [{"peer", "state", "why", "source", "host", "hello_port", "rpc_port",
-    "orders_port", "pinned", "skew_ms", "heard_ms_ago", "open_orders", "logs": [LOG]}]}`.
-
-    LOG: `{"market", "epoch", "sequence", "lag", "state", "why"}`; "lag" is the number of missing
-    batches, "why" how the log caught up last, or why it does not.
-    """
-
-
-class ListCandidates(CommandBase, frozen=True, tag="list_candidates"):
-    """Every address where a peer might be, who named it, and why there is no connection.
-
-    `{"candidates": [{"host", "port", "sources": [text], "pinned", "peer": id or "", "state": a
-    peer's, or "self|idle|queued|dialling|waiting", "failures", "retry_ms": int | None, "why"}]}`.
+    `{"peers": [{"peer", "state", "why", "source", "host", "hello_port", "rpc_port",
+    "orders_port", "pinned", "skew_ms", "heard_ms_ago", "open_orders", "logs": [{"market", "epoch",
+    "sequence", "lag", "state"}]}]}`.
     """
 
 
@@ -240,9 +226,10 @@ class GetStatus(CommandBase, frozen=True, tag="get_status"):
 
     `{"identity", "network", "version", "pid", "uptime_ms", "data_dir", "endpoints": {"hello",
     "rpc", "orders", "dht": "host:port"}, "redis": {"server", "version", "pid", "embedded", "url",
-    "ok"}, "lightning": {"backend", "node", "balance_msat", "in_flight_msat", "play": true},
-    "journal": {"path", "commits", "sqlite"}, "peers": {"live", "known"}, "orders": {"open"},
-    "trades": {"running"}, "counters": {word: int}, "warnings": [text]}`.
+    "ok", "lease": "not_needed|unknown|held|taken"}, "lightning": {"backend", "node",
+    "balance_msat", "in_flight_msat", "play": true}, "journal": {"path", "commits", "sqlite"},
+    "peers": {"live", "known"}, "orders": {"open"}, "trades": {"running"}, "counters": {word: int},
+    "warnings": [text]}`.
     """
 
 
@@ -269,7 +256,6 @@ Command = (
     | ListHolds
     | PingPeer
     | ListPeers
-    | ListCandidates
     | LookupPeers
     | AddPeer
     | RemovePeer

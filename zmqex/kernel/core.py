@@ -16,7 +16,6 @@ import msgspec
 from zmqex.kernel.effects import AnswerCommand, Effect, Log, Persist
 from zmqex.kernel.events import Now
 from zmqex.kernel.records import PutCounter, Write
-from zmqex.limits import ORDERS_PER_STRANGER_MAX
 from zmqex.market.instruments import Currencies
 from zmqex.protocol.identity import Signer, seal
 from zmqex.reasons import RejectReason
@@ -39,15 +38,13 @@ class Settings(msgspec.Struct, frozen=True):
     invoice_prefix: str = "bcrt"
     markets: tuple[str, ...] = ("BTC/USD",)
     holds_strict: bool = False
+    leased: bool = False  # others can reach the hold server: only the owner of its lease leads
     # What the Lightning backend can do: hold a payment, and until so long before its lock ends.
     can_hold: bool = False
     auto_cancel_blocks: int = 0
     pay_instructions: str = "agree on how the quote is sent; play money needs no real transfer"
     # (identity or b"", host, hello port) of peers that the operator named.
     static_peers: tuple[tuple[bytes, str, int], ...] = ()
-    orders_per_stranger: int = ORDERS_PER_STRANGER_MAX
-    # Everything that is dialled goes through a proxy.
-    proxied: bool = False
 
 
 class Core:

@@ -123,6 +123,13 @@ class HoldsForgotten(Event, frozen=True):
     """The hold server was started anew or may have lost something."""
 
 
+class LeaseAnswered(Event, frozen=True):
+    """The shared hold server was asked, at this monotonic time, who runs this identity."""
+
+    answer: Literal["held", "taken", "silent"]
+    asked_ms: int
+
+
 class HoldFailed(Event, frozen=True):
     """The hold server did not answer a `ReserveHold`; nothing is known about the hold."""
 

@@ -30,6 +30,7 @@ from zmqex.kernel.events import (
     HoldsForgotten,
     InvoiceCreated,
     InvoiceSeen,
+    LeaseAnswered,
     LightningFailed,
     Now,
     PaymentSeen,
@@ -45,6 +46,7 @@ from zmqex.kernel.events import (
     Woke,
 )
 from zmqex.kernel.evidence import EvidenceWriter
+from zmqex.kernel.lease import NOT_LEADING, Lease
 from zmqex.kernel.maker import Maker
 from zmqex.kernel.matches import Matching
 from zmqex.kernel.operator import Operator
@@ -101,6 +103,10 @@ class Kernel:
             self.core, self.replicas, self.trades, self.orders, self.maker, self.taker
         )
         self.play = PlayRelay(self.core, self.sessions)
+        self.lease = Lease(self.core)
+        self.admission.may_hold = self.lease.may_hold
+        self.publisher.may_publish = self.lease.leads
+        self.lease.on_gained += [self._rebuild_holds, self.publisher.resume]
         self.publisher.on_log_lost.append(self.orders.log_lost)
         self._restored = restored
         self.trades.restore(restored.trades, restored.lines, restored.outbox)
@@ -121,7 +127,8 @@ class Kernel:
             Verified: self.replicas.on_verified,
             HoldAnswered: self.admission.on_hold_answered,
             HoldFailed: self.admission.on_hold_failed,
-            HoldsForgotten: lambda _event: self.admission.rebuild_holds(),
+            HoldsForgotten: self._on_holds_forgotten,
+            LeaseAnswered: self.lease.on_answered,
             PlayPayWanted: self.play.on_wanted,
             PlayCredited: self.play.on_credited,
             InvoiceCreated: self._on_lightning,
@@ -172,8 +179,8 @@ class Kernel:
 
     def _on_started(self, _event: Started) -> None:
         restored, self._restored = self._restored, Snapshot()
-        self.publisher.restore(restored.batches, restored.checkpoints)
-        self.admission.rebuild_holds()
+        self.publisher.restore(restored.batches)
+        self._rebuild_holds()
         self.desk.resume()
         running = sorted(self.trades.running(), key=lambda one: _FIRST.get(one.state, 2))
         for trade in running:
@@ -189,7 +196,19 @@ class Kernel:
     def _on_stopping(self, _event: Stopping) -> None:
         self.sessions.stop()
 
+    def _rebuild_holds(self) -> None:
+        """Not while another copy may run: what the hold server has then is the other's."""
+        if self.lease.leads():
+            self.admission.rebuild_holds()
+
+    def _on_holds_forgotten(self, _event: HoldsForgotten) -> None:
+        if self.lease.leads():
+            self.core.log("warning", "holds_forgotten")
+            self.core.count("holds_forgotten")
+        self._rebuild_holds()
+
     def _on_woke(self, event: Woke) -> None:
+        self.lease.on_woke()
         self.sessions.on_woke(event)
 
     # --- Lightning -----------------------------------------------------------------------------
@@ -223,6 +242,8 @@ class Kernel:
     def _on_command(self, event: CommandReceived) -> None:
         client, request_id, command = event.client, event.request_id, event.command
         match command:
+            case PlaceOrder() | TakeOrder() if not self.lease.leads():
+                self.core.refuse(client, request_id, RejectReason.UNAVAILABLE, NOT_LEADING)
             case PlaceOrder():
                 self.desk.place(client, request_id, command)
             case TakeOrder():

@@ -200,14 +200,18 @@ class OwnOrders:
             self._terms[row.order_id] = decode(row.order, Order)
 
     def resume(self) -> None:
-        """Start the timers of the open orders; say what a coalesced update did not say in time."""
+        """Start the timers of the open orders; say what was not said in time."""
         for row in list(self.rows.values()):
-            if row.state != OPEN:
-                continue
-            self._arm(row)
-            now = self.remaining_lots(row.order_id), self._trades.held_lots(row.order_id)
-            if self._publisher.published(row.market, row.order_id) != now:
-                self.publish_update(row.order_id)
+            said = self._publisher.published(row.market, row.order_id)
+            if row.state == CLOSED and said is not None:
+                self._publisher.append(row.market, Close(row.order_id, row.close_reason))
+            elif row.state == OPEN:
+                self._arm(row)
+                if said is None:
+                    self._publisher.append(row.market, Place(row.order))
+                now = self.remaining_lots(row.order_id), self._trades.held_lots(row.order_id)
+                if said != now:
+                    self.publish_update(row.order_id)
 
     # --- private -------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from zmqex.errors import LocalProtocolError, RemoteProtocolError, StorageError
 from zmqex.kernel.claims import HEARTBEAT_TOPIC
 from zmqex.kernel.core import Core
 from zmqex.kernel.effects import Publish
-from zmqex.kernel.records import OwnBatch, OwnCheckpoint, PutBatch, PutCheckpoint
+from zmqex.kernel.records import OwnBatch, PutBatch
 from zmqex.kernel.replicas import MakerLog, Replicas
 from zmqex.kernel.sessions import Sessions
 from zmqex.limits import (
@@ -27,11 +27,9 @@ from zmqex.limits import (
     UPDATE_EVERY_MS,
 )
 from zmqex.protocol.codec import decode, decode_envelope, encode
-from zmqex.protocol.identity import ZERO_DIGEST, digest, order_id
-from zmqex.protocol.log import Row, topic
+from zmqex.protocol.identity import digest, order_id
+from zmqex.protocol.log import topic
 from zmqex.protocol.messages import Batch, Head, Heartbeat, Operation, Place, Update
-from zmqex.protocol.tail import Tail
-from zmqex.reasons import RejectReason
 
 # An operation that is not a placement is two numbers, an id and tags.
 _OPERATION_BYTES: Final = 80
@@ -53,6 +51,9 @@ class Publisher:
         self._beat_heads: list[Head] = []
         self._beat_sent_ms = 0
         self._beat_is_due = False
+        # Whether we may speak for this identity; what is said meanwhile waits for it.
+        self.may_publish: Callable[[], bool] = lambda: True
+        self._ahead: dict[str, int] = {}
         # Called with a market whose log was found to be behind what others have of it: our open
         # orders are no longer published there.
         self.on_log_lost: list[Callable[[str], None]] = []
@@ -61,10 +62,8 @@ class Publisher:
 
     # --- the life of the log ---------------------------------------------------------------------
 
-    def restore(
-        self, batches: tuple[OwnBatch, ...], checkpoints: tuple[OwnCheckpoint, ...] = ()
-    ) -> None:
-        """Fold what is journaled and go on from there; StorageError if it does not fit."""
+    def restore(self, batches: tuple[OwnBatch, ...]) -> None:
+        """Fold the journaled batches and go on from there; StorageError if they do not fit."""
         newest: dict[str, int] = {}
         for market in self._core.settings.markets:
             newest[market] = self._core.counters.get(_counter(market), 0)
@@ -73,29 +72,10 @@ class Publisher:
         for market, epoch in newest.items():
             if epoch:
                 self._replicas.begin(self._replicas.own_log(market), epoch)
-        for point in checkpoints:
-            self._restore_point(point)
-        starts: dict[str, int] = {}
         for batch in sorted(batches, key=lambda one: (one.market, one.epoch, one.sequence)):
             if batch.epoch == newest[batch.market]:
-                if starts.setdefault(batch.market, batch.sequence) == batch.sequence:
-                    self._replicas.own_log(batch.market).tail = Tail(batch.sequence - 1)
                 self._restore(batch)
         self._heart()
-
-    def _restore_point(self, point: OwnCheckpoint) -> None:
-        log = self._replicas.own_log(point.market)
-        rows = {}
-        for raw, remaining, held in point.rows:
-            order = log.fold.read_order(raw)
-            if isinstance(order, RejectReason):
-                raise StorageError(f"an order of the own log cannot be read: {order.value}")
-            rows[log.fold.order_id(raw)] = Row(order, raw, remaining, held)
-        head = Head(
-            point.market, point.epoch, point.sequence, point.head_hash, len(rows), ZERO_DIGEST
-        )
-        self._replicas.install(log, head, rows)
-        log.target = log.at
 
     def _restore(self, row: OwnBatch) -> None:
         try:
@@ -103,10 +83,6 @@ class Publisher:
             batch = decode(body, Batch)
         except RemoteProtocolError as error:
             raise StorageError(f"a batch of the own log cannot be read: {error}") from error
-        log = self._replicas.own_log(row.market)
-        if row.sequence <= log.fold.sequence:
-            log.tail.append(digest(body), row.envelope)  # before the checkpoint: only to be served
-            return
         refused = self._replicas.apply_own(batch, digest(body), row.envelope)
         if refused is not None:
             where = f"{row.market} {row.epoch}/{row.sequence}"
@@ -141,7 +117,7 @@ class Publisher:
 
     def flush(self) -> None:
         """Sign and send what was said in this event, as few batches as fit."""
-        if not self._pending:
+        if not self._pending or not self.may_publish():
             return
         pending, self._pending, self._placed = self._pending, {}, {}
         for market, operations in pending.items():
@@ -152,8 +128,20 @@ class Publisher:
             self._beat_is_due = True
             self._core.call_after("heartbeat soon", HEARTBEAT_SOON_MS, self._heart_soon)
 
+    def resume(self) -> None:
+        """We may publish again: find out what another copy said, and say what has waited."""
+        ahead, self._ahead = self._ahead, {}
+        for market, epoch in ahead.items():
+            self._on_own_ahead(market, epoch)
+        self._heart()
+
     def heartbeat(self) -> bytes:
-        """Our heartbeat as envelope bytes, at most a second old and never behind our logs."""
+        """Our heartbeat as envelope bytes, at most a second old and never behind our logs.
+
+        While we may not publish it is the last one, or nothing.
+        """
+        if not self.may_publish():
+            return self._beat
         now_ms = self._core.now.wall_ms
         if self._beat_sent_ms > now_ms + CLOCK_SKEW_MAX_MS:
             self._beat_sent_ms = 0  # the clock was set back: nobody believed those heartbeats
@@ -171,6 +159,8 @@ class Publisher:
 
     def _heart(self) -> None:
         self._core.call_after("heartbeat", HEARTBEAT_EVERY_MS, self._heart)
+        if not self.may_publish():
+            return
         self._beat = b""  # always a new one, even if the clock was set back a little
         self._core.emit(Publish(HEARTBEAT_TOPIC, self.heartbeat()))
 
@@ -230,25 +220,16 @@ class Publisher:
             raise LocalProtocolError(f"our own batch in {market} is refused: {refused.value}")
         core.persist(PutBatch(OwnBatch(market, fold.epoch, fold.sequence, body_digest, envelope)))
         core.emit(Publish(topic(market), envelope))
-        if self._replicas.trim(log):
-            self._checkpoint(log)
 
     def _begin(self, log: MakerLog, epoch: int) -> None:
         self._core.set_counter(_counter(log.fold.market), epoch)
-        again = log.fold.epoch
         self._replicas.begin(log, epoch)
-        if again:
-            self._checkpoint(log)
-
-    def _checkpoint(self, log: MakerLog) -> None:
-        """Let the journal forget what this log no longer needs: its orders say it all."""
-        fold = log.fold
-        rows = tuple((row.raw, row.remaining_lots, row.held_lots) for row in fold.orders.values())
-        point = OwnCheckpoint(fold.market, fold.epoch, fold.sequence, fold.head_hash, rows)
-        self._core.persist(PutCheckpoint(point, log.tail.first))
 
     def _on_own_ahead(self, market: str, epoch: int) -> None:
         """Others have more of our log than we have: it was lost or restored.  Start a new epoch."""
+        if not self.may_publish():
+            self._ahead[market] = max(epoch, self._ahead.get(market, 0))  # the other copy's words
+            return
         log = self._replicas.own_log(market)
         epoch = max(self._core.now.wall_ms, epoch, log.fold.epoch) + 1
         self._core.log("error", "own_log_lost", market=market, epoch=epoch)

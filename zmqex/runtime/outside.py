@@ -66,6 +66,13 @@ class HoldCalls:
         """`post` takes the answers."""
         self._holds = holds
         self._post = post
+        self._epoch: bytes | None = None
+        self._rebuilding = 0
+
+    @property
+    def epoch(self) -> bytes | None:
+        """What the server's memory must say; None while a rebuild is on its way, and before one."""
+        return None if self._rebuilding else self._epoch
 
     async def carry_out(
         self, effect: ReserveHold | ReleaseHold | ExtendHold | RebuildHolds
@@ -97,7 +104,12 @@ class HoldCalls:
                 )
             case RebuildHolds():
                 rows = [HoldRow(*row) for row in effect.rows]
-                await self._holds.rebuild(effect.epoch, rows)
+                self._epoch = effect.epoch
+                self._rebuilding += 1
+                try:
+                    await self._holds.rebuild(effect.epoch, rows)
+                finally:
+                    self._rebuilding -= 1
 
 
 LightningEffect = (

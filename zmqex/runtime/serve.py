@@ -18,9 +18,8 @@ import nacl.bindings
 from zmqex import __version__
 from zmqex.adapters.clock import monotonic_ms
 from zmqex.adapters.discovery.candidate import Candidate
-from zmqex.adapters.discovery.routes import own_addresses
+from zmqex.adapters.discovery.dht import DhtDiscovery
 from zmqex.adapters.holds.choose import open_hold_server
-from zmqex.adapters.holds.embedded import EmbeddedServer
 from zmqex.adapters.ports import LightningInfo
 from zmqex.adapters.storage.directory import (
     DirectoryLock,
@@ -31,9 +30,9 @@ from zmqex.adapters.storage.directory import (
 )
 from zmqex.adapters.storage.journal import SQLITE_VERSION, Journal
 from zmqex.adapters.transport.control import ControlSocket
-from zmqex.adapters.transport.socks import Proxy
 from zmqex.adapters.transport.zeromq import ZeroMqTransport
-from zmqex.config import Config, control_path, runtime_path, shared_settings
+from zmqex.config import Config, control_path, running_nodes, runtime_path
+from zmqex.dht.names import rendezvous_name
 from zmqex.errors import ConfigError, HoldsUnavailableError
 from zmqex.kernel.commands import GetStatus, ListHolds, LookupPeers, StopNode
 from zmqex.kernel.core import Settings
@@ -42,28 +41,20 @@ from zmqex.kernel.events import (
     CandidatesFound,
     CommandReceived,
     Event,
-    HoldsForgotten,
     Started,
     Stopping,
 )
 from zmqex.kernel.kernel import Kernel
-from zmqex.limits import DESCRIPTORS, HOLD_SERVER_WATCH_S, STOP_WAIT_S
+from zmqex.kernel.lease import NOT_LEADING
+from zmqex.limits import DESCRIPTORS, LOOKUP_WAIT_MS, STOP_WAIT_S
 from zmqex.logs import configure_logs, get_logger
 from zmqex.market.instruments import Currencies
 from zmqex.protocol.identity import IdentityKey, to_text
 from zmqex.runtime.faults import crash_hook, open_play
+from zmqex.runtime.hold_watch import HoldWatch, run_id
 from zmqex.runtime.node import Node
 from zmqex.runtime.outside import HoldCalls, KernelWire, LightningCalls
-from zmqex.runtime.sources import Sources
 
-NO_SOURCE: Final = (
-    "this node knows nobody to ask for others; nodes of yours on this machine will find it, and "
-    "for everybody else name one: `peers add HOST:PORT`, or `serve --bootstrap HOST:PORT`"
-)
-NO_SOURCE_PROXIED: Final = (
-    "this node knows nobody, and behind a proxy it asks no DHT; name a peer: "
-    "`peers add HOST:PORT`, or `serve --peer ID@HOST:PORT`"
-)
 OnReady = Callable[[dict[str, Any]], None]
 EXIT_DONE: Final = 0
 EXIT_FAULT: Final = 70  # EX_SOFTWARE: the supervisor starts the node again
@@ -89,7 +80,7 @@ class _Process:
         self._log = get_logger()
         self._started_ms = monotonic_ms()
         self._early: list[Event] = []
-        self._embedded: EmbeddedServer | None = None
+        self._redis_pid: Callable[[], int] = int
         self._post: Callable[[Event], None] = self._early.append
 
     async def run(self) -> int:
@@ -103,21 +94,18 @@ class _Process:
             stack.push_async_callback(self._lightning.close)
             await self._open_holds(identity, stack)
             self._open_transport(stack)
-            await self._open_sources(stack)
+            await self._open_discovery(stack)
             tasks = await stack.enter_async_context(_calls())
             self._make_node(identity, await self._lightning.info(), tasks)
             stack.callback(self._node.verifier.close)
             stack.callback(self._node.cancel_calls)
             self._listen_to_signals()
-            self._node.on_wake = self._sources.wake
-            for work in (
-                self._watch_holds(),
-                self._sources.watch(),
-                self._beat(),
-                self._lightning_calls.follow_height(),
-            ):
+            stack.push_async_callback(self._watch.give_back)
+            for work in (self._beat(), self._lightning_calls.follow_height()):
                 self._node.spawn(work)
             self._start()
+            for work in self._watch.work():
+                self._node.spawn(work)
             await self._node.stopped.wait()
             await self._stop()
         return EXIT_DONE if self._node.fault is None else EXIT_FAULT
@@ -132,18 +120,17 @@ class _Process:
             runtime_dir=runtime_directory(self._directory),
         )
         stack.push_async_callback(server.close)
-        self._holds, self._embedded = server.holds, server.embedded
+        self._hold_server = server
+        self._holds = server.holds
+        if server.embedded is not None:
+            embedded = server.embedded
+            self._redis_pid = lambda: embedded.pid
         if server.notice:
             self._log.warning("hold_server_notice", notice=server.notice)
-        if self._embedded is None:
-            try:
-                await self._holds.ping()
-            except HoldsUnavailableError as error:
-                self._log.warning("hold_server_silent", why=str(error), holds=self._config.holds)
 
     def _hold_server_pid(self) -> int:
         """The embedded hold server's process; our own where it is somebody else's."""
-        return self._embedded.pid if self._embedded else os.getpid()
+        return self._redis_pid() or os.getpid()
 
     def _open_transport(self, stack: contextlib.AsyncExitStack) -> None:
         config = self._config
@@ -156,7 +143,6 @@ class _Process:
             hello_port=config.hello_port,
             rpc_port=config.rpc_port,
             orders_port=config.orders_port,
-            proxy=self._proxy(),
         )
         self._transport.start()
         stack.callback(self._transport.close)
@@ -165,15 +151,24 @@ class _Process:
         self._control.start()
         stack.callback(self._control.close)
 
-    def _proxy(self) -> Proxy | None:
-        if self._config.proxy is None:
-            return None
-        return Proxy(self._config.proxy, runtime_directory(self._directory))
-
-    async def _open_sources(self, stack: contextlib.AsyncExitStack) -> None:
-        self._sources = Sources(self._config, self._directory, self._found)
-        await self._sources.open(self._transport.hello_port)
-        stack.push_async_callback(self._sources.close)
+    async def _open_discovery(self, stack: contextlib.AsyncExitStack) -> None:
+        self._discovery = DhtDiscovery(self._found)
+        # Nodes of the same user on this machine are the first DHT nodes to ask.
+        neighbours = [
+            ("127.0.0.1", node.dht_port)
+            for node in running_nodes()
+            if node.data_dir != self._directory and node.dht_port
+        ]
+        bootstrap = [*self._config.bootstrap, *neighbours]
+        wanted = self._config.dht_port
+        port = self._transport.hello_port if wanted is None else wanted
+        try:
+            await self._discovery.start(self._config.bind_host, port, bootstrap)
+        except ConfigError:
+            if wanted is not None:
+                raise
+            await self._discovery.start(self._config.bind_host, 0, bootstrap)
+        stack.push_async_callback(self._discovery.close)
 
     def _make_node(
         self, identity: IdentityKey, lightning: LightningInfo, tasks: asyncio.TaskGroup
@@ -193,9 +188,8 @@ class _Process:
             auto_cancel_blocks=lightning.auto_cancel_blocks,
             markets=config.markets,
             holds_strict=config.holds == "strict",
+            leased=config.redis is not None,
             static_peers=config.peers,
-            orders_per_stranger=config.orders_per_stranger,
-            proxied=config.proxy is not None,
         )
         currencies = Currencies(config.currencies)
         kernel = Kernel(settings, identity, currencies, self._journal.load())
@@ -203,10 +197,12 @@ class _Process:
         wire = KernelWire(self._node.post)
         self._lightning.connect(wire)
         self._lightning_calls = LightningCalls(self._lightning, self._node.post, self._node.spawn)
+        hold_calls = HoldCalls(self._holds, self._node.post)
+        self._watch = HoldWatch(self._hold_server, hold_calls, self._node.post, owner=run_id())
         self._node.attach(
             self._transport,
             self._control,
-            HoldCalls(self._holds, self._node.post),
+            hold_calls,
             self._lightning_calls,
             wire,
             self._lightning.receive,
@@ -219,17 +215,16 @@ class _Process:
         self._post(Started())
         for event in self._early:
             self._deliver(event)
-        self._sources.begin(self._transport.hello_port)
+        for market in self._config.markets:
+            name = rendezvous_name(self._config.network, market)
+            self._discovery.announce(name, self._transport.hello_port)
+            self._discovery.follow(name)
         info = self._where()
         path = runtime_path(self._directory)
         path.unlink(missing_ok=True)
-        told = {**info, "settings": shared_settings(self._config)}
-        create_private_file(path, msgspec.json.encode(told))
+        create_private_file(path, msgspec.json.encode(info))
         self._log.info("serving", **info)
-        notice = self._no_source()
-        if notice:
-            self._log.warning("no_source", notice=notice)
-        self._on_ready({**info, "notice": notice})
+        self._on_ready(info)
 
     def _where(self) -> dict[str, Any]:
         host = self._config.bind_host
@@ -243,8 +238,8 @@ class _Process:
             "hello_port": self._transport.hello_port,
             "rpc_port": self._transport.rpc_port,
             "orders_port": self._transport.orders_port,
-            "dht_port": self._sources.dht_port,
-            "redis_pid": self._embedded.pid if self._embedded else 0,
+            "dht_port": self._discovery.udp_port,
+            "redis_pid": self._redis_pid(),
         }
 
     def _listen_to_signals(self) -> None:
@@ -274,37 +269,17 @@ class _Process:
                 return
         self._post(event)
 
-    async def _watch_holds(self) -> None:
-        """Start the embedded server again when it has ended; a new one has forgotten its holds."""
-        while True:
-            await asyncio.sleep(HOLD_SERVER_WATCH_S)
-            if self._embedded is None or self._embedded.alive():
-                continue
-            self._log.warning("hold_server_ended", pid=self._embedded.pid)
-            try:
-                await asyncio.to_thread(self._embedded.ensure_running)
-            except HoldsUnavailableError as error:
-                self._log.error("hold_server_gone", why=str(error))
-            self._post(HoldsForgotten())
-
     async def _beat(self) -> None:
         parent = os.getppid()
-        proxied = self._config.proxy is not None
-        addresses = () if proxied else own_addresses()
         while True:
             await asyncio.sleep(1)
             self._node.beat()
-            before, addresses = addresses, () if proxied else own_addresses()
-            if addresses and addresses != before:
-                self._log.warning("network_changed")
-                self._node.wake()
             if self._config.supervised and os.getppid() != parent:
                 self._log.warning("supervisor_ended")
                 self._node.stopped.set()
 
     async def _stop(self) -> None:
         """Withdraw, and let what is on its way to the disk and the peers get there."""
-        self._sources.withdraw()
         if self._node.fault is None:
             self._post(Stopping())
             with contextlib.suppress(TimeoutError):
@@ -324,8 +299,11 @@ class _Process:
         host = where["host"]
         ports = {name: f"{host}:{where[f'{name}_port']}" for name in ("hello", "rpc", "orders")}
         lightning = await self._lightning.info()
-        warnings = [notice] if (notice := self._no_source()) else []
+        warnings: list[str] = []
         redis = await self._redis_status(warnings)
+        redis["lease"] = kernel.lease.standing
+        if not kernel.lease.leads():
+            warnings.append(NOT_LEADING)
         counted = {**core.counted, **self._transport.counters()}
         result = {
             "identity": where["identity"],
@@ -352,7 +330,7 @@ class _Process:
             "orders": {"open": kernel.orders.open_count()},
             "trades": {"running": len(kernel.trades.running())},
             "counters": dict(sorted(counted.items())),
-            "dht": self._sources.health(),
+            "dht": self._discovery.health(),
             "warnings": warnings,
         }
         self._answer(event, result)
@@ -373,15 +351,15 @@ class _Process:
         }
 
     async def _answer_lookup(self, event: CommandReceived) -> None:
-        found = await self._sources.lookup()
-        rows = [{"host": one.host, "port": one.port, "source": one.source} for one in found]
-        self._answer(event, {"candidates": rows, "dht": self._sources.health()})
-
-    def _no_source(self) -> str:
-        """What to do where there is nobody whom this node could ask for others; else ""."""
-        if self._node.kernel.sessions.knows_anybody() or self._sources.has_any():
-            return ""
-        return NO_SOURCE_PROXIED if self._config.proxy else NO_SOURCE
+        found: dict[tuple[str, int], Candidate] = {}
+        for market in self._config.markets:
+            name = rendezvous_name(self._config.network, market)
+            for one in await self._discovery.lookup(name, LOOKUP_WAIT_MS):
+                found[one.host, one.port] = one
+        rows = [
+            {"host": one.host, "port": one.port, "source": one.source} for one in found.values()
+        ]
+        self._answer(event, {"candidates": rows, "dht": self._discovery.health()})
 
     async def _answer_holds(self, event: CommandReceived) -> None:
         """The journal's holds, each with what Redis says of it."""

@@ -7,6 +7,7 @@ safe, and this makes it short.  A node that keeps crashing is not started for ev
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -22,6 +23,9 @@ _WINDOW_S: Final = 60.0
 _PAUSE_S: Final = 0.2
 EXIT_CRASHING: Final = 70  # EX_SOFTWARE
 SUPERVISED_VARIABLE: Final = "ZMQEX_SUPERVISED"
+# Who asks for the lease of a shared hold server: a node that was started again is no other copy.
+RUN_VARIABLE: Final = "ZMQEX_RUN"
+_RUN_BYTES: Final = 16
 
 
 def supervise(arguments: list[str]) -> int:
@@ -34,6 +38,7 @@ class _Supervisor:
         self._command = [sys.executable, "-m", "zmqex", *arguments]
         self._child: subprocess.Popen[bytes] | None = None
         self._stopping = False
+        self._run_id = secrets.token_hex(_RUN_BYTES)
 
     def run(self) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -59,7 +64,7 @@ class _Supervisor:
                 time.sleep(_PAUSE_S * len(crashes))
 
     def _run_once(self) -> int:
-        environment = {**os.environ, SUPERVISED_VARIABLE: "1"}
+        environment = {**os.environ, SUPERVISED_VARIABLE: "1", RUN_VARIABLE: self._run_id}
         with subprocess.Popen(self._command, env=environment) as child:  # noqa: S603 - ourselves
             self._child = child
             if self._stopping:

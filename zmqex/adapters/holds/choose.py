@@ -20,6 +20,7 @@ class HoldServer:
     holds: RedisHolds
     embedded: EmbeddedServer | None
     notice: str
+    shared: bool = False  # the operator's: other processes can reach it
 
     async def close(self) -> None:
         """Close the client, then stop our own server; another's goes on."""
@@ -37,7 +38,7 @@ def open_hold_server(
     is not asked anything yet.  Raises `ConfigError` naming what the operator can do.
     """
     if url is not None:
-        return HoldServer(RedisHolds.connect(url, identity=identity), None, "")
+        return HoldServer(RedisHolds.connect(url, identity=identity), None, "", shared=True)
     if sys.platform == "win32":
         return HoldServer(RedisHolds.in_memory(identity=identity), None, _IN_MEMORY)
     server = EmbeddedServer.start(data_dir, runtime_dir)
