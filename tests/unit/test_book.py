@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 from zmqex.market.book import Book, Level
 from zmqex.market.orders import BookOrder, Side
 from zmqex.reasons import RejectReason
@@ -34,7 +36,7 @@ def test_a_queue_full_of_dead_orders_is_rebuilt_in_order() -> None:
         book.place(order(number), 0)
     for number in range(4_000):
         book.cancel(order(number).order_id)
-    queue = book._bids.queues[10]
+    queue = book._queues[10]
     assert len(queue.orders) < 3_000, "the level walks over the dead of long ago"
     left = [int.from_bytes(resting.order_id, "big") for resting in book.orders(Side.BUY)]
     assert left == list(range(4_000, 5_000))
@@ -48,9 +50,9 @@ def test_orders_that_come_and_go_leave_nothing_behind() -> None:
         book.place(order(number, price=number + 1), 0)
         book.cancel(order(number).order_id)
     assert len(book) == 0
-    assert len(book._expiries) < 2_000
-    assert not book._bids.queues
-    assert not book._bids.keys
+    assert book._arrivals - book._expiries.forgotten < 2_000
+    assert not book._queues
+    assert not book._bids
     assert book.next_expiry_ms() is None
 
 
@@ -68,6 +70,22 @@ def test_an_order_that_was_placed_again_expires_once_and_at_its_new_time() -> No
     book.place(order(2, expires_at_ms=99), 0)
     assert len(book.expire(99)) == 1
     assert book.expire(99) == []
+
+
+def test_the_ends_of_orders_that_left_are_forgotten_little_by_little() -> None:
+    """However many come and go, what is kept of them stays in proportion to what rests."""
+    rng = random.Random(1)
+    book = Book()
+    resting = [order(number, expires_at_ms=rng.randint(1, 10**7)) for number in range(50)]
+    for each in resting:
+        book.place(each, 0)
+    for number in range(100, 20_100):
+        book.place(order(number, expires_at_ms=rng.randint(1, 10**7)), 0)
+        book.cancel(order(number).order_id)
+        assert book._arrivals - book._expiries.forgotten <= 2 * (len(resting) + 1_024)
+    ends = sorted(each.expires_at_ms for each in resting)
+    assert book.next_expiry_ms() == ends[0]
+    assert [gone.expires_at_ms for gone in book.expire(10**7)] == ends
 
 
 def test_equal_ends_come_in_the_order_of_ids() -> None:

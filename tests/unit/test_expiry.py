@@ -26,14 +26,14 @@ def drain(queue: ExpiryQueue) -> list[int]:
 
 
 def test_orders_end_in_order_however_far_apart_they_are() -> None:
-    """Slots of the calendar and the heap of near ends make one order."""
+    """Slots of the calendar and the list of near ends make one order."""
     rng = random.Random(1)
     ends = [rng.randrange(20 * SLOT_MS) for _ in range(500)]
     queue = ExpiryQueue()
     for number, end in enumerate(ends):
         queue.add(order(number, end))
     assert drain(queue) == sorted(ends)
-    assert len(queue) == 0
+    assert queue.forgotten == len(ends)
 
 
 def test_an_earlier_end_that_comes_later_is_first() -> None:
@@ -71,13 +71,37 @@ def test_orders_that_left_are_passed_over_near_and_far() -> None:
     assert drain(queue) == [orders[number].expires_at_ms for number in (3, 4, 6, 7, 9, 10)]
 
 
-def test_rebuilding_forgets_all_but_the_given() -> None:
-    """Near and far entries alike; the given ones keep their order."""
+def test_sweeping_forgets_those_that_left_near_and_far_a_part_at_a_time() -> None:
+    """Counted, so that the book knows how many are kept; those that rest keep their order."""
     queue = ExpiryQueue()
-    keep = [order(number, (9 - number) * SLOT_MS) for number in range(3)]
-    for each in [*keep, order(7, 1), order(8, 20 * SLOT_MS)]:
+    orders = [order(number, number * SLOT_MS // 8) for number in range(64)]
+    for each in orders:
         queue.add(each)
     queue.first()
-    queue.rebuild(keep)
-    assert len(queue) == 3
-    assert drain(queue) == [7 * SLOT_MS, 8 * SLOT_MS, 9 * SLOT_MS]
+    queue.add(order(99, 3))
+    for each in orders[::2]:
+        each.arrival = -2
+    forgotten = []
+    for _ in range(20):
+        queue.sweep(4)
+        forgotten.append(queue.forgotten)
+    assert forgotten == sorted(forgotten)
+    assert 0 < forgotten[1] < forgotten[-1] == 32
+    assert drain(queue) == [3, *(number * SLOT_MS // 8 for number in range(1, 64, 2))]
+    assert queue.forgotten == 65
+
+
+def test_what_is_due_is_taken_out_across_slots() -> None:
+    """Earliest first, without those that left; later ones stay."""
+    queue = ExpiryQueue()
+    orders = [order(number, (40 - number) * SLOT_MS // 8) for number in range(40)]
+    for each in orders:
+        queue.add(each)
+    orders[39].arrival = orders[20].arrival = -2
+    due = queue.take_due(4 * SLOT_MS)
+    assert [one.expires_at_ms for one in due] == [
+        number * SLOT_MS // 8 for number in range(2, 33) if number != 20
+    ]
+    assert queue.take_due(4 * SLOT_MS) == []
+    assert drain(queue) == [number * SLOT_MS // 8 for number in range(33, 41)]
+    assert queue.take_due(99 * SLOT_MS) == []

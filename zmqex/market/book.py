@@ -14,7 +14,7 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -47,12 +47,12 @@ class Book:
         self.symbol: Final = symbol
         self._orders_max: Final = orders_max
         self._orders: Final[dict[bytes, BookOrder]] = {}
-        self._bids: Final = _Ladder([], {})
-        self._asks: Final = _Ladder([], {})
+        self._queues: Final[dict[int, _Queue]] = {}  # by key; every level of both sides
+        self._bids: Final[list[int]] = []  # the sorted keys of levels where something can be taken
+        self._asks: Final[list[int]] = []
         self._expiries: Final = ExpiryQueue()
         self._far: Final = self._expiries.far
         self._arrivals = 0
-        self._sweep_at = _SWEEP_MIN  # the arrival with which the expiry queue is swept next
 
     def __len__(self) -> int:
         """How many orders rest, hidden ones too."""
@@ -79,13 +79,11 @@ class Book:
         available lots it rests hidden.
         """
         orders = self._orders
-        order_id = order.order_id
-        price_ticks = order.price_ticks
         lots = order.available_lots
+        price_ticks = order.price_ticks
         expires_at_ms = order.expires_at_ms
         if (
             expires_at_ms <= now_ms
-            or order_id in orders
             or not 0 < price_ticks <= INTEGER_MAX
             or not 0 <= lots <= INTEGER_MAX
             or len(orders) >= self._orders_max
@@ -93,29 +91,27 @@ class Book:
             return self.why_not(order, now_ms)
         if order.arrival != _NEW:  # A queue may still have it among its dead.
             order = msgspec.structs.replace(order)
-        orders[order_id] = order
-        if order.side is _BUY:
-            keys, queues = self._bids
-            key = price_ticks
-        else:
-            keys, queues = self._asks
-            key = -price_ticks
-        queue = queues.get(key)
-        if queue is None:
-            queue = queues[key] = _Queue()
+        if orders.setdefault(order.order_id, order) is not order:
+            return RejectReason.DUPLICATE_ORDER
+        key = price_ticks if order.side is _BUY else -price_ticks
+        try:
+            queue = self._queues[key]
+        except KeyError:
+            queue = self._queues[key] = _Queue(key)
+        order.key = queue.key  # one number for all of the level, so that it stays in the cache
+        before = queue.lots
         if not lots:
             queue.hidden += 1
-        elif not queue.lots:
-            insort(keys, key)
-        queue.lots += lots
+        elif not before:
+            insort(self._bids if key > 0 else self._asks, key)
+        queue.lots = before + lots
         queue.orders.append(order)
         self._arrivals = order.arrival = arrival = self._arrivals + 1
-        same_slot = self._far.get(expires_at_ms >> SLOT_BITS)
-        if same_slot is None:
+        try:
+            self._far[expires_at_ms >> SLOT_BITS].append(order)
+        except KeyError:
             self._expiries.add(order)
-        else:
-            same_slot.append(order)
-        if arrival >= self._sweep_at:
+        if not arrival % _SWEEP_MIN:
             self._sweep_expiries()
         return None
 
@@ -124,24 +120,18 @@ class Book:
         order = self._orders.pop(order_id, None)
         if order is None:
             return None
-        if order.side is _BUY:
-            keys, queues = self._bids
-            key = order.price_ticks
-        else:
-            keys, queues = self._asks
-            key = -order.price_ticks
-        queue = queues[key]
+        queue = self._queues[order.key]
         order.arrival = _GONE
         lots = order.available_lots
         if lots:
             queue.lots = after = queue.lots - lots
             if not after:
-                del keys[bisect_left(keys, key)]
+                self._hide_level(queue.key)
         else:
             queue.hidden -= 1
             after = queue.lots
         if not after and not queue.hidden:
-            del queues[key]
+            del self._queues[queue.key]
             return order
         queue.dead = dead = queue.dead + 1
         if dead > _SWEEP_MIN and 2 * dead > len(queue.orders):
@@ -158,21 +148,15 @@ class Book:
         order = self._orders.get(order_id)
         if order is None or not 0 <= available_lots <= INTEGER_MAX:
             return False
-        if order.side is _BUY:
-            keys, queues = self._bids
-            key = order.price_ticks
-        else:
-            keys, queues = self._asks
-            key = -order.price_ticks
-        queue = queues[key]
+        queue = self._queues[order.key]
         before = queue.lots
         queue.lots = after = before + available_lots - order.available_lots
         queue.hidden += (not available_lots) - (not order.available_lots)
         order.available_lots = available_lots
         if after and not before:
-            insort(keys, key)
+            insort(self._bids if queue.key > 0 else self._asks, queue.key)
         elif before and not after:
-            del keys[bisect_left(keys, key)]
+            self._hide_level(queue.key)
         return True
 
     def fill(self, order_id: bytes, quantity_lots: int) -> bool:
@@ -189,18 +173,14 @@ class Book:
         if left < 0 or quantity_lots < 1:
             return False
         order.available_lots = left
-        if order.side is _BUY:
-            self._bids.queues[order.price_ticks].lots -= quantity_lots
-        else:
-            self._asks.queues[-order.price_ticks].lots -= quantity_lots
+        self._queues[order.key].lots -= quantity_lots
         return True
 
     def expire(self, now_ms: int) -> list[BookOrder]:
         """Remove every order whose time has come; return them, earliest first, then by id."""
-        expired: list[BookOrder] = []
-        while (order := self._expiries.first()) is not None and order.expires_at_ms <= now_ms:
+        expired = self._expiries.take_due(now_ms)
+        for order in expired:
             self.cancel(order.order_id)
-            expired.append(order)
         return expired
 
     def next_expiry_ms(self) -> int | None:
@@ -214,12 +194,12 @@ class Book:
 
     def best_bid(self) -> int | None:
         """Highest price in ticks at which somebody buys now."""
-        keys = self._bids.keys
+        keys = self._bids
         return keys[-1] if keys else None
 
     def best_ask(self) -> int | None:
         """Lowest price in ticks at which somebody sells now."""
-        keys = self._asks.keys
+        keys = self._asks
         return -keys[-1] if keys else None
 
     def levels(self, side: Side, depth: int | None = None) -> list[Level]:
@@ -227,13 +207,12 @@ class Book:
 
         Call `expire` first: the levels count every resting order.
         """
-        ladder = self._bids if side is _BUY else self._asks
+        keys = self._bids if side is _BUY else self._asks
         found: list[Level] = []
         cumulative_lots = 0
-        keys = ladder.keys
         stop = 0 if depth is None else max(0, len(keys) - depth)
         for index in range(len(keys) - 1, stop - 1, -1):
-            queue = ladder.queues[keys[index]]
+            queue = self._queues[keys[index]]
             cumulative_lots += queue.lots
             shown = len(queue.orders) - queue.dead - queue.hidden
             found.append(Level(abs(keys[index]), queue.lots, cumulative_lots, shown))
@@ -244,9 +223,9 @@ class Book:
 
         Do not write meanwhile.
         """
-        ladder = self._bids if side is _BUY else self._asks
-        for key in sorted(ladder.queues, reverse=True):
-            for order in ladder.queues[key].orders:
+        buying = side is _BUY
+        for key in sorted((key for key in self._queues if (key > 0) is buying), reverse=True):
+            for order in self._queues[key].orders:
                 if order.arrival >= 0:
                     yield order
 
@@ -256,8 +235,8 @@ class Book:
         Hidden, expired and dead ones (`arrival` below 0) too.  Do not write meanwhile.
         """
         if side is _BUY:
-            return chain.from_iterable(_levels_from(self._asks, -price_ticks))
-        return chain.from_iterable(_levels_from(self._bids, price_ticks))
+            return chain.from_iterable(self._levels_from(self._asks, -price_ticks))
+        return chain.from_iterable(self._levels_from(self._bids, price_ticks))
 
     def state_hash(self) -> bytes:
         """BLAKE2b-256 over every order in priority order, hidden ones in their place.
@@ -270,43 +249,41 @@ class Book:
                 digest.update(_row(order))
         return digest.digest()
 
+    def _hide_level(self, key: int) -> None:
+        """Nothing can be taken at this level any more."""
+        keys = self._bids if key > 0 else self._asks
+        del keys[bisect_left(keys, key)]
+
+    def _levels_from(self, keys: list[int], limit: int) -> Iterator[Iterable[BookOrder]]:
+        """The queues of the levels with something to take, best first, down to the key `limit`."""
+        queues = self._queues
+        for key in reversed(keys):
+            if key < limit:
+                return
+            queue = queues[key]
+            orders = queue.orders
+            while orders[0].arrival < 0:  # A level with something to take has a living order.
+                orders.popleft()
+                queue.dead -= 1
+            yield orders
+
     def _sweep_expiries(self) -> None:
-        """Forget the ends of orders that rest no more."""
-        self._expiries.rebuild(self._orders.values())
-        self._sweep_at = self._arrivals + len(self._orders) + _SWEEP_MIN
+        """Forget some of the ends of orders that rest no more, while they are the greater part."""
+        if self._arrivals - self._expiries.forgotten > 2 * len(self._orders):
+            self._expiries.sweep(2 * _SWEEP_MIN)
 
 
 class _Queue:
     """The orders of one price, in order of arrival."""
 
-    __slots__ = ("dead", "hidden", "lots", "orders")
+    __slots__ = ("dead", "hidden", "key", "lots", "orders")
 
-    def __init__(self) -> None:
+    def __init__(self, key: int) -> None:
+        self.key = key  # the price, negative for asks: of each side, the best is the greatest
         self.orders: deque[BookOrder] = deque()
         self.lots = 0  # what can be taken, of all together
         self.hidden = 0  # how many have nothing to take
         self.dead = 0  # how many rest no more and are only passed over
-
-
-class _Ladder(NamedTuple):
-    """One side.  A level's key is its price, negative for asks: the best is the greatest."""
-
-    keys: list[int]  # sorted; only levels where something can be taken
-    queues: dict[int, _Queue]  # every level
-
-
-def _levels_from(ladder: _Ladder, limit: int) -> Iterator[Iterable[BookOrder]]:
-    """The queues of the levels with something to take, best first, down to the key `limit`."""
-    queues = ladder.queues
-    for key in reversed(ladder.keys):
-        if key < limit:
-            return
-        queue = queues[key]
-        orders = queue.orders
-        while orders[0].arrival < 0:  # A level with something to take has a living order.
-            orders.popleft()
-            queue.dead -= 1
-        yield orders
 
 
 def _row(order: BookOrder) -> bytes:

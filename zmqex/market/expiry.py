@@ -1,13 +1,14 @@
-"""Which orders end next: a calendar of minutes for the far future, a heap for the near one.
+"""Which orders end next: a calendar of minutes for the far future, a sorted list for the near one.
 
-Adding is one append, and an order is moved to the heap only when its minute comes, so that the heap
-stays small however many orders rest.  Orders that left the book meanwhile are passed over when they
-are met; `rebuild` forgets them all.  Not for: removing orders from a book, or reading a clock.
+Adding is one append, and an order is moved to the list only when its minute comes, so that the list
+stays short however many orders rest, and is sorted once.  Orders that left the book meanwhile are
+passed over when they are met; `sweep` forgets them, a part at a time.  Not for: removing orders
+from a book, or reading a clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_left, insort
 from heapq import heappop, heappush
 
 from zmqex.market.orders import BookOrder
@@ -19,56 +20,82 @@ SLOT_BITS = 16
 class ExpiryQueue:
     """Orders by the time at which they end."""
 
-    __slots__ = ("_begun", "_near", "_slots", "far")
+    __slots__ = ("_begun", "_near", "_slots", "_unswept", "far", "forgotten")
 
     def __init__(self) -> None:
         self.far: dict[int, list[BookOrder]] = {}  # slot -> its orders, in order of arrival
         self._slots: list[int] = []  # heap of the keys of `far`
-        self._begun = 0  # slots below this one are in the heap of near ends
-        self._near: list[tuple[int, bytes, int, BookOrder]] = []
+        self._begun = 0  # slots below this one are in the list of near ends
+        self._near: list[tuple[int, bytes, int, BookOrder]] = []  # sorted
+        self._unswept: list[int] = []  # the slots that `sweep` will look at next
+        self.forgotten = 0  # how many entries are here no more, of all that came
 
     def add(self, order: BookOrder) -> None:
         """Queue an order that has just come to rest."""
         slot = order.expires_at_ms >> SLOT_BITS
         if slot < self._begun:
-            entry = (order.expires_at_ms, order.order_id, order.arrival, order)
-            heappush(self._near, entry)
+            insort(self._near, (order.expires_at_ms, order.order_id, order.arrival, order))
         elif slot in self.far:
             self.far[slot].append(order)
         else:
             self.far[slot] = [order]
             heappush(self._slots, slot)
 
-    def __len__(self) -> int:
-        """How many entries there are, those of orders that left included."""
-        return len(self._near) + sum(map(len, self.far.values()))
+    def sweep(self, entries: int) -> None:
+        """Forget orders that left the book, among the next so many entries or a few more.
 
-    def rebuild(self, orders: Iterable[BookOrder]) -> None:
-        """Forget everything but these orders."""
-        self.far.clear()
-        self._slots.clear()
-        self._begun = 0
-        self._near.clear()
-        for order in orders:
-            self.add(order)
+        All entries have their turn, and none of the calls takes long.
+        """
+        while entries > 0:
+            if self._unswept:
+                orders = self.far.get(self._unswept.pop(), [])
+                before = len(orders)
+                orders[:] = [order for order in orders if order.arrival >= 0]
+                self.forgotten += before - len(orders)
+            else:
+                self._unswept = list(self.far)
+                before = len(self._near)
+                self._near = [entry for entry in self._near if entry[3].arrival == entry[2]]
+                self.forgotten += before - len(self._near)
+            entries -= before + 1
 
     def first(self) -> BookOrder | None:
         """The order that ends first, by id among equals; None if nothing rests."""
         while True:
-            near = self._near
-            while near:
-                _, _, arrival, order = near[0]
+            for index, (_, _, arrival, order) in enumerate(self._near):
                 if order.arrival == arrival:
+                    self._drop(index)
                     return order
-                heappop(near)
+            self._drop(len(self._near))
             if not self._slots:
                 return None
             self._begin_slot()
 
+    def take_due(self, now_ms: int) -> list[BookOrder]:
+        """Take out and return what ends by now, earliest first, by id among equals."""
+        due: list[BookOrder] = []
+        while True:
+            near = self._near
+            count = bisect_left(near, (now_ms + 1,))
+            due += [order for _, _, arrival, order in near[:count] if order.arrival == arrival]
+            self._drop(count)
+            if near or not self._slots or self._slots[0] > now_ms >> SLOT_BITS:
+                return due
+            self._begin_slot()
+
+    def _drop(self, count: int) -> None:
+        """Take out the first entries of the list."""
+        del self._near[:count]
+        self.forgotten += count
+
     def _begin_slot(self) -> None:
-        """Move the next slot of the calendar into the heap."""
+        """Sort the next slot of the calendar into the list, which is empty."""
         slot = heappop(self._slots)
         self._begun = slot + 1
-        for order in self.far.pop(slot):
-            if order.arrival >= 0:
-                self.add(order)
+        orders = self.far.pop(slot)
+        self._near = sorted(
+            (order.expires_at_ms, order.order_id, order.arrival, order)
+            for order in orders
+            if order.arrival >= 0
+        )
+        self.forgotten += len(orders) - len(self._near)

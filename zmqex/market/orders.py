@@ -54,8 +54,8 @@ class BookOrder(msgspec.Struct, gc=False):
 
     `order_id` and `maker` are 32 bytes.  `available_lots` is what can be taken now: what remains
     without what is held.  `arrival` is given by the book: its number among all that came, -1
-    before and -2 when it is gone.  It holds no containers, so the garbage collector need not walk
-    100,000 of them.
+    before and -2 when it is gone.  So is `key`, its level: the price, negative for asks.  It holds
+    no containers, so the garbage collector need not walk 100,000 of them.
     """
 
     order_id: bytes
@@ -67,6 +67,7 @@ class BookOrder(msgspec.Struct, gc=False):
     flags: int
     expires_at_ms: int
     arrival: int = -1
+    key: int = 0
 
 
 class IncomingOrder(msgspec.Struct, frozen=True, gc=False):
