@@ -24,6 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import node_packages
+
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 EVIDENCE = ROOT / "docs" / "evidence"
@@ -100,6 +102,7 @@ def _steps(options: list[str]) -> Iterator[tuple[str, Step]]:
         ),
     )
     if "--fast" not in options:
+        yield "Node.js and its packages", _node_packages
         yield "integration and end-to-end tests", _slow_tests
         yield "tests that measure seconds", _lone_tests
         yield "wheel in a fresh environment", _wheel
@@ -153,6 +156,16 @@ def _quick_tests(outcome: Outcome) -> bool:
     Path(".coverage").unlink(missing_ok=True)
     coverage = [f"--cov=zmqex.{name}" for name in PURE]
     return _pytest(outcome, *QUICK_TESTS, "-n2", *coverage, "--cov-branch", "--cov-report=")
+
+
+def _node_packages(_: Outcome) -> bool:
+    """Install what some tests speak to; without it they are skipped, which fails in CI."""
+    try:
+        node_packages.ensure()
+    except node_packages.NoNodeError as error:
+        print(f"no Node.js packages: {error}", flush=True)
+        return not CI
+    return True
 
 
 def _slow_tests(outcome: Outcome) -> bool:

@@ -32,6 +32,7 @@ class MemoryJournal:
         self.hashes: dict[bytes, bytes] = {}
         self.fences: dict[int, bytes] = {}
         self.batches: dict[tuple[str, int, int], records.OwnBatch] = {}
+        self.checkpoints: dict[str, records.OwnCheckpoint] = {}
         self.lines: dict[bytes, records.TradeLine] = {}
         self.outbox: dict[bytes, records.OutboxLine] = {}
         self.terms: dict[bytes, records.OrderTerms] = {}
@@ -51,6 +52,7 @@ class MemoryJournal:
         return records.Snapshot(
             orders=tuple(self.orders.values()),
             trades=tuple(self.trades.values()),
+            checkpoints=tuple(self.checkpoints.values()),
             batches=tuple(self.batches[key] for key in sorted(self.batches)),
             lines=tuple(self.lines.values()),
             outbox=tuple(self.outbox.values()),
@@ -67,10 +69,8 @@ class MemoryJournal:
                 self.orders[order.order_id] = order
             case records.PutTrade(trade, claimed, capacity):
                 self._put_trade(trade, claimed, capacity)
-            case records.PutBatch(batch):
-                key = (batch.market, batch.epoch, batch.sequence)
-                _unique(key not in self.batches, "batch")
-                self.batches[key] = batch
+            case records.PutBatch() | records.PutCheckpoint():
+                self._put_log(write)
             case records.PutLine(line):
                 self.lines.setdefault(line.digest, line)
             case records.PutOutbox(waiting):
@@ -91,6 +91,18 @@ class MemoryJournal:
                 self.commands[key] = made
             case _:
                 raise AssertionError(write)
+
+    def _put_log(self, write: records.PutBatch | records.PutCheckpoint) -> None:
+        if isinstance(write, records.PutBatch):
+            key = (write.batch.market, write.batch.epoch, write.batch.sequence)
+            _unique(key not in self.batches, "batch")
+            self.batches[key] = write.batch
+            return
+        point = write.checkpoint
+        self.checkpoints[point.market] = point
+        for market, epoch, sequence in list(self.batches):
+            if market == point.market and (epoch, sequence) < (point.epoch, write.first):
+                del self.batches[market, epoch, sequence]
 
     def _put_trade(self, trade: records.Trade, claimed: int, capacity: int) -> None:
         _follows(self.trades.get(trade.trade_id), trade)

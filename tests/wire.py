@@ -19,7 +19,17 @@ from zmqex.kernel import events as happened
 from zmqex.kernel.commands import Command
 from zmqex.kernel.core import Core, Settings
 from zmqex.kernel.publisher import Publisher
-from zmqex.kernel.records import DropPeer, KnownPeer, OwnBatch, PutBatch, PutCounter, PutPeer, Write
+from zmqex.kernel.records import (
+    DropPeer,
+    KnownPeer,
+    OwnBatch,
+    OwnCheckpoint,
+    PutBatch,
+    PutCheckpoint,
+    PutCounter,
+    PutPeer,
+    Write,
+)
 from zmqex.kernel.replicas import Replicas
 from zmqex.kernel.sessions import Sessions
 from zmqex.market.instruments import Currencies
@@ -53,6 +63,7 @@ class LogNode:
         self.replicas = Replicas(self.core, self.sessions)
         self.publisher = Publisher(self.core, self.replicas, self.sessions)
         self.batches: tuple[OwnBatch, ...] = ()
+        self.checkpoints: tuple[OwnCheckpoint, ...] = ()
         self.peers: tuple[KnownPeer, ...] = ()
         self._calls: dict[type[happened.Event], Callable[[Any], None]] = {
             happened.Started: self._start,
@@ -82,7 +93,7 @@ class LogNode:
         return self.core.next_deadline_ms()
 
     def _start(self, _event: happened.Started) -> None:
-        self.publisher.restore(self.batches)
+        self.publisher.restore(self.batches, self.checkpoints)
         self.sessions.start(self.peers)
 
     def _command(self, event: happened.CommandReceived) -> None:
@@ -110,6 +121,7 @@ class Host:
         self.identity = self.key.public_key
         self.settings: dict[str, Any] = {"host": self.address, "hello_port": HELLO, **settings}
         self.batches: dict[tuple[str, int, int], OwnBatch] = {}
+        self.checkpoints: dict[str, OwnCheckpoint] = {}
         self.peers: dict[bytes, KnownPeer] = {}
         self.counters: dict[str, int] = {}
         self.links: dict[bytes, tuple[str, bytes]] = {}  # peer: (host, CURVE key)
@@ -143,6 +155,7 @@ class Host:
         )
         self.node.core.counters.update(self.counters)
         self.node.batches = tuple(self.batches.values())
+        self.node.checkpoints = tuple(self.checkpoints.values())
         self.node.peers = tuple(self.peers.values())
         self.handle(happened.Started())
 
@@ -200,6 +213,11 @@ class Host:
         match write:
             case PutBatch(batch):
                 self.batches[batch.market, batch.epoch, batch.sequence] = batch
+            case PutCheckpoint(point, first):
+                self.checkpoints[point.market] = point
+                for market, epoch, sequence in list(self.batches):
+                    if market == point.market and (epoch, sequence) < (point.epoch, first):
+                        del self.batches[market, epoch, sequence]
             case PutPeer(peer):
                 self.peers[peer.identity] = peer
             case DropPeer(identity):

@@ -6,8 +6,6 @@ An error names the setting as it was written there.  Not for creating or locking
 
 from __future__ import annotations
 
-import base64
-import binascii
 import fcntl
 import hashlib
 import os
@@ -20,10 +18,25 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from zmqex import limits
 from zmqex.errors import ConfigError, InputError
-from zmqex.limits import CONTROL_PATH_BYTES_MAX, HOLD_TTL_MS, SECOND_MS
 from zmqex.market.instruments import Currencies, shown
-from zmqex.market.units import parse_duration
+from zmqex.settings import (
+    Address,
+    StaticPeer,
+    read_addresses,
+    read_currencies,
+    read_hold_ttl_ms,
+    read_host,
+    read_markets,
+    read_number,
+    read_one_of,
+    read_peers,
+    read_port,
+    read_proxy,
+    read_redis,
+    read_text,
+)
 
 DEFAULT_NODE: Final = "default"
 SETTINGS_FILE: Final = "zmqex.toml"
@@ -42,13 +55,7 @@ _NOT_SETTINGS: Final = {
     "ZMQEX_FAULT",
 }
 _PREFIX: Final = "ZMQEX_"
-_PORT_MAX: Final = 65_535
-_IDENTITY_BYTES: Final = 32
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
-_HOST: Final = re.compile(r"[A-Za-z0-9_.:-]{1,255}\Z")
-
-Address = tuple[str, int]
-StaticPeer = tuple[bytes, str, int]
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +63,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     A port of None is the usual one or the next free one (hello 7100, rpc 7101, orders 7102, DHT
     UDP as hello); 0 is any free one.  `peers` are (32-byte identity or b"", host, hello port).
+    `proxy` is a SOCKS5 server through which everything is dialled.
     """
 
     data_dir: Path
@@ -69,14 +77,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     dht_port: int | None = None
     peers: tuple[StaticPeer, ...] = ()
     bootstrap: tuple[Address, ...] = ()
+    proxy: Address | None = None
     redis: str | None = None
     holds: Literal["strict", "journal"] = "journal"
-    hold_ttl_ms: int = HOLD_TTL_MS
+    hold_ttl_ms: int = limits.HOLD_TTL_MS
     pay: Literal["ask", "auto", "manual"] | None = None
     log_level: str = "info"
     log_format: Literal["human", "json"] = "human"
     currencies: Mapping[str, int] = {}
     markets: tuple[str, ...] = ("BTC/USD",)
+    orders_per_stranger: int = limits.ORDERS_PER_STRANGER_MAX
     supervised: bool = False
 
 
@@ -95,15 +105,23 @@ class RunningNode(msgspec.Struct, frozen=True):
     identity: str
     data_dir: Path
     control: Path
+    host: str = "127.0.0.1"
     hello_port: int = 0
     rpc_port: int = 0
     orders_port: int = 0
     dht_port: int = 0
+    settings: Mapping[str, Any] = {}  # those that commands need too, as in TOML
 
     @property
     def name(self) -> str:
         """The node's name: the last part of its data directory."""
         return self.data_dir.name
+
+
+def shared_settings(config: Config) -> dict[str, Any]:
+    """What commands must know of the node that they talk to, for its runtime file."""
+    shared = {"currencies": dict(config.currencies), "markets": list(config.markets)}
+    return shared | ({"pay": config.pay} if config.pay else {})
 
 
 # --- settings ----------------------------------------------------------------------------------
@@ -114,11 +132,13 @@ def load_config(
     flags: Mapping[str, object] | None = None,
     environment: Mapping[str, str] | None = None,
     file: Path | None = None,
+    running: RunningNode | None = None,
 ) -> Config:
     """Put the layers together.
 
     `flags` has a value per setting's name (`rpc_port`); None means "not given".  `file` replaces
-    `zmqex.toml` in the data directory and must exist.  Raises ConfigError, which names the setting
+    `zmqex.toml` in the data directory and must exist.  What a `running` node was told, by
+    whatever means, stands above the file.  Raises ConfigError, which names the setting
     and where it stands.
     """
     given = os.environ if environment is None else environment
@@ -128,6 +148,7 @@ def load_config(
     origins: dict[str, str] = {}
     layers = (
         _from_file(choice.data_dir, file),
+        [(name, name, value) for name, value in (running.settings if running else {}).items()],
         _from_environment(given),
         [(name, _flag(name), value) for name, value in (flags or {}).items() if value is not None],
     )
@@ -193,6 +214,13 @@ def _flag(name: str) -> str:
 
 def _check(config: Config, origins: Mapping[str, str]) -> None:
     """What several settings say together."""
+    if config.proxy:
+        for name in ("bootstrap", "dht_port"):
+            if name in origins and getattr(config, name):
+                raise ConfigError(
+                    f"{origins[name]}: the DHT speaks UDP, which would go past the proxy; name "
+                    "peers with --peer HOST:PORT instead"
+                )
     if config.network != "play":
         message = (
             f"{origins['network']}: {shown(config.network)} needs a Lightning backend, and none is "
@@ -210,139 +238,30 @@ def _check(config: Config, origins: Mapping[str, str]) -> None:
             raise ConfigError(f"{origins.get('markets', '--market')}: {error}") from error
 
 
-# --- one setting: from what was written to what is meant; ValueError says what is wrong ----------
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{value!r} is not a text")  # noqa: TRY004 - one error for every setting
-    return value.strip()
-
-
-def _one_of(*words: str) -> Callable[[object], str]:
-    def read(value: object) -> str:
-        word = _text(value).lower()
-        if word not in words:
-            raise ValueError(f"{shown(word)} is not one of {', '.join(words)}")
-        return word
-
-    return read
-
-
-def _port(value: object) -> int:
-    text = str(value).strip()
-    port = int(text) if text.isascii() and text.isdigit() else -1
-    if isinstance(value, bool) or not 0 <= port <= _PORT_MAX:
-        raise ValueError(f"{shown(text)} is not a port, a number from 0 to {_PORT_MAX}")
-    return port
-
-
-def _host(value: object) -> str:
-    host = _text(value).removeprefix("[").removesuffix("]")
-    if _HOST.match(host) is None:
-        raise ValueError(f"{shown(host)} is not a host name or an address")
-    return host
-
-
-def _list(value: object) -> list[str]:
-    """A list of texts, or one text with commas."""
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
-    if not isinstance(value, list | tuple):
-        raise ValueError(f"{value!r} is not a list")  # noqa: TRY004 - as above
-    return [part for item in value for part in _list(_text(item))]
-
-
-def parse_address(text: str) -> Address:
-    """Read `host:port` or `[::1]:port`; ValueError says what is wrong."""
-    host, separator, port = text.rpartition(":")
-    if not separator:
-        raise ValueError(f"{shown(text)} is not an address; write it like 127.0.0.1:7100")
-    number = _port(port)
-    if number == 0:
-        raise ValueError(f"{shown(text)} has port 0, where nobody listens")
-    return _host(host), number
-
-
-def parse_peer(text: str) -> StaticPeer:
-    """Read `ID@host:port`, or `host:port` for whoever answers there; ValueError says why not."""
-    identity, separator, address = text.rpartition("@")
-    return (_identity(identity) if separator else b"", *parse_address(address))
-
-
-def _identity(text: str) -> bytes:
-    """A peer's id: base32 in lower case without padding, as `zmqex.protocol.identity` prints it."""
-    try:
-        identity = base64.b32decode(text.upper() + "====")
-    except (binascii.Error, ValueError):
-        identity = b""
-    canonical = base64.b32encode(identity).decode().rstrip("=").lower()
-    if len(identity) != _IDENTITY_BYTES or canonical != text:
-        raise ValueError(f"{shown(text)} is not a peer id: 52 characters of a-z and 2-7")
-    return identity
-
-
-def _peers(value: object) -> tuple[StaticPeer, ...]:
-    return tuple(parse_peer(text) for text in _list(value))
-
-
-def _addresses(value: object) -> tuple[Address, ...]:
-    return tuple(parse_address(text) for text in _list(value))
-
-
-def _markets(value: object) -> tuple[str, ...]:
-    markets = tuple(dict.fromkeys(text.upper() for text in _list(value)))
-    if not markets:
-        raise ValueError("at least one market is needed, like BTC/USD")
-    return markets
-
-
-def _currencies(value: object) -> dict[str, int]:
-    """A table of decimals by code, or texts like `XYZ=2`."""
-    if isinstance(value, dict):
-        pairs = [(str(code), str(decimals)) for code, decimals in value.items()]
-    else:
-        pairs = [(code, decimals) for code, _, decimals in (t.partition("=") for t in _list(value))]
-    for code, decimals in pairs:
-        if not (decimals.isascii() and decimals.isdigit()):
-            raise ValueError(f"{shown(code)} needs its number of decimals, like XYZ=2")
-    return {code.upper(): int(decimals) for code, decimals in pairs}
-
-
-def _hold_ttl_ms(value: object) -> int:
-    ttl_ms = parse_duration(_text(value))
-    if not SECOND_MS <= ttl_ms <= HOLD_TTL_MS:
-        raise ValueError(f"{shown(str(value))} is not between 1s and 15m")
-    return ttl_ms
-
-
-def _redis(value: object) -> str:
-    url = _text(value)
-    if not url.startswith(("redis://", "rediss://", "unix://", "redis+sentinel://")):
-        # The text may hold a password: it is not repeated.
-        raise ValueError("it must start with redis://, rediss://, unix:// or redis+sentinel://")
-    return url
-
-
 # The name in TOML, in lower case; ZMQEX_ and upper case in the environment; with dashes as a flag.
 _SETTINGS: Final[Mapping[str, tuple[str, Callable[[object], object]]]] = {
-    "network": ("network", _text),
-    "bind_host": ("bind_host", _host),
-    "announce_host": ("announce_host", _host),
-    "hello_port": ("hello_port", _port),
-    "rpc_port": ("rpc_port", _port),
-    "orders_port": ("orders_port", _port),
-    "dht_port": ("dht_port", _port),
-    "peers": ("peers", _peers),
-    "bootstrap": ("bootstrap", _addresses),
-    "redis": ("redis", _redis),
-    "holds": ("holds", _one_of("strict", "journal")),
-    "hold_ttl": ("hold_ttl_ms", _hold_ttl_ms),
-    "pay": ("pay", _one_of("ask", "auto", "manual")),
-    "log_level": ("log_level", _one_of("debug", "info", "warning", "error", "critical")),
-    "log_format": ("log_format", _one_of("human", "json")),
-    "currencies": ("currencies", _currencies),
-    "markets": ("markets", _markets),
+    "network": ("network", read_text),
+    "bind_host": ("bind_host", read_host),
+    "announce_host": ("announce_host", read_host),
+    "hello_port": ("hello_port", read_port),
+    "rpc_port": ("rpc_port", read_port),
+    "orders_port": ("orders_port", read_port),
+    "dht_port": ("dht_port", read_port),
+    "peers": ("peers", read_peers),
+    "bootstrap": ("bootstrap", read_addresses),
+    "proxy": ("proxy", read_proxy),
+    "redis": ("redis", read_redis),
+    "holds": ("holds", read_one_of("strict", "journal")),
+    "hold_ttl": ("hold_ttl_ms", read_hold_ttl_ms),
+    "pay": ("pay", read_one_of("ask", "auto", "manual")),
+    "log_level": ("log_level", read_one_of("debug", "info", "warning", "error", "critical")),
+    "log_format": ("log_format", read_one_of("human", "json")),
+    "currencies": ("currencies", read_currencies),
+    "markets": ("markets", read_markets),
+    "orders_per_stranger": (
+        "orders_per_stranger",
+        read_number(0, limits.ORDERS_PER_MAKER_MAX),
+    ),
 }
 
 # --- nodes on this machine -----------------------------------------------------------------------
@@ -381,7 +300,7 @@ def control_path(data_dir: Path) -> Path:
         path = Path(base) / f"zmqex-{name}" / "control"
     else:
         path = Path(tempfile.gettempdir()) / f"zmqex-{os.getuid()}-{name}" / "control"
-    if len(os.fsencode(path)) > CONTROL_PATH_BYTES_MAX:
+    if len(os.fsencode(path)) > limits.CONTROL_PATH_BYTES_MAX:
         message = f"{path} is too long for a socket; set XDG_RUNTIME_DIR to a shorter directory"
         raise ConfigError(message)
     return path
@@ -450,9 +369,6 @@ def select_node(
         variables = (NODE_VARIABLE, DATA_DIR_VARIABLE)
         values = [given.get(variable) or None for variable in variables]
         named = _named(values[0], values[1], variables)
-        if named is not None:
-            # The environment names it for the next command as well.
-            named = msgspec.structs.replace(named, options=())
     if named is not None:
         return named
     running = [] if starting else running_nodes()

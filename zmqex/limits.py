@@ -127,8 +127,24 @@ LOG_PAGE_BATCHES_MAX: Final = 128
 LOG_PAGE_BYTES_MAX: Final = 48 * 1024
 # Records or heartbeats in one answer: 32 of at most 900 bytes fit a frame with room.
 PEERS_PAGE_MAX: Final = 32
-# What a server keeps of one log to serve it: years of a busy maker, and all logs still fit memory.
-LOG_BYTES_KEPT_MAX: Final = 16 * 1024 * 1024
+# What is kept of one log to serve it: as much as its open orders, for whom a snapshot is cheaper
+# than more, but at least this; so memory and disk follow what is open, not what was said.
+LOG_BYTES_KEPT_MIN: Final = 128 * 1024
+# Open orders in one page of a snapshot; the page is cut earlier by LOG_PAGE_BYTES_MAX.
+ROWS_PAGE_MAX: Final = 1_024
+# What one of them weighs in a snapshot besides its terms, and in the mean with them; and what a
+# snapshot weighs besides its rows: the digests of 256 buckets and a heartbeat.
+ROW_BYTES: Final = 16
+ROW_BYTES_MEAN: Final = 85
+SNAPSHOT_BYTES: Final = 9 * 1024
+# One operation in a log, in the mean.
+OPERATION_BYTES_MEAN: Final = 80
+# Who was told a head may fetch its rows for so long after its last question; and heads of one log
+# at the same time.
+FROZEN_MS: Final = MINUTE_MS
+FROZEN_HEADS_MAX: Final = 4
+# How often busy peers are asked again for one log before there is other news of it.
+SYNC_RETRIES_MAX: Final = 16
 # Makers whose logs are followed; more than the network has today by far.
 MAKERS_MAX: Final = 1_024
 # Batches of one log that wait for one before them: 64 of 25 KB in the worst case.
@@ -157,18 +173,25 @@ RECORD_LIFE_MS: Final = DAY_MS
 # A hello takes one round trip; a connection that says nothing for so long is dialled again.
 DIAL_FORGET_MS: Final = 5 * SECOND_MS
 DIALS_AT_ONCE_MAX: Final = 64
-DIAL_QUEUE_MS: Final = 200
 # Back-off of an address: doubled per failure, with a quarter of jitter either way.
 BACK_OFF_FIRST_MS: Final = SECOND_MS
 BACK_OFF_LAST_MS: Final = MINUTE_MS
 # An address that once proved a peer is tried sooner: that peer may just restart.
 BACK_OFF_PROVEN_FIRST_MS: Final = 250
 BACK_OFF_PROVEN_LAST_MS: Final = 15 * SECOND_MS
-# Addresses that failed since, and were not found again for this long, are forgotten.
+# An address that has not answered for this long is forgotten; one that once proved a peer is
+# dialled so seldom from then on, and forgotten with its peer.
 ADDRESS_FORGET_MS: Final = HOUR_MS
+BACK_OFF_DEAD_MS: Final = 10 * MINUTE_MS
 ADDRESSES_MAX: Final = 1_024
 # The address book keeps peers that were not seen for a month.
 PEER_FORGET_MS: Final = 30 * DAY_MS
+# How often the address book notes that a connected peer is still there.
+PEER_NOTE_MS: Final = HOUR_MS
+# Another peer is asked whom it knows, so that two halves of a network find each other.
+EXCHANGE_EVERY_MS: Final = 5 * MINUTE_MS
+# Pages of records that one peer may tell in a row: as many peers as are followed.
+EXCHANGE_PAGES_MAX: Final = 8
 # Peers with open sockets, and peers that are remembered.
 PEERS_MAX: Final = 256
 PEERS_KNOWN_MAX: Final = 1_024
@@ -185,6 +208,11 @@ TIMEOUTS_BEFORE_HELLO: Final = 2
 PENALTY_BAN: Final = 100
 BAN_MS: Final = 10 * MINUTE_MS
 PENALTY_HALF_LIFE_MS: Final = MINUTE_MS
+
+# Through a proxy like Tor a connection takes seconds, where it takes a round trip without.
+PROXY_WAIT_MS: Final = 20 * SECOND_MS
+# What one connection through a proxy carries before the others get their turn.
+RELAY_BYTES_A_TURN: Final = 64 * 1024
 
 # --- discovery (DHT) -------------------------------------------------------------------------
 # A grape answers with all peers that it knows; more than this is a flood, not an answer.
@@ -287,6 +315,9 @@ PLAY_PAYMENTS_AT_ONCE_MAX: Final = 256
 SLEPT_MS: Final = 5 * SECOND_MS
 # How often the embedded hold server is looked after: it is back in well under half a second.
 HOLD_SERVER_WATCH_S: Final = 0.1
+# How often a node looks for others of its user on this machine: two that started together see each
+# other at the second look.
+LOCAL_LOOKS_S: Final = (1, 2, 4, 30)
 # One look-up of the operator in the DHT.
 LOOKUP_WAIT_MS: Final = 2 * SECOND_MS
 # What is on its way to disk and peers at the end gets this long.

@@ -12,6 +12,7 @@ import nacl.bindings
 import zmq
 import zmq.utils.z85
 
+from zmqex.adapters.transport.socks import Proxy
 from zmqex.adapters.transport.zeromq import ZeroMqTransport
 from zmqex.kernel.events import (
     Event,
@@ -35,7 +36,12 @@ DESCRIPTORS = Path("/proc/self/fd")
 class Side:
     """A transport, its keys, and everything that it delivered."""
 
-    def __init__(self, keys: tuple[bytes, bytes] | None = None, **ports: int | None) -> None:
+    def __init__(
+        self,
+        keys: tuple[bytes, bytes] | None = None,
+        proxy: Proxy | None = None,
+        **ports: int | None,
+    ) -> None:
         """Ports are free ones unless given."""
         self.public, secret = keys or nacl.bindings.crypto_box_keypair()
         self.events: list[Event] = []
@@ -49,6 +55,7 @@ class Side:
             hello_port=wanted["hello_port"],
             rpc_port=wanted["rpc_port"],
             orders_port=wanted["orders_port"],
+            proxy=proxy,
         )
 
     def _deliver(self, event: Event) -> None:

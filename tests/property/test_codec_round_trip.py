@@ -45,6 +45,8 @@ def values(kind: inspect.Type) -> st.SearchStrategy[Any]:
         case inspect.StrType(pattern=str(pattern)):
             return st.from_regex(pattern).filter(lambda text: fits(text, kind.max_length))
         case inspect.BytesType(min_length=least, max_length=most):
+            if (least or 0) > 200:  # too much to be drawn byte by byte
+                return st.sampled_from([bytes(least or 0), b"\xff" * (least or 0)])
             return st.binary(min_size=least or 0, max_size=min(most or 0, 200))
         case inspect.LiteralType(values=choice) | inspect.EnumType(cls=choice):
             return st.sampled_from(choice)

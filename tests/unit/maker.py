@@ -12,8 +12,18 @@ from zmqex.kernel.logs import MakerLog, Waiting
 from zmqex.market.orders import Side
 from zmqex.protocol.codec import decode, encode
 from zmqex.protocol.identity import digest, order_id, seal
-from zmqex.protocol.log import Fold, Plan, topic
-from zmqex.protocol.messages import Batch, Head, Heads, Heartbeat, Operation, Place
+from zmqex.protocol.log import Fold, Frozen, Plan, topic
+from zmqex.protocol.messages import (
+    Batch,
+    Head,
+    Heads,
+    Heartbeat,
+    Operation,
+    Place,
+    RowsRequest,
+    Snapshot,
+)
+from zmqex.protocol.snapshot import serve
 
 
 class Maker(Stranger):
@@ -61,6 +71,15 @@ class Maker(Stranger):
         told = list(heads) or [self.fold.head()]
         beat = Heartbeat(self.identity, self.wire.wall_ms + later_ms, told)
         return seal(self.key, NETWORK, "heartbeat", encode(beat))
+
+    def give_snapshot(self, host: Host) -> None:
+        """Answer the newest questions for a snapshot and all its rows."""
+        frozen = Frozen(self.fold)
+        self.reply(host, "snapshot", Snapshot(self.beat(), frozen.digests))
+        answered = 0
+        while len(questions := self.asked(host, "rows")) > answered:
+            asked, answered = decode(questions[-1].body, RowsRequest), len(questions)
+            self.reply(host, "rows", serve(frozen, asked.buckets, asked.after, 1_000, 40_000))
 
 
 def scene() -> tuple[Wire, Host, Maker]:

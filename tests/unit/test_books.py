@@ -12,11 +12,8 @@ from zmqex import limits
 from zmqex.kernel import effects as out
 from zmqex.kernel.commands import GetBook, GetPeerBook, GetStatus
 from zmqex.protocol.identity import seal, to_text
-from zmqex.protocol.messages import (
-    Heads,
-    LogPage,
-    Update,
-)
+from zmqex.protocol.log import Frozen
+from zmqex.protocol.messages import Heads, Rows, Snapshot, Update
 
 
 def test_the_book_shows_levels_owners_and_what_is_stale() -> None:
@@ -65,7 +62,7 @@ def test_an_empty_or_unknown_market_has_a_clear_answer() -> None:
 
 def test_a_peers_whole_book_is_fetched_and_verified(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own orders and those of others that it follows, page by page."""
-    monkeypatch.setattr("zmqex.kernel.sync.LOG_PAGE_BYTES_MAX", 400)
+    monkeypatch.setattr("zmqex.kernel.snapshots.LOG_PAGE_BYTES_MAX", 100)
     wire = Wire()
     alice, bob, carol = wire.meet("alice", "bob", "carol")
     placed = {host.place(number) for number in range(3) for host in (alice, bob)}
@@ -75,8 +72,10 @@ def test_a_peers_whole_book_is_fetched_and_verified(monkeypatch: pytest.MonkeyPa
     result = carol.answers()[-1].result
     assert result["peer"] == to_text(bob.identity)
     assert {bytes.fromhex(one["order_id"]) for one in result["orders"]} == placed
-    assert (result["batches"], result["makers"]) == (6, 2)
+    assert (result["snapshots"], result["makers"]) == (2, 2)
     assert result["bids"][0]["quantity_lots"] == 6_000
+    carol.command(GetPeerBook("bob", MARKET))
+    assert carol.answers()[-1].result["message"].startswith("'bob' is too short: give at least 8")
     carol.command(GetPeerBook("nobody22", MARKET))
     assert carol.answers()[-1].result["reason"] == "unknown_peer"
     bob.crash()
@@ -90,50 +89,69 @@ def fetched(host: Host, peer: Maker) -> None:
     host.command(GetPeerBook(to_text(peer.identity), MARKET))
 
 
-@pytest.mark.parametrize("fault", ["heads", "head signature", "batch signature", "chain", "size"])
-def test_a_peers_book_that_lies_is_refused(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One wrong signature or broken chain, and nothing of it is shown."""
-    if fault == "size":
-        monkeypatch.setattr("zmqex.kernel.books.ORDERS_TOTAL_MAX", 0)
+FAULTS = ["heads", "head signature", "snapshot signature", "other head", "digests", "rows"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_peers_book_that_lies_is_refused(fault: str) -> None:
+    """One wrong signature, digest or row, and nothing of it is shown."""
     _, host, peer = scene()
     peer.publish(peer.new(1)[1])
     key = Stranger(peer.wire, "x").key
     fetched(host, peer)
-    beat = peer.beat()
+    beat, digests = peer.beat(), Frozen(peer.fold).digests
+    forged = seal(key, "play", "heartbeat", msgspec.msgpack.decode(beat)[0])
     if fault == "heads":
         peer.reply(host, "heads", Heads([peer.beat()]))
         peer.reply(host, "heads", Heads([peer.beat()]))
     elif fault == "head signature":
-        forged = seal(key, "play", "heartbeat", msgspec.msgpack.decode(beat)[0])
         peer.reply(host, "heads", Heads([forged]))
     else:
         peer.reply(host, "heads", Heads([beat]))
         peer.reply(host, "heads", Heads([]))
-        raw = peer.envelopes[0]
-        if fault == "batch signature":
-            raw = seal(key, "play", "batch", msgspec.msgpack.decode(raw)[0])
-        if fault == "chain":
-            raw = peer.sign(peer.new(5)[1], sequence=7)
-        peer.reply(host, "log", LogPage([raw]))
+        if fault == "snapshot signature":
+            beat = forged
+        elif fault == "other head":
+            beat = peer.beat(msgspec.structs.replace(peer.fold.head(), epoch=1))
+        elif fault == "digests":
+            digests = bytes(len(digests))
+        peer.reply(host, "snapshot", Snapshot(beat, digests))
+        if fault == "rows":
+            peer.reply(host, "rows", Rows(1, []))
     answer = host.answers()[-1]
     assert (answer.ok, answer.result["reason"]) == (False, "malformed")
     assert "did not give its book" in answer.result["message"]
 
 
-def test_a_peers_book_may_be_empty_or_end_early() -> None:
-    """No heads: an empty book.  A log that ends before its head: what there is."""
-    _, host, peer = scene()
+def test_a_peers_book_may_be_empty_or_lack_a_maker() -> None:
+    """No heads: an empty book.  Orders that it has not now: those of the others are shown."""
+    wire, host, peer = scene()
     fetched(host, peer)
     peer.reply(host, "heads", Heads([]))
-    assert host.answers()[-1].result["batches"] == 0
+    assert host.answers()[-1].result["snapshots"] == 0
     peer.publish(peer.new(1)[1])
-    peer.publish(peer.new(2)[1])
+    other = Maker(wire, "other")
+    other.publish(other.new(1)[1])
+    for reason, shown in (("sequence_gap", True), ("shutting_down", False)):
+        fetched(host, peer)
+        peer.reply(host, "heads", Heads([peer.beat()]))
+        peer.reply(host, "heads", Heads([]))
+        peer.reject(host, "snapshot", reason)
+        assert host.answers()[-1].ok is shown
+
+
+def test_a_peers_book_with_too_many_orders_ends_with_what_fits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A maker whose orders are more than a node keeps is left out."""
+    monkeypatch.setattr("zmqex.kernel.books.ORDERS_TOTAL_MAX", 1)
+    _, host, peer = scene()
+    peer.publish(peer.new(1)[1], peer.new(2)[1])
     fetched(host, peer)
     peer.reply(host, "heads", Heads([peer.beat()]))
     peer.reply(host, "heads", Heads([]))
-    peer.reply(host, "log", LogPage(peer.envelopes[:1]))
-    peer.reply(host, "log", LogPage([]))
-    assert host.answers()[-1].result["batches"] == 1
+    peer.give_snapshot(host)
+    assert host.answers()[-1].result["snapshots"] == 0
 
 
 def test_every_change_of_a_book_is_announced_once() -> None:

@@ -112,10 +112,10 @@ def files(root: Path) -> list[Path]:
         ("order buy " + "9" * 200 + "BTC@1USD", "are too many for an order"),
         ("order buy 1BTC@1USD --min 2BTC", "--min is above the quantity"),
         ("order buy 1BTC@1USD --min 0.1USD", "is written in BTC, not in USD"),
-        ("order buy 1BTC@1USD --min 0BTC", "must be more than 0"),
+        ("order buy 1BTC@1USD --min 0BTC", "--min: the quantity must be more than 0"),
         ("order buy 1BTC@1USD --expires 8d", "an order lives for at most 7d"),
         ("order buy 1BTC@1USD --expires 169h", "at most 7d"),
-        ("order buy 1BTC@1USD --expires 0h", "is not a duration; write it like 30s"),
+        ("order buy 1BTC@1USD --expires 0h", "--expires: '0h' is not a duration; write it"),
         ("order buy 1BTC@1USD --expires -1h", "is not a duration"),
         ("order buy 1BTC@1USD --expires tomorrow", "is not a duration"),
         ("order buy 1BTC@1USD --ioc --fok", "one time in force, not fok and ioc"),
@@ -126,25 +126,25 @@ def files(root: Path) -> list[Path]:
         ("order buy 1BTC@1USD --ioc --post-only", "IOC never does; choose one"),
         ("order buy 1BTC@1USD --fok --post-only", "FOK never does; choose one"),
         ("order buy 1BTC@1USD --ioc --renew", "--renew is for orders that rest"),
-        ("order buy 1BTC@1USD --fok --expires 1h", "a FOK order never rests"),
+        ("order buy 1BTC@1USD --fok --expires 1h", "--expires: FOK never rests"),
         ("order buy 1BTC@1USD --fok --min 0.1BTC", "--min says nothing; choose one"),
         ("order buy 1BTC@1USD --all-or-none --min 0.1BTC", "--min says nothing; choose one"),
         ("order buy 1BTC@1USD --pay later", "'later' is none of ask, auto, manual"),
         ("order buy 1BTC@1USD --pay manual --yes", "choose one"),
         ("order buy 1BTC@1USD --frobnicate", "no such option: --frobnicate"),
         ("order buy 1BTC@1USD -x", "no such option: -x"),
-        ("order buy", "Missing argument"),
+        ("order buy", "Missing argument 'ORDER'; see scripts/zmqex order buy --help"),
         ("order take 12345678 0BTC", "must be more than 0"),
         ("order take 12345678 -1BTC", "is negative"),
         ("order take 12345678", "Missing argument"),
         ("order cancel", "say which order to cancel, or --all"),
         ("order cancel 12345678 --all", "say which order to cancel, or --all"),
         ("order cancel --all", "There is no terminal to ask on: give --yes"),
-        ("order frobnicate", "No such command"),
-        ("frobnicate", "No such command"),
+        ("order frobnicate", "No such command 'frobnicate'; see scripts/zmqex order --help"),
+        ("frobnicate", "No such command 'frobnicate'; see scripts/zmqex --help"),
         ("book USD/BTC", "is reversed: the market is BTC/USD"),
         ("book bitcoin", "is not a market; write it like BTC/USD"),
-        ("book --depth 0", "Invalid value for '--depth'"),
+        ("book --depth 0", "see scripts/zmqex book --help"),
         ("book --depth many", "Invalid value for '--depth'"),
         ("match hold 1BTC@1USD", "give an order id, or a side and an order"),
         ("match sell 1e3BTC@1USD", "uses an exponent"),
@@ -218,10 +218,10 @@ def test_the_node_may_be_named_before_or_after_any_subcommand(
 def test_the_environment_names_a_node_too(
     capsys: Captured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Hints then need no option, since the next command has the same environment."""
+    """Hints name it all the same: another terminal has another environment."""
     monkeypatch.setenv("ZMQEX_NODE", "carol")
     assert main(["status"]) == 3
-    assert "node carol is not running; start it with: scripts/zmqex serve" in (
+    assert "node carol is not running; start it with: scripts/zmqex --node carol serve" in (
         capsys.readouterr().err
     )
     path = tmp_path / "my node"

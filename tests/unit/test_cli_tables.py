@@ -203,17 +203,61 @@ def test_an_empty_book_and_empty_lists_are_said(capsys: Captured) -> None:
         (tables.show_orders, "No orders."),
         (tables.show_trades, "No trades."),
         (tables.show_holds, "No holds."),
-        (tables.show_peers, "No peers yet."),
+        (tables.show_peers, "No peers yet; `peers add HOST:PORT` names one."),
     ):
         show([])
         assert capsys.readouterr().out == f"{sentence}\n"
 
 
+def test_candidates_say_who_named_them_and_why_they_are_not_connected(capsys: Captured) -> None:
+    """One row each, with when it is tried again; text of strangers is escaped."""
+    row = {
+        "host": "10.1.1.1",
+        "port": 7100,
+        "sources": ["exchange", "dht"],
+        "pinned": True,
+        "peer": "p" * 52,
+        "state": "waiting",
+        "failures": 3,
+        "retry_ms": 1_200,
+        "why": EVIL,
+    }
+    mirror = {**row, "state": "self", "retry_ms": None, "failures": 0, "why": ""}
+    tables.show_candidates([row, mirror])
+    text = capsys.readouterr().out
+
+    assert "\x1b" not in text
+    assert "10.1.1.1:7100  exchange, dht pinned  pppppppppppp  waiting  3 in vain  in 2 s" in text
+    assert "this node itself" in text
+    tables.show_candidates([])
+    assert "Nobody has named a peer." in capsys.readouterr().out
+
+
 def test_a_peers_book_says_whose_it_is(capsys: Captured) -> None:
     """`book --from` names the peer and what was verified."""
-    tables.console().print(tables.book_table(book(peer="z" * 52, batches=7, stale_makers=0)))
+    tables.console().print(tables.book_table(book(peer="z" * 52, snapshots=7, stale_makers=0)))
 
-    assert "of peer zzzzzzzz, 7 batches verified; 3 makers\n" in _trimmed(capsys)
+    assert "of peer zzzzzzzz, 7 signed snapshots verified; 3 makers\n" in _trimmed(capsys)
+
+
+def test_each_log_of_a_maker_has_a_line(capsys: Captured) -> None:
+    """How far it goes, what is missing, and how it caught up; nothing where nobody makes."""
+    log = {
+        "market": "BTC/USD",
+        "epoch": 0,
+        "sequence": 7,
+        "lag": 2,
+        "state": "behind",
+        "why": "[x]",
+    }
+    maker = {"maker": "m" * 52, "stale": True, "heard_ms_ago": None, "open_orders": 3}
+    tables.show_makers([{**maker, "logs": [log, {**log, "epoch": 1_800_000_000_000}]}])
+    lines = _trimmed(capsys).splitlines()
+
+    assert lines[2].split() == ["m" * 12, "BTC/USD", "3", "7", "2", "behind,", "stale", "[x]"]
+    assert len(lines) == 4
+    tables.show_makers([])
+    assert capsys.readouterr().out == ""
 
 
 def _trimmed(capsys: Captured) -> str:
@@ -222,13 +266,14 @@ def _trimmed(capsys: Captured) -> str:
 
 def test_a_placed_order_says_what_was_taken_skipped_and_rests(capsys: Captured) -> None:
     """Each maker that was skipped is named with its reason."""
-    skipped = {"maker": "m" * 52, "order_id": "ef" * 32, "reason": "timed_out", "detail": ""}
+    why = "it did not answer in time"
+    skipped = {"maker": "m" * 52, "order_id": "ef" * 32, "reason": "timed_out", "detail": why}
     tables.show_placed(
         {"order": order(), "trades": [trade()], "skipped": [skipped], "repeated": True}
     )
     text = capsys.readouterr().out
 
-    assert f"Skipped maker mmmmmmmm: timed_out (order {'ef' * 6})" in text
+    assert f"Skipped maker mmmmmmmm: {why} (timed_out, order {'ef' * 6})" in text
     assert "nothing was done twice" in text
     assert "0.6 BTC rests in the book" in text
     assert "taken at once: 0.4 BTC" in text

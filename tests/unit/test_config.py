@@ -15,22 +15,23 @@ from hypothesis import strategies as st
 
 from zmqex.adapters.storage.directory import DirectoryLock, runtime_directory
 from zmqex.config import (
+    SETTINGS_FILE,
     Choice,
     Config,
     control_path,
     data_home,
     load_config,
     node_directory,
-    parse_address,
-    parse_peer,
     running_node,
     running_nodes,
     runtime_path,
     select_node,
+    shared_settings,
 )
 from zmqex.errors import ConfigError
 from zmqex.limits import HOLD_TTL_MS, MINUTE_MS
 from zmqex.protocol.identity import to_text
+from zmqex.settings import parse_address, parse_peer
 
 HERE = Choice("default", Path("/nonexistent"))
 IDENTITY = bytes(range(32))
@@ -96,6 +97,7 @@ def test_every_setting_can_stand_in_all_three_places() -> None:
         "log_format": "json",
         "currencies": "XYZ=3",
         "markets": "BTC/USD,BTC/XYZ",
+        "orders_per_stranger": "10000",
     }
     by_flags = load(flags=dict(said))
     by_environment = load(
@@ -109,6 +111,39 @@ def test_every_setting_can_stand_in_all_three_places() -> None:
     assert by_flags.hold_ttl_ms == 20_000
     assert by_flags.currencies == {"XYZ": 3}
     assert by_flags.markets == ("BTC/USD", "BTC/XYZ")
+
+
+@pytest.mark.parametrize("text", ["socks5://127.0.0.1:9050", "socks5h://localhost:9050"])
+def test_a_proxy_is_a_numeric_address(text: str) -> None:
+    """Its name would have to be looked up, and that look-up would go past it."""
+    assert load(flags={"proxy": text}).proxy == ("127.0.0.1", 9050)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("127.0.0.1:9050", "like socks5://127.0.0.1:9050"),
+        ("http://127.0.0.1:9050", "like socks5://127.0.0.1:9050"),
+        ("socks5://me:secret@127.0.0.1:9050", "a user name or a password"),
+        ("socks5://proxy.example:9050", "use its address"),
+        ("socks5://127.0.0.1", "is not an address"),
+    ],
+)
+def test_a_proxy_that_cannot_be_used_is_refused(text: str, said: str) -> None:
+    """With what is wrong, and without repeating a password."""
+    with pytest.raises(ConfigError, match=said) as refused:
+        load(flags={"proxy": text})
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("bootstrap", ["127.0.0.1:7100"]), ("dht_port", 7100)]
+)
+def test_behind_a_proxy_there_is_no_dht(setting: str, value: object) -> None:
+    """Its UDP packets would go past the proxy; who asks for it is told."""
+    with pytest.raises(ConfigError, match=r"DHT speaks UDP.*--peer"):
+        load(flags={"proxy": "socks5://127.0.0.1:9050", setting: value})
+    assert load(flags={"proxy": "socks5://127.0.0.1:9050", "dht_port": 0}).proxy
 
 
 def test_a_file_may_use_numbers_lists_and_tables() -> None:
@@ -143,6 +178,7 @@ def test_an_operators_redis_makes_holds_strict_unless_said_otherwise() -> None:
         ("rpc_port", "eighty", "'eighty' is not a port"),
         ("bind_host", "a b", "is not a host name"),
         ("peers", "nobody", "is not an address"),
+        ("orders_per_stranger", "10001", "from 0 to 10000"),
         ("peers", "abc@127.0.0.1:7100", "is not a peer id"),
         ("peers", PEER.upper(), "is not a peer id"),
         ("bootstrap", "127.0.0.1", "is not an address"),
@@ -270,6 +306,27 @@ def start(name: str, *, pid: int | None = None) -> DirectoryLock:
     return lock
 
 
+@pytest.mark.usefixtures("data_home")
+def test_what_a_running_node_was_told_is_known_to_its_commands() -> None:
+    """By whatever means it was told; the command's own environment is nearer, the file further."""
+    lock = start("alice")
+    choice = select_node("alice", environment={})
+    (choice.data_dir / SETTINGS_FILE).write_text('pay = "auto"\nmarkets = ["BTC/EUR"]\n')
+    flags = {"pay": "manual", "currencies": ["XYZ=2"], "markets": ["BTC/XYZ"]}
+    told = load_config(choice, flags, environment={})
+    raw = msgspec.json.decode(runtime_path(choice.data_dir).read_bytes())
+    text = msgspec.json.encode({**raw, "settings": shared_settings(told)})
+    runtime_path(choice.data_dir).write_bytes(text)
+    running = running_node(choice.data_dir)
+    known = load_config(choice, environment={}, running=running)
+    nearer = load_config(choice, environment={"ZMQEX_PAY": "ask"}, running=running)
+    lock.release()
+
+    assert (known.pay, known.currencies, known.markets) == ("manual", {"XYZ": 2}, ("BTC/XYZ",))
+    assert nearer.pay == "ask"
+    assert "pay" not in shared_settings(load_config(choice, {"pay": None}, {}, Path("/dev/null")))
+
+
 def test_nodes_live_under_the_users_data_home(
     data_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,7 +346,7 @@ def test_a_name_that_is_no_directory_of_ours_is_refused(name: str) -> None:
 
 @pytest.mark.usefixtures("data_home")
 def test_a_node_is_chosen_by_flag_then_environment_then_the_one_that_runs() -> None:
-    """Flags win; hints repeat only what the next command needs."""
+    """Flags win; hints name what was named, since another terminal has another environment."""
     lock = start("running")
     try:
         by_flag = select_node(node="a", environment={"ZMQEX_NODE": "b"})
@@ -303,8 +360,8 @@ def test_a_node_is_chosen_by_flag_then_environment_then_the_one_that_runs() -> N
 
     assert (by_flag.name, by_flag.options) == ("a", ("--node", "a"))
     assert by_directory == Choice("y", Path("/x/y"), ("--data-dir", "/x/y"))
-    assert (by_environment.name, by_environment.options) == ("b", ())
-    assert by_variable == Choice("z", Path("/x/z"))
+    assert (by_environment.name, by_environment.options) == ("b", ("--node", "b"))
+    assert by_variable == Choice("z", Path("/x/z"), ("--data-dir", "/x/z"))
     assert by_running == Choice("running", node_directory("running"))
     assert starting.name == "default"
     assert select_node(environment={}).name == "default"

@@ -333,7 +333,7 @@ def test_a_disk_without_room_is_told_at_the_start(tmp_path: Path) -> None:
         text=True,
         timeout=20,
     )
-    assert "is the disk full?" in told.stdout
+    assert "make room on its disk" in told.stdout
 
 
 _FORK = """

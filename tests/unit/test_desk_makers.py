@@ -53,7 +53,7 @@ def test_a_stopped_and_a_refusing_maker_are_skipped_within_five_seconds() -> Non
     assert world.monotonic_ms - began < 5_000
     assert names(answer, nodes) == [("carol", LOTS, 101)]
     assert skipped(answer, nodes) == [("alice", "timed_out"), ("bob", "held")]
-    assert all(one["detail"].startswith("maker ") for one in answer["skipped"])
+    assert [one["detail"] for one in answer["skipped"]] == ["it did not answer in time", "held"]
     alice.resume()
     world.run(30_000)
     assert dave.ledger.balance_msat == 10**12 - LOTS * 1_000
@@ -129,6 +129,39 @@ def test_a_busy_maker_is_asked_again_a_few_times(reason: RejectReason) -> None:
     assert len(asked) == 1 + TAKE_RETRIES_MAX
     assert skipped(answer, nodes) == [("alice", reason.value)]
     assert answer["order"]["state"] == "open"
+
+
+def test_a_hold_that_waits_for_our_operator_is_not_asked_for_again() -> None:
+    """One hold per order and taker: while ours is unpaid, asking again helps nothing."""
+    world = World()
+    nodes = world.meet("alice", "bob")
+    alice, bob = nodes
+    place(alice, "buy", 2 * LOTS, 100)
+    world.run(300)
+    place(bob, "sell", LOTS, 100, pay_mode="manual")
+    world.run(300)
+    answer = place(bob, "sell", LOTS, 100, time_in_force="ioc")
+    assert skipped(answer, nodes) == [("alice", "too_many_holds")]
+    states = [one["state"] for one in bob.tell(ListTrades(ended=True))["trades"]]
+    assert states == ["refused", "accepted"]
+
+
+def test_an_order_that_cannot_be_taken_says_why() -> None:
+    """Before anybody is asked, in a sentence with what can be done."""
+    world = World()
+    alice, bob = world.meet("alice", "bob")
+    wanted = place(alice, "buy", LOTS, 100)["order"]["order_id"]
+    world.run(300)
+    own, more, none = (
+        alice.ask(TakeOrder(wanted, 1)),
+        *[bob.ask(TakeOrder(wanted, lots)) for lots in (2 * LOTS, 0)],
+    )
+    said = [one.result["message"].partition(" cannot be taken: ")[2] for one in (own, more, none)]
+    assert said == [
+        "it is your own",
+        "0.02 BTC can be taken of it now, not more",
+        "the quantity must be more than 0",
+    ]
 
 
 def test_many_orders_of_one_maker_are_all_taken() -> None:

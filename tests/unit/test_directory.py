@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -127,6 +128,23 @@ def test_a_private_file_is_written_once(tmp_path: Path) -> None:
     assert read_private_file(path) == b"secret"
     with pytest.raises(FileExistsError):
         create_private_file(path, b"other")
+    assert read_private_file(path) == b"secret"
+
+
+def test_a_private_file_has_all_its_content_or_no_name(tmp_path: Path) -> None:
+    """Killed on the way, whatever was to be written: a key is never found empty or cut off."""
+    path = tmp_path / "key"
+    program = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from zmqex.adapters.storage.directory import create_private_file\n"
+        "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "create_private_file(Path(sys.argv[1]), b'secret')"
+    )
+    killed = subprocess.run([sys.executable, "-c", program, str(path)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    with pytest.raises(FileNotFoundError):
+        read_private_file(path)
+    create_private_file(path, b"secret")
     assert read_private_file(path) == b"secret"
 
 

@@ -14,6 +14,7 @@ from zmqex.protocol.fields import (
     Blob,
     Count,
     Digest,
+    Digests,
     Host,
     Label,
     Milliseconds,
@@ -33,6 +34,7 @@ from zmqex.protocol.fields import (
 # Type, what it takes, what it does not take.
 BOUNDS: list[tuple[str, Any, list[object], list[object]]] = [
     ("Digest", Digest, [bytes(32)], [b"", bytes(31), bytes(33), "a" * 32, None]),
+    ("Digests", Digests, [bytes(8_192)], [b"", bytes(8_191), bytes(8_193)]),
     ("PublicKey", PublicKey, [bytes(32)], [bytes(31), bytes(33)]),
     ("NodeKey", NodeKey, [bytes(33)], [bytes(32), bytes(34)]),
     ("Signature", Signature, [bytes(64)], [bytes(63), bytes(65)]),

@@ -101,6 +101,23 @@ def test_a_proof_of_a_fork_is_believed_from_anybody() -> None:
     assert counted(host, "ignored_fork_proof") == 2
 
 
+def test_who_asks_for_a_forked_log_hears_the_proof() -> None:
+    """It was not there when the proof was said first; once a second is enough."""
+    wire, host, maker = scene()
+    maker.say(host, maker.topic, maker.sign(maker.new(1)[1]))
+    maker.say(host, maker.topic, maker.sign(maker.new(2)[1]))
+    question = LogRequest(maker.identity, MARKET, maker.fold.epoch, 1)
+
+    def proofs() -> int:
+        said = [one for one in host.effects if isinstance(one, out.Publish)]
+        return sum(one.topic == b"e" for one in said)
+
+    for after_ms, said in ((0, 1), (999, 1), (1, 2), (0, 2)):
+        wire.run(after_ms)
+        assert maker.refused(host, "log", question).reason == "forked_log"
+        assert proofs() == said
+
+
 def test_a_forged_proof_in_a_crowd_harms_nobody_else() -> None:
     """Each claim of one drain stands and falls with its own signatures."""
     wire, host, maker = scene()
@@ -169,7 +186,7 @@ def test_a_chain_that_differs_from_ours_is_looked_into(how: str) -> None:
         maker.say(host, b"h", twin.beat())
     asked = decode(maker.asked(host, "log")[-1].body, LogRequest)
     assert asked.from_sequence == 1
-    maker.reply(host, "log", LogPage(twin.envelopes[:1]))
+    maker.reply(host, "log", LogPage(twin.envelopes[:1], 0))
     wire.run(0)
     assert log_of(host, maker).state == "forked"
 
@@ -183,7 +200,7 @@ def test_a_chain_that_nobody_can_prove_different_is_kept() -> None:
     for _ in range(2):
         wire.run(10)
         maker.say(host, b"h", twin.beat())
-        maker.reply(host, "log", LogPage(maker.envelopes))
+        maker.reply(host, "log", LogPage(maker.envelopes, 0))
         wire.run(0)
     assert log_of(host, maker).state == "current"
     assert len(maker.asked(host, "log")) == 2
@@ -218,7 +235,7 @@ def test_a_wrong_root_is_noticed_and_nothing_is_deleted() -> None:
 
 def test_a_stranger_with_too_many_orders_is_followed_head_only() -> None:
     """No order of it rests rather than some of them; the chain goes on; trust brings all back."""
-    _, host, maker = scene()
+    wire, host, maker = scene()
     for start in (0, 60):
         places = [maker.new(number)[1] for number in range(start, start + 60)]
         maker.say(host, maker.topic, maker.publish(*places))
@@ -230,6 +247,8 @@ def test_a_stranger_with_too_many_orders_is_followed_head_only() -> None:
     maker.say(host, b"h", maker.beat())
     assert (log.state, counted(host, "root_mismatch")) == ("head_only", 0)
     host.do(lambda: host.n.replicas.trust(maker.identity))
+    wire.run(limits.GAP_WAIT_MS)
+    maker.give_snapshot(host)
     assert (log.state, len(resting(host))) == ("current", 119)
     assert log.fold.head() == maker.fold.head()
     host.do(lambda: host.n.replicas.trust(maker.identity))
@@ -244,6 +263,8 @@ def test_a_stranger_that_stays_is_no_stranger() -> None:
     assert log_of(host, maker).state == "head_only"
     host.n.sessions.peers[maker.identity].live_since_ms -= limits.STRANGER_MS
     maker.say(host, b"h", maker.beat())
+    wire.run(limits.GAP_WAIT_MS)
+    maker.give_snapshot(host)
     assert log_of(host, maker).state == "current"
     assert len(resting(host)) == 101
     other = Maker(wire, "other", "10.9.9.8")
@@ -253,25 +274,20 @@ def test_a_stranger_that_stays_is_no_stranger() -> None:
     assert log_of(host, other).state == "current"
 
 
-def test_a_head_only_log_whose_beginning_is_lost_stays_so() -> None:
-    """Without all its batches it cannot be folded again."""
-    _, host, maker = scene()
+def test_a_head_only_log_that_nobody_can_give_stays_so() -> None:
+    """Its orders are asked for once, and again when there is news."""
+    wire, host, maker = scene()
     maker.say(host, maker.topic, maker.publish(*[maker.new(number)[1] for number in range(101)]))
-    log = log_of(host, maker)
-    log.tail._bytes_max = 1  # type: ignore[misc]
-    maker.say(host, maker.topic, maker.publish(maker.new(200)[1]))
+    maker.say(host, b"h", maker.beat())
     host.do(lambda: host.n.replicas.trust(maker.identity))
-    assert log.state == "head_only"
-
-
-def test_a_head_only_log_that_was_never_valid_is_refused_when_it_is_folded() -> None:
-    """While head-only its operations were not checked; folding it again finds that out."""
-    _, host, maker = scene()
-    maker.say(host, maker.topic, maker.publish(*[maker.new(number)[1] for number in range(101)]))
-    maker.fold.forget_orders()
-    maker.say(host, maker.topic, maker.publish(Close(b"u" * 32, "x")))
-    host.do(lambda: host.n.replicas.trust(maker.identity))
-    assert log_of(host, maker).state == "refused"
+    wire.run(limits.GAP_WAIT_MS)
+    maker.reject(host, "snapshot", "unknown_maker")
+    wire.run(limits.GAP_WAIT_MS)
+    assert (log_of(host, maker).state, len(maker.asked(host, "snapshot"))) == ("head_only", 1)
+    maker.say(host, b"h", maker.beat(later_ms=1))
+    wire.run(limits.GAP_WAIT_MS)
+    maker.give_snapshot(host)
+    assert log_of(host, maker).state == "current"
 
 
 def test_a_full_node_takes_no_more_orders_of_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,8 +22,10 @@ from zmqex.kernel.records import (
     KnownPeer,
     OutboxLine,
     OwnBatch,
+    OwnCheckpoint,
     OwnOrder,
     PutBatch,
+    PutCheckpoint,
     PutCommand,
     PutCounter,
     PutLine,
@@ -158,7 +160,11 @@ class Past:
         return PutTrade(made, claimed, 4 * made.quantity_lots)
 
     def batch(self, mark: bytes) -> Write:
-        """The next batch."""
+        """The next batch, or a checkpoint that drops some before it."""
+        if self.batches and self.draw(st.booleans()):
+            first = self.draw(st.integers(1, self.batches))
+            rows = ((self.draw(BLOB), self.draw(NUMBER), 0),)
+            return PutCheckpoint(OwnCheckpoint("BTC/USD", 1, self.batches, mark, rows), first)
         self.batches += 1
         return PutBatch(OwnBatch("BTC/USD", 1, self.batches, mark, self.draw(BLOB)))
 

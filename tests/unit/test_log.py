@@ -1,4 +1,4 @@
-"""One maker's log: its chain, what each operation may change, its root and its tail."""
+"""One maker's log: its chain, what each operation may change, its root."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from tests.wire import MARKET, NETWORK, START_MS, order
-from zmqex.limits import CLOCK_SKEW_MAX_MS, LOG_PAGE_BATCHES_MAX, ORDER_LIFE_MAX_MS
+from zmqex.limits import CLOCK_SKEW_MAX_MS, ORDER_LIFE_MAX_MS
 from zmqex.protocol.codec import encode
 from zmqex.protocol.identity import ZERO_DIGEST, digest, order_id
-from zmqex.protocol.log import Fold, Plan, Tail, topic
+from zmqex.protocol.log import Fold, Plan, topic
 from zmqex.protocol.messages import Batch, Close, Fill, Operation, Place, Update
 from zmqex.reasons import RejectReason
 
@@ -209,42 +209,6 @@ def test_a_market_has_its_own_topic() -> None:
     assert topic("BTC/USD") != topic("BTC/EUR")
     assert topic("BTC/USD")[:1] == b"o"
     assert len(topic("BTC/USD")) == 9
-
-
-def test_a_tail_serves_pages_within_its_bounds() -> None:
-    """A page is cut by bytes and by number, but never empty while there is something to give."""
-    tail = Tail(10**9)
-    for number in range(200):
-        tail.append(number.to_bytes(32, "big"), bytes([number]) * 100)
-    assert tail.page(1, 1_000) == [bytes([number]) * 100 for number in range(10)]
-    assert tail.page(1, 1) == [bytes([0]) * 100]
-    assert len(list(tail.page(1, 10**9))) == LOG_PAGE_BATCHES_MAX
-    assert tail.page(201, 1_000) == []
-    assert tail.get(200) == ((199).to_bytes(32, "big"), bytes([199]) * 100)
-    assert tail.get(201) is None
-    assert tail.get(0) is None
-    assert len(list(tail)) == 200
-
-
-def test_a_full_tail_drops_its_oldest_batches_and_says_so() -> None:
-    """Beyond its bytes the oldest go; who asks for them is told that they are too old."""
-    tail = Tail(1_000)
-    for number in range(1, 101):
-        tail.append(number.to_bytes(32, "big"), bytes([number]) * 100)
-    assert tail.page(1, 1_000) is RejectReason.LOG_TOO_OLD
-    assert tail.get(1) is None
-    kept = list(tail)
-    assert 1 <= len(kept) <= 10
-    assert kept[-1] == bytes([100]) * 100
-    assert tail.page(101 - len(kept), 10**9) == kept
-
-
-def test_a_batch_larger_than_a_tail_is_not_kept() -> None:
-    """Even one batch can be too much; the numbers go on."""
-    tail = Tail(10)
-    tail.append(b"a" * 32, bytes(11))
-    assert tail.page(1, 1_000) is RejectReason.LOG_TOO_OLD
-    assert tail.page(2, 1_000) == []
 
 
 def test_a_plan_names_what_changes() -> None:

@@ -45,6 +45,7 @@ from zmqex.protocol.messages import (
     Pong,
     QuoteSent,
     Take,
+    ToldPeer,
     TradeInvoice,
     Update,
 )
@@ -121,13 +122,14 @@ def batch(operations: int) -> Batch:
 
 
 PAID: dict[str, Any] = {"state": "settled", "preimage": ID, "reason": "settled"}
+TOLD = ToldPeer(b"", "")
 
 AT_THE_BOUND: list[tuple[Message, Message]] = [
     (batch(1), batch(0)),
     (batch(BATCH_OPERATIONS_MAX), batch(BATCH_OPERATIONS_MAX + 1)),
-    (Peers([b""] * PEERS_PAGE_MAX), Peers([b""] * (PEERS_PAGE_MAX + 1))),
+    (Peers([TOLD] * PEERS_PAGE_MAX), Peers([TOLD] * (PEERS_PAGE_MAX + 1))),
     (Heads([b""] * PEERS_PAGE_MAX), Heads([b""] * (PEERS_PAGE_MAX + 1))),
-    (LogPage([b""] * LOG_PAGE_BATCHES_MAX), LogPage([b""] * (LOG_PAGE_BATCHES_MAX + 1))),
+    (LogPage([b""] * LOG_PAGE_BATCHES_MAX, 0), LogPage([b""] * (LOG_PAGE_BATCHES_MAX + 1), 0)),
     (Heartbeat(ID, 0, [HEAD] * HEADS_MAX), Heartbeat(ID, 0, [HEAD] * (HEADS_MAX + 1))),
     (Limits([Limit("a", 1)] * 64), Limits([Limit("a", 1)] * 65)),
     (Matches([Match(ID, ID, 1, 1)] * 100), Matches([Match(ID, ID, 1, 1)] * 101)),

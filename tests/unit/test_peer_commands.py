@@ -23,7 +23,7 @@ from zmqex.reasons import RejectReason
 
 def test_so_many_peers_are_connected_and_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the sockets none is opened; beyond the memory the idle make room, or nobody."""
-    monkeypatch.setattr("zmqex.kernel.links.PEERS_MAX", 1)
+    monkeypatch.setattr("zmqex.kernel.places.PEERS_MAX", 1)
     monkeypatch.setattr("zmqex.kernel.links.PEERS_KNOWN_MAX", 2)
     wire, host, _ = alone()
     strangers = [Stranger(wire, str(number), f"10.9.9.{number}") for number in range(4)]

@@ -11,7 +11,7 @@ from tests.wire import MARKET, NETWORK, Host, Wire, order
 from zmqex import limits
 from zmqex.errors import LocalProtocolError, StorageError
 from zmqex.kernel import effects as out
-from zmqex.kernel.records import OwnBatch, PutBatch
+from zmqex.kernel.records import OwnBatch, OwnCheckpoint, PutBatch
 from zmqex.market.orders import Side
 from zmqex.protocol.codec import decode, encode
 from zmqex.protocol.identity import ZERO_DIGEST, order_id
@@ -249,6 +249,23 @@ def test_a_journal_that_does_not_fit_together_stops_the_node() -> None:
     host.batches[keys[0]] = OwnBatch(row.market, row.epoch, row.sequence, row.digest, b"\xc1")
     with pytest.raises(StorageError, match="cannot be read"):
         host.start()
+    host.batches = saved
+    head = host.n.replicas.own_log(MARKET).fold.head()
+    rows = ((b"\xc1", 1, 0),)
+    host.checkpoints[MARKET] = OwnCheckpoint(MARKET, head.epoch, 7, head.head_hash, rows)
+    with pytest.raises(StorageError, match="an order of the own log cannot be read"):
+        host.start()
+
+
+def test_batches_of_an_older_epoch_are_passed_over() -> None:
+    """As a journal from before checkpoints may have them."""
+    _, host = host_of()
+    key = host.place(1)
+    (row,) = host.batches.values()
+    host.batches[MARKET, 1, 9] = OwnBatch(MARKET, 1, 9, row.digest, row.envelope)
+    host.crash()
+    host.start()
+    assert list(host.n.replicas.own_log(MARKET).fold.orders) == [key]
 
 
 def test_a_lost_journal_starts_a_newer_epoch_and_receivers_follow() -> None:

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.stranger import Stranger, alone, dials, state
-from tests.wire import HELLO, Wire
+from tests.unit.stranger import Stranger, alone, dials
+from tests.wire import HELLO
 from zmqex import limits
-from zmqex.kernel.peers import State
 from zmqex.kernel.requests import Answer, Refusal, TokenBucket
 from zmqex.protocol.codec import decode, encode_frame
 from zmqex.protocol.messages import (
     Empty,
-    Endpoint,
     Limits,
-    Page,
-    PeerRecord,
-    Peers,
     Pong,
 )
-from zmqex.protocol.record import check_record
 from zmqex.reasons import RejectReason
 
 # --- asking ---------------------------------------------------------------------------------------
@@ -184,55 +178,12 @@ def test_a_token_bucket_is_never_more_than_full() -> None:
     assert [bucket.take(10**6) for _ in range(3)] == [0, 0, 100]
 
 
-def test_limits_and_live_peers_are_told() -> None:
-    """`limits` names the bounds; `peers` gives records of live peers a page at a time."""
-    wire = Wire()
-    alice, bob = wire.meet("alice", "bob")
-    stranger = Stranger(wire)
+def test_limits_are_told() -> None:
+    """`limits` names the bounds."""
+    _, alice, stranger = alone()
     stranger.greet(alice)
     told = {
         one.name: one.value for one in decode(stranger.ask(alice, "limits").body, Limits).limits
     }
     assert told["batch_operations"] == limits.BATCH_OPERATIONS_MAX
     assert told["requests_per_second"] == limits.REQUESTS_PER_SECOND
-    page = decode(stranger.ask(alice, "peers", Page(b"")).body, Peers)
-    assert page.records == [bob.record]
-    assert decode(stranger.ask(alice, "peers", Page(bob.identity)).body, Peers).records == []
-
-
-def test_a_page_of_peers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One page has so many records; the next begins after the last of them."""
-    monkeypatch.setattr("zmqex.kernel.sessions.PEERS_PAGE_MAX", 2)
-    wire = Wire()
-    alice, *_ = wire.meet("alice", "bob", "carol", "dave")
-    stranger = Stranger(wire)
-    stranger.greet(alice)
-    first = decode(stranger.ask(alice, "peers", Page(b"")).body, Peers).records
-    records = [check_record(raw, "play", wire.wall_ms) for raw in first]
-    last = records[-1]
-    assert isinstance(last, PeerRecord)
-    rest = decode(stranger.ask(alice, "peers", Page(last.identity)).body, Peers).records
-    assert (len(first), len(rest)) == (2, 1)
-    assert rest[0] not in first
-
-
-def test_peers_tell_each_other_of_peers() -> None:
-    """A node that knows one peer finds that peer's peers, without discovery."""
-    wire = Wire()
-    alice, bob = wire.meet("alice", "bob")
-    (carol,) = wire.add("carol", start=False)
-    carol.start(static_peers=((b"", bob.address, HELLO),))
-    wire.run(3_000)
-    assert state(carol, alice.identity) is State.LIVE
-    assert carol.n.sessions.peers[alice.identity].source == "exchange"
-
-
-def test_vouching_for_nonsense_brings_nothing() -> None:
-    """Records of an exchange that cannot be believed, or name no host, are passed over."""
-    _, host, stranger = alone()
-    stranger.befriend(host)
-    host.effects.clear()
-    host.do(lambda: host.n.sessions._ask_for_peers(stranger.identity))
-    records = [b"\x01", stranger.record(), stranger.record(hello=Endpoint("10.4.4.4", 5))]
-    effects = stranger.reply(host, "peers", Peers(records))
-    assert dials(effects) == [("10.4.4.4", 5)]

@@ -400,7 +400,7 @@ def test_a_maker_is_set_aside_for_a_time(monkeypatch: pytest.MonkeyPatch) -> Non
     wire.run(1_001)
     host.do(lambda: None)
     assert sessions.set_aside_until(b"m") is None
-    monkeypatch.setattr("zmqex.kernel.links.PEERS_KNOWN_MAX", 2)
+    monkeypatch.setattr("zmqex.kernel.aside.PEERS_KNOWN_MAX", 2)
     for name in (b"a", b"b", b"c"):
         host.do(lambda name=name: sessions.set_aside(name, 1_000, RejectReason.HELD))  # type: ignore[misc]
     assert sessions.set_aside_until(b"a") is None

@@ -66,8 +66,7 @@ def test_logs_are_served_verbatim_own_and_others() -> None:
         (maker.identity, epoch + 1, "sequence_gap"),
     ):
         assert decode(asked(of, at, 1).body, Reject).reason == reason
-    log_of(host, maker).tail._bytes_max = 1  # type: ignore[misc]
-    maker.say(host, maker.topic, maker.publish(maker.new(9)[1]))
+    log_of(host, maker).tail.trim(0)
     assert decode(asked(maker.identity, epoch, 1).body, Reject).reason == "log_too_old"
 
 
@@ -100,7 +99,7 @@ def test_a_new_peer_is_asked_for_all_heads_then_for_logs() -> None:
     answer_heads(peer, host)
     assert host.n.sessions.peers[peer.identity].state is State.SYNCING
     wire.run(limits.GAP_WAIT_MS + 1)
-    peer.reply(host, "log", LogPage(absent.envelopes))
+    peer.reply(host, "log", LogPage(absent.envelopes, 0))
     wire.run(0)
     assert resting(host) == [key]
     assert host.n.replicas.is_stale(absent.identity)
@@ -121,7 +120,7 @@ def test_a_log_that_nobody_could_be_asked_for_is_fetched_from_the_next_peer() ->
     answer_heads(maker, host, maker.beat(later_ms=-1))
     answer_heads(maker, host)
     wire.run(limits.GAP_WAIT_MS + 1)
-    maker.reply(host, "log", LogPage(maker.envelopes))
+    maker.reply(host, "log", LogPage(maker.envelopes, 0))
     wire.run(0)
     assert resting(host) == [key]
 

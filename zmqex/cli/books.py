@@ -50,7 +50,9 @@ def book(
 
 
 def match(
-    words: Annotated[list[str], typer.Argument(help="An order id, or: sell 0.4BTC@1USD.")],
+    words: Annotated[
+        list[str], typer.Argument(metavar="ORDER", help="An order id, or: sell 0.4BTC@1USD.")
+    ],
     *,
     local: Annotated[bool, typer.Option("--local", help="Do not ask peers.")] = False,
     watch: Watch = False,

@@ -79,7 +79,8 @@ class Invocation:
     def config(self) -> Config:
         """The node's settings, as its files and the environment say."""
         if self._config is None:
-            self._config = load_config(self.choice())
+            choice = self.choice()
+            self._config = load_config(choice, running=running_node(choice.data_dir))
         return self._config
 
     def currencies(self) -> Currencies:

@@ -122,7 +122,7 @@ def main(arguments: list[str]) -> int:
         code = app(_take_choice(arguments), prog_name=INVOCATION.program, standalone_mode=False)
         sys.stdout.flush()
     except _UsageError as error:
-        return _explain(error.format_message())
+        return _explain(error.format_message(), error.ctx)
     except typer.Exit as stop:
         return stop.exit_code
     except (typer.Abort, KeyboardInterrupt):
@@ -140,13 +140,14 @@ def main(arguments: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _explain(message: str) -> int:
+def _explain(message: str, context: Any) -> int:  # noqa: ANN401 - typer's click has no name
     """Say what is wrong with the words in one sentence; a bare group shows its help instead."""
     if message.startswith("Usage:"):
         note(message, raw=True)
     else:
+        path = context.command_path if context else INVOCATION.program
         sentence = " ".join(message.split()).rstrip(".")
-        note(f"zmqex: {sentence}; see {INVOCATION.program} --help")
+        note(f"zmqex: {sentence}; see {path} --help")
     return EXIT_USAGE
 
 

@@ -8,15 +8,16 @@ import typer
 
 from zmqex.cli import tables
 from zmqex.cli.context import INVOCATION, Json, new_app, say, show_json, usage
-from zmqex.config import parse_peer
 from zmqex.kernel.commands import (
     AddPeer,
     GetStatus,
+    ListCandidates,
     ListPeers,
     LookupPeers,
     PingPeer,
     RemovePeer,
 )
+from zmqex.settings import parse_peer
 
 peers_app = new_app("See, find, add and remove peers; without a command, list them.")
 
@@ -24,14 +25,25 @@ PeerId = Annotated[str, typer.Argument(help="A peer id, or its first 8 or more c
 
 
 @peers_app.callback(invoke_without_command=True, no_args_is_help=False)
-def peers(context: typer.Context, *, as_json: Json = False) -> None:
+def peers(
+    context: typer.Context,
+    *,
+    why: Annotated[
+        bool, typer.Option("--why", help="Where each came from, and why one is not connected.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """List known peers."""
-    if context.invoked_subcommand is None:
-        answer = INVOCATION.call(ListPeers())
-        if as_json:
-            show_json(answer)
-        else:
-            tables.show_peers(answer["peers"])
+    if context.invoked_subcommand is not None:
+        return
+    answer = INVOCATION.call(ListCandidates() if why else ListPeers())
+    if as_json:
+        show_json(answer)
+    elif why:
+        tables.show_candidates(answer["candidates"])
+    else:
+        tables.show_peers(answer["peers"])
+        tables.show_makers(answer["makers"])
 
 
 @peers_app.command("lookup")

@@ -26,6 +26,7 @@ from zmqex.kernel.commands import (
     TakeOrder,
 )
 from zmqex.limits import DAY_MS, ORDER_LIFE_DEFAULT_MS, ORDER_LIFE_MAX_MS
+from zmqex.market.instruments import Instrument
 from zmqex.market.units import (
     OrderTerms,
     format_average_price,
@@ -41,7 +42,9 @@ from zmqex.reasons import RejectReason
 
 app = new_app("Place, take, list, show and cancel orders.")
 
-Words = Annotated[list[str], typer.Argument(help="Like 1BTC@1USD or 1 BTC @ 50,000 USD.")]
+Words = Annotated[
+    list[str], typer.Argument(metavar="ORDER", help="Like 1BTC@1USD or 1 BTC @ 50,000 USD.")
+]
 OrderId = Annotated[str, typer.Argument(help="An order id, or its first 8 or more characters.")]
 Pay = Annotated[str, typer.Option(help="Pay invoices: ask, auto or manual.")]
 
@@ -155,7 +158,7 @@ def _place(side: str, words: list[str], given: Terms) -> None:
     instrument = order.instrument
     tif = _time_in_force(given)
     life_ms = _life_ms(given.expires)
-    minimum_lots = parse_quantity(given.minimum, instrument) if given.minimum else 0
+    minimum_lots = _minimum_lots(given.minimum, instrument)
     _check(given, tif, minimum_lots, order.quantity_lots)
     mode = _pay_mode(given.pay)
     _echo(side, order, as_json=given.as_json)
@@ -224,10 +227,20 @@ def _time_in_force(given: Terms) -> str:
     return tif
 
 
+def _minimum_lots(minimum: str, instrument: Instrument) -> int:
+    try:
+        return parse_quantity(minimum, instrument) if minimum else 0
+    except InputError as error:
+        raise InputError(error.reason, f"--min: {error}") from error
+
+
 def _life_ms(expires: str) -> int:
     if not expires:
         return ORDER_LIFE_DEFAULT_MS
-    life_ms = parse_duration(expires)
+    try:
+        life_ms = parse_duration(expires)
+    except InputError as error:
+        raise InputError(error.reason, f"--expires: {error}, more than 0") from error
     if life_ms > ORDER_LIFE_MAX_MS:
         raise usage(
             f"--expires {expires}: an order lives for at most 7d; --renew keeps renewing it"
@@ -244,7 +257,7 @@ def _check(given: Terms, tif: str, minimum_lots: int, quantity_lots: int) -> Non
         if given.renew:
             raise usage(f"--renew is for orders that rest, and {word} never does")
         if given.expires:
-            raise usage(f"--expires: a {word} order never rests, so it has no expiry")
+            raise usage(f"--expires: {word} never rests, so it has no expiry")
     if minimum_lots > quantity_lots:
         raise InputError(
             RejectReason.MINIMUM_ABOVE_QUANTITY, "--min is above the quantity of the order"

@@ -25,6 +25,9 @@ def serve(  # noqa: PLR0913 - one parameter per setting
     announce_host: Annotated[str | None, typer.Option(help="The address that peers use.")] = None,
     peer: Annotated[list[str] | None, typer.Option(help="ID@host:port; repeat it.")] = None,
     bootstrap: Annotated[list[str] | None, typer.Option(help="host:port of a DHT node.")] = None,
+    proxy: Annotated[
+        str | None, typer.Option(help="Dial through socks5://HOST:PORT, like Tor's.")
+    ] = None,
     redis: Annotated[str | None, typer.Option(help="A Redis in place of the embedded one.")] = None,
     holds: Annotated[str | None, typer.Option(help="Redis silent: strict or journal.")] = None,
     hold_ttl: Annotated[str | None, typer.Option(help="Shorter holds, for trying.")] = None,
@@ -34,6 +37,9 @@ def serve(  # noqa: PLR0913 - one parameter per setting
     log_format: Annotated[str | None, typer.Option(help="human or json.")] = None,
     pay: Annotated[str | None, typer.Option(help="What orders do: ask, auto, manual.")] = None,
     currency: Annotated[list[str] | None, typer.Option(help="Like XYZ=2; repeat it.")] = None,
+    orders_per_stranger: Annotated[
+        int | None, typer.Option(help="Orders that a new maker may have here; 100.")
+    ] = None,
     config_file: Annotated[
         Path | None, typer.Option("--config", help="In place of zmqex.toml in the data directory.")
     ] = None,
@@ -51,6 +57,7 @@ def serve(  # noqa: PLR0913 - one parameter per setting
         "announce_host": announce_host,
         "peers": peer or None,
         "bootstrap": bootstrap or None,
+        "proxy": proxy,
         "redis": redis,
         "holds": holds,
         "hold_ttl": hold_ttl,
@@ -60,6 +67,7 @@ def serve(  # noqa: PLR0913 - one parameter per setting
         "log_format": log_format,
         "pay": pay,
         "currencies": currency or None,
+        "orders_per_stranger": orders_per_stranger,
     }
     # Read the settings here too, so that a mistake is said once and at once.
     config = load_config(INVOCATION.choice(starting=True), flags, file=config_file)
@@ -76,14 +84,17 @@ def serve(  # noqa: PLR0913 - one parameter per setting
 def _ready(info: dict[str, Any]) -> None:
     host = info["host"]
     first = INVOCATION.hint("order buy 1BTC@1USD")
-    lines = (
+    dht = f"DHT on UDP {info['dht_port']}" if info["dht_port"] else "no DHT, behind the proxy"
+    lines = [
         f"Node {INVOCATION.choice().name} is serving (play money), process {os.getpid()}",
         f"  identity {info['identity']}",
-        f"  hello    {host}:{info['hello_port']} (and DHT on UDP {info['dht_port']})",
+        f"  hello    {host}:{info['hello_port']} ({dht})",
         f"  rpc      {host}:{info['rpc_port']}",
         f"  orders   {host}:{info['orders_port']}",
         f"  data     {info['data_dir']}",
         f"A first order, in another terminal:  {first}",
         "Ctrl-C ends the node.",
-    )
+    ]
+    if info["notice"]:
+        lines.append(f"Note: {info['notice']}")
     say("\n".join(lines))

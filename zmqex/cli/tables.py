@@ -20,6 +20,7 @@ _BAR: Final = 20
 _BOOK_WIDTH: Final = 60
 _MINUTE_MS: Final = 60_000
 _MSAT_DECIMALS: Final = 11
+_NO_PEERS: Final = "No peers yet; `peers add HOST:PORT` names one."
 _TURNS: Final = {
     "you": "your turn: ",
     "them": "their turn: ",
@@ -94,8 +95,9 @@ def show_placed(answer: dict[str, Any]) -> None:
     """What became of an order that was just placed."""
     out = console()
     for one in answer["skipped"]:
-        maker, reason = plain(one["maker"][:8]), plain(one["reason"])
-        out.print(f"Skipped maker {maker}: {reason} (order {one['order_id'][:ID_CHARS]})")
+        maker, why = plain(one["maker"][:8]), plain(one["detail"])
+        named = f"{plain(one['reason'])}, order {one['order_id'][:ID_CHARS]}"
+        out.print(f"Skipped maker {maker}: {why} ({named})")
     if answer.get("repeated"):
         out.print("This command was given before; nothing was done twice.")
     if "order" in answer:
@@ -260,7 +262,9 @@ def _caption(book: dict[str, Any]) -> str:
     text = f"{makers} maker{'' if makers == 1 else 's'}{stale}"
     if "peer" not in book:
         return text
-    return f"of peer {plain(book['peer'][:8])}, {book['batches']} batches verified; {text}"
+    return (
+        f"of peer {plain(book['peer'][:8])}, {book['snapshots']} signed snapshots verified; {text}"
+    )
 
 
 def _bar(lots: int, largest: int) -> str:
@@ -338,7 +342,45 @@ def show_peers(peers: list[dict[str, Any]]) -> None:
             str(peer["open_orders"]),
             plain(peer["why"]),
         )
-    console().print(table if peers else "No peers yet.")
+    console().print(table if peers else _NO_PEERS)
+
+
+def show_candidates(candidates: list[dict[str, Any]]) -> None:
+    """Every address where a peer might be: who named it, and how it stands."""
+    table = _table("Candidates", "Address", "From", "Peer", "State", "Tried", "Next", "Why")
+    for one in candidates:
+        retry_ms = one["retry_ms"]
+        table.add_row(
+            plain(f"{one['host']}:{one['port']}"),
+            plain(", ".join(one["sources"])) + (" pinned" if one["pinned"] else ""),
+            one["peer"][:ID_CHARS],
+            one["state"],
+            f"{one['failures']} in vain" if one["failures"] else "",
+            "" if retry_ms is None else f"in {-(-retry_ms // 1_000)} s",
+            "this node itself" if one["state"] == "self" else plain(one["why"]),
+        )
+    console().print(table if candidates else f"Nobody has named a peer. {_NO_PEERS}")
+
+
+def show_makers(makers: list[dict[str, Any]]) -> None:
+    """The order log of every maker and market."""
+    table = _table(
+        "Makers", "Maker", "Market", "Orders", "Epoch", "Sequence", "Lag", "State", "Why"
+    )
+    for maker in makers:
+        for log in maker["logs"]:
+            table.add_row(
+                maker["maker"][:ID_CHARS],
+                log["market"],
+                str(maker["open_orders"]),
+                when(log["epoch"]) if log["epoch"] else "",
+                str(log["sequence"]),
+                str(log["lag"]),
+                log["state"] + (", stale" if maker["stale"] else ""),
+                plain(log["why"]),
+            )
+    if table.row_count:
+        console().print(table)
 
 
 def show_status(status: dict[str, Any]) -> None:

@@ -14,12 +14,13 @@ from zmqex.kernel.commands import PlaceOrder
 from zmqex.kernel.core import Core
 from zmqex.kernel.orders import OwnOrders
 from zmqex.kernel.records import Trade
+from zmqex.kernel.replicas import FoundOrder
 from zmqex.kernel.trades import Trades
 from zmqex.kernel.views import order_view, trade_view
 from zmqex.limits import ANSWER_WAIT_MS
 from zmqex.market.matching import Plan
-from zmqex.market.units import notional_quote_units
-from zmqex.protocol.identity import short, to_text
+from zmqex.market.units import format_quantity, notional_quote_units
+from zmqex.protocol.identity import to_text
 from zmqex.reasons import RejectReason
 from zmqex.trading.states import State
 
@@ -37,6 +38,26 @@ _MESSAGES: Final[Mapping[RejectReason, str]] = {
     RejectReason.INVALID_QUANTITY: "its quantity is out of range",
     RejectReason.NOTIONAL_TOO_SMALL: "it is worth less than the smallest unit of the quote",
     RejectReason.NOTIONAL_OVERFLOW: "it is worth more than can be counted",
+}
+_NOT_TAKEN: Final[Mapping[RejectReason, str]] = {
+    RejectReason.MALFORMED: "its pay mode is none that this node knows",
+    RejectReason.OWN_ORDER: "it is your own",
+    RejectReason.STALE_MAKER: "its maker has not been heard for a while",
+    RejectReason.INVALID_QUANTITY: "the quantity must be more than 0",
+    RejectReason.INSUFFICIENT_QUANTITY: "can be taken of it now, not more",
+}
+_SKIPPED: Final[Mapping[str, str]] = {
+    RejectReason.TIMED_OUT: "it did not answer in time",
+    RejectReason.NOT_CONNECTED: "it is not connected",
+    RejectReason.STALE_MAKER: "it has not been heard for a while",
+    RejectReason.STARTING: "it has just started",
+    RejectReason.TOO_MANY_HOLDS: "it holds as much for you as it may",
+    RejectReason.RATE_LIMITED: "it has been asked too often",
+    RejectReason.HOLDS_UNAVAILABLE: "its hold server does not answer",
+    RejectReason.LIGHTNING_UNAVAILABLE: "its Lightning node does not answer",
+    RejectReason.INSUFFICIENT_QUANTITY: "less is left of the order than was to be taken",
+    RejectReason.UNKNOWN_ORDER: "it does not know the order",
+    RejectReason.ORDER_CLOSED: "the order is closed",
 }
 
 
@@ -64,7 +85,7 @@ class Job(msgspec.Struct):
                 "maker": to_text(maker),
                 "order_id": order_id.hex(),
                 "reason": reason,
-                "detail": f"maker {short(maker)} skipped: {reason}",
+                "detail": _SKIPPED.get(reason, reason.replace("_", " ")),
             }
         )
 
@@ -137,8 +158,21 @@ class Answers:
     ) -> None:
         """The order was refused as a whole; nothing has changed."""
         message = f"the order was refused: {_MESSAGES[reason]}"
+        if reason is RejectReason.WRONG_MARKET:
+            message += f"; it trades {', '.join(self._core.settings.markets)}"
         if blocker is not None:
             message += f" (order {blocker.hex()[:12]})"
+        self._core.refuse(client, request_id, reason, message)
+
+    def not_taken(
+        self, client: bytes, request_id: int, found: FoundOrder, reason: RejectReason
+    ) -> None:
+        """An order cannot be taken; nobody was asked."""
+        why = _NOT_TAKEN[reason]
+        if reason is RejectReason.INSUFFICIENT_QUANTITY:
+            instrument = self._core.currencies.instrument(found.order.market)
+            why = f"{format_quantity(found.available_lots, instrument)} {why}"
+        message = f"order {found.order_id.hex()[:12]} cannot be taken: {why}"
         self._core.refuse(client, request_id, reason, message)
 
     # --- private -------------------------------------------------------------------------------
@@ -156,7 +190,7 @@ class Answers:
         job = self._waiting.pop(serial)
         if not job.order_id and job.skipped:
             reason = RejectReason(job.skipped[0]["reason"])
-            message = f"nothing was taken: {job.skipped[0]['detail']}"
+            message = f"nothing was taken: {job.skipped[0]['detail']} ({reason.value})"
             self._core.refuse(job.client, job.request_id, reason, message)
             return
         result: dict[str, Any] = {

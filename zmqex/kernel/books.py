@@ -6,35 +6,34 @@ Not for: keeping books up to date (`replicas`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
-
-import msgspec
+from typing import TYPE_CHECKING, Any, Final
 
 from zmqex.errors import RemoteProtocolError
 from zmqex.kernel.commands import Command, GetBook, GetPeerBook
 from zmqex.kernel.core import Core
 from zmqex.kernel.logs import resting
-from zmqex.kernel.sessions import Answer, Refusal, Sessions
+from zmqex.kernel.sessions import Answer, Refusal, Sessions, unknown_peer
+from zmqex.kernel.snapshots import SnapshotFetch
 from zmqex.limits import MAKERS_MAX, ORDERS_TOTAL_MAX
 from zmqex.market.book import Book
 from zmqex.market.orders import BookOrder, OrderFlags, Side
 from zmqex.protocol.codec import decode, decode_envelope
-from zmqex.protocol.identity import digest, to_text, verify
+from zmqex.protocol.identity import to_text, verify
 from zmqex.protocol.log import Fold, Row
-from zmqex.protocol.messages import (
-    Batch,
-    Head,
-    Heads,
-    Heartbeat,
-    LogPage,
-    LogRequest,
-    Message,
-    Page,
-)
+from zmqex.protocol.messages import Head, Heads, Heartbeat, Page
 from zmqex.reasons import RejectReason
 
 if TYPE_CHECKING:
     from zmqex.kernel.replicas import Replicas
+
+
+# The peer knows of that maker, but has not its orders now: the others are shown.
+_HAS_NONE: Final = (
+    RejectReason.UNKNOWN_MAKER,
+    RejectReason.FORKED_LOG,
+    RejectReason.OLD_EPOCH,
+    RejectReason.SEQUENCE_GAP,
+)
 
 
 class Books:
@@ -74,8 +73,7 @@ class Books:
     def _fetch(self, client: bytes, request_id: int, command: GetPeerBook) -> None:
         peer = self._sessions.find(command.peer)
         if isinstance(peer, RejectReason):
-            message = f"{command.peer[:60]!r} names no peer, or several: {peer.value}"
-            self._core.refuse(client, request_id, peer, message)
+            self._core.refuse(client, request_id, peer, unknown_peer(command.peer, peer))
             return
 
         def done(fetched: Fetch, refusal: Refusal | None) -> None:
@@ -87,7 +85,7 @@ class Books:
             book = fetched.book(self._core.now.wall_ms)
             folds = list(fetched.folds.values())
             view = self._view(book, folds, command)
-            view |= {"peer": to_text(peer), "batches": fetched.batches}
+            view |= {"peer": to_text(peer), "snapshots": len(fetched.folds)}
             self._core.answer(client, request_id, view)
 
         Fetch(self._core, self._sessions, peer, command.market, done).start()
@@ -164,7 +162,7 @@ class Books:
 
 
 class Fetch:
-    """One peer's whole book of one market: every log that it has, verified batch by batch."""
+    """One peer's whole book of one market: a verified snapshot of every log that it has."""
 
     def __init__(
         self,
@@ -181,11 +179,11 @@ class Fetch:
         self._market = market
         self._done = done
         self._wanted: list[tuple[bytes, Head]] = []
+        self._left = ORDERS_TOTAL_MAX
         self.folds: dict[bytes, Fold] = {}
-        self.batches = 0
 
     def start(self) -> None:
-        """Ask for the heads of all makers, then for their logs, one page at a time."""
+        """Ask for the heads of all makers, then for their orders, one maker at a time."""
         self._ask_heads(b"")
 
     def book(self, now_ms: int) -> Book:
@@ -197,16 +195,22 @@ class Fetch:
         return book
 
     def _ask_heads(self, after: bytes) -> None:
-        self._ask("heads", Page(after), lambda body: self._on_heads(after, body))
+        def on_answer(answer: Answer) -> None:
+            if isinstance(answer, Refusal):
+                self._done(self, answer)
+            else:
+                self._on_heads(after, decode(answer, Heads).heartbeats)
 
-    def _on_heads(self, after: bytes, body: msgspec.Raw) -> None:
-        heartbeats = decode(body, Heads).heartbeats
+        self._sessions.request(self._peer, "heads", Page(after), on_answer)
+
+    def _on_heads(self, after: bytes, heartbeats: list[bytes]) -> None:
         last = after
         for raw in heartbeats:
             envelope = decode_envelope(raw)
             beat = decode(envelope.body, Heartbeat)
             last = max(last, beat.maker)
-            self._check_signature(beat.maker, "heartbeat", raw)
+            if not verify(beat.maker, self._core.settings.network, "heartbeat", envelope):
+                raise RemoteProtocolError("a heartbeat with a wrong signature", penalty=10)
             heads = [head for head in beat.heads if head.market == self._market and head.sequence]
             self._wanted.extend((beat.maker, head) for head in heads)
         if heartbeats and last <= after:
@@ -224,41 +228,16 @@ class Fetch:
         maker, head = self._wanted.pop()
         fold = Fold(self._core.settings.network, maker, self._market)
         fold.begin(head.epoch)
-        self.folds[maker] = fold
-        self._ask_log(fold, head)
+        SnapshotFetch(
+            self._core, self._sessions, self._peer, fold, self._fetched, orders_max=self._left
+        ).start(1, {})
 
-    def _ask_log(self, fold: Fold, head: Head) -> None:
-        body = LogRequest(fold.maker, fold.market, fold.epoch, fold.sequence + 1)
-        self._ask("log", body, lambda raw: self._on_page(fold, head, raw))
-
-    def _on_page(self, fold: Fold, head: Head, body: msgspec.Raw) -> None:
-        batches = decode(body, LogPage).batches
-        for raw in batches:
-            signed = decode_envelope(raw).body
-            self._check_signature(fold.maker, "batch", raw)
-            plan = fold.check(decode(signed, Batch), digest(signed))
-            if isinstance(plan, RejectReason):
-                raise RemoteProtocolError(f"a log that breaks: {plan.value}", penalty=5)
-            fold.apply(plan)
-            self.batches += 1
-        total = sum(len(one.orders) for one in self.folds.values())
-        if total > ORDERS_TOTAL_MAX:
-            raise RemoteProtocolError("more orders than a node keeps", penalty=5)
-        if batches:
-            # Beyond the head too: what was published since is signed and chained as well.
-            self._ask_log(fold, head)
-        else:
-            self._next_log()
-
-    def _check_signature(self, maker: bytes, kind: str, raw: bytes) -> None:
-        if not verify(maker, self._core.settings.network, kind, decode_envelope(raw)):
-            raise RemoteProtocolError(f"a {kind} with a wrong signature", penalty=10)
-
-    def _ask(self, kind: str, body: Message, then: Callable[[msgspec.Raw], None]) -> None:
-        def on_answer(answer: Answer) -> None:
-            if isinstance(answer, Refusal):
-                self._done(self, answer)
-            else:
-                then(answer)
-
-        self._sessions.request(self._peer, kind, body, on_answer)
+    def _fetched(self, fetch: SnapshotFetch, refusal: Refusal | None) -> None:
+        if refusal is not None and refusal.reason not in _HAS_NONE:
+            self._done(self, refusal)
+            return
+        if fetch.head is not None and fetch.rows is not None:
+            fetch.fold.restore(fetch.head, fetch.rows)
+            self.folds[fetch.fold.maker] = fetch.fold
+            self._left -= len(fetch.rows)
+        self._next_log()

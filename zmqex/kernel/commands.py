@@ -101,7 +101,10 @@ class GetBook(CommandBase, frozen=True, tag="get_book"):
 
 
 class GetPeerBook(CommandBase, frozen=True, tag="get_peer_book"):
-    """Fetch and verify every log that a peer has: GetBook's answer plus "peer", "batches"."""
+    """Fetch and verify every maker's orders that a peer has.
+
+    GetBook's answer plus "peer" and "snapshots", how many makers' signed heads were verified.
+    """
 
     peer: Text
     market: Text
@@ -195,11 +198,22 @@ class PingPeer(CommandBase, frozen=True, tag="ping_peer"):
 
 
 class ListPeers(CommandBase, frozen=True, tag="list_peers"):
-    """Every known peer.
+    """Every known peer, and every maker whose logs are followed, directly or not.
 
-    `{"peers": [{"peer", "state", "why", "source", "host", "hello_port", "rpc_port",
-    "orders_port", "pinned", "skew_ms", "heard_ms_ago", "open_orders", "logs": [{"market", "epoch",
-    "sequence", "lag", "state"}]}]}`.
+    `{"makers": [{"maker", "stale", "heard_ms_ago": int | None, "open_orders", "logs": [LOG]}],
+    "peers": [{"peer", "state", "why", "source", "host", "hello_port", "rpc_port",
+    "orders_port", "pinned", "skew_ms", "heard_ms_ago", "open_orders", "logs": [LOG]}]}`.
+
+    LOG: `{"market", "epoch", "sequence", "lag", "state", "why"}`; "lag" is the number of missing
+    batches, "why" how the log caught up last, or why it does not.
+    """
+
+
+class ListCandidates(CommandBase, frozen=True, tag="list_candidates"):
+    """Every address where a peer might be, who named it, and why there is no connection.
+
+    `{"candidates": [{"host", "port", "sources": [text], "pinned", "peer": id or "", "state": a
+    peer's, or "self|idle|queued|dialling|waiting", "failures", "retry_ms": int | None, "why"}]}`.
     """
 
 
@@ -256,6 +270,7 @@ Command = (
     | ListHolds
     | PingPeer
     | ListPeers
+    | ListCandidates
     | LookupPeers
     | AddPeer
     | RemovePeer

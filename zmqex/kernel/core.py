@@ -16,6 +16,7 @@ import msgspec
 from zmqex.kernel.effects import AnswerCommand, Effect, Log, Persist
 from zmqex.kernel.events import Now
 from zmqex.kernel.records import PutCounter, Write
+from zmqex.limits import ORDERS_PER_STRANGER_MAX
 from zmqex.market.instruments import Currencies
 from zmqex.protocol.identity import Signer, seal
 from zmqex.reasons import RejectReason
@@ -45,6 +46,9 @@ class Settings(msgspec.Struct, frozen=True):
     pay_instructions: str = "agree on how the quote is sent; play money needs no real transfer"
     # (identity or b"", host, hello port) of peers that the operator named.
     static_peers: tuple[tuple[bytes, str, int], ...] = ()
+    orders_per_stranger: int = ORDERS_PER_STRANGER_MAX
+    # Everything that is dialled goes through a proxy.
+    proxied: bool = False
 
 
 class Core:

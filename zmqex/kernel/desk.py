@@ -282,7 +282,18 @@ class Desk:
         """A maker that had too much of us at once is asked again, a moment later, a few times."""
         again = job.retries.get(trade.order_id, 0)
         busy = trade.reason in _BUSY and self._sessions.set_aside_until(trade.maker) is None
-        if not busy or not job.order_id or job.end is not None or again >= TAKE_RETRIES_MAX:
+        # A hold that waits for our operator does not go away in a moment.
+        waits = any(
+            (one.order_id, one.state, one.pay_mode) == (trade.order_id, State.ACCEPTED, "manual")
+            for one in self._trades.running()
+        )
+        if (
+            waits
+            or not busy
+            or not job.order_id
+            or job.end is not None
+            or again >= TAKE_RETRIES_MAX
+        ):
             return False
         job.retries[trade.order_id] = again + 1
         job.tried.discard(trade.order_id)
@@ -367,8 +378,7 @@ class Desk:
             return
         reason = self._why_not_take(found, command.quantity_lots, command.pay_mode)
         if reason is not None:
-            message = f"order {found.order_id.hex()[:12]} cannot be taken: {reason.value}"
-            self._core.refuse(client, request_id, reason, message)
+            self._answers.not_taken(client, request_id, found, reason)
             return
         job = Job(client, request_id, b"", command.pay_mode)
         self._job_serial += 1

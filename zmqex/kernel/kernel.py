@@ -179,7 +179,7 @@ class Kernel:
 
     def _on_started(self, _event: Started) -> None:
         restored, self._restored = self._restored, Snapshot()
-        self.publisher.restore(restored.batches)
+        self.publisher.restore(restored.batches, restored.checkpoints)
         self._rebuild_holds()
         self.desk.resume()
         running = sorted(self.trades.running(), key=lambda one: _FIRST.get(one.state, 2))

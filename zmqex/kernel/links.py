@@ -11,21 +11,24 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from zmqex.errors import RemoteProtocolError
-from zmqex.kernel.addresses import Addresses
+from zmqex.kernel.addresses import Addresses, Step
+from zmqex.kernel.aside import Aside
 from zmqex.kernel.core import Core
 from zmqex.kernel.effects import ConnectPeer, DisconnectPeer
 from zmqex.kernel.events import CandidatesFound, HelloAnswered, HelloFailed, Route, Woke
 from zmqex.kernel.own_record import RECORD_TOPIC, OwnRecord
 from zmqex.kernel.peers import ASKABLE, CONNECTED, Input, Peer, State
+from zmqex.kernel.places import in_reach, why_no_place
 from zmqex.kernel.records import DropPeer, KnownPeer, PutPeer
 from zmqex.kernel.requests import Answer, Incoming, Refusal, Requests
 from zmqex.limits import (
     BAN_MS,
     PEER_FORGET_MS,
+    PEER_NOTE_MS,
     PEERS_KNOWN_MAX,
-    PEERS_MAX,
     PENALTY_BAN,
     PENALTY_HALF_LIFE_MS,
+    PROXY_WAIT_MS,
     REQUEST_DEADLINE_MS,
     SECOND_MS,
     SILENT_MS,
@@ -37,6 +40,8 @@ from zmqex.protocol.log import topic
 from zmqex.protocol.messages import Envelope, Greet, PeerRecord
 from zmqex.protocol.record import check_record
 from zmqex.reasons import RejectReason
+
+_IDLE = (State.CANDIDATE, State.BACKING_OFF)
 
 
 class Links:
@@ -50,11 +55,13 @@ class Links:
         self.peers: dict[bytes, Peer] = {}
         self._by_curve: dict[bytes, bytes] = {}
         self._removed: dict[bytes, None] = {}
-        self._aside: dict[bytes, tuple[int, RejectReason]] = {}
+        self._aside = Aside(core)
         self._own = OwnRecord(core)
         # Called with the identity whenever a peer becomes askable; and after the machine slept.
         self.on_live: list[Callable[[bytes], None]] = []
         self.after_sleep: list[Callable[[], None]] = []
+        self.set_aside = self._aside.set_aside
+        self.set_aside_until = self._aside.until
         self.request = requests.request
         self.serve = requests.serve
         self.answer = requests.answer
@@ -62,6 +69,7 @@ class Links:
         self.on_request = requests.on_request
         self.on_reply = requests.on_reply
         self.addresses.wanted = self._needs_hello
+        self.addresses.on_dead = self._forget_dead
         requests.can_ask = self.is_live
         requests.who = self.who
         requests.why_not = self._why_not
@@ -94,8 +102,8 @@ class Links:
         """Every peer must be heard anew; all are dialled at once."""
         for peer in list(self.peers.values()):
             if peer.state in CONNECTED:
-                peer.step(Input.SILENT, "this machine slept")
-            self.addresses.dial_peer(peer.identity, now=True)
+                peer.step(Input.SILENT, "this machine slept or changed its network")
+        self.addresses.dial_all()
         for call in self.after_sleep:
             call()
 
@@ -122,13 +130,13 @@ class Links:
     def on_hello_failed(self, event: HelloFailed) -> None:
         """Nobody there, or nobody that speaks our language."""
         address = self.addresses.get(event.host, event.port)
-        if address is not None and address.dialling:
-            self.addresses.failed(address)
+        if address is not None and address.step is Step.DIALLING:
+            self.addresses.failed(address, event.why)
 
     def on_hello_answered(self, event: HelloAnswered) -> None:
         """Check the record of whoever answered, and connect."""
         address = self.addresses.get(event.host, event.port)
-        if address is None or not address.dialling:
+        if address is None or address.step is not Step.DIALLING:
             return
         record = self._check_record(event.record)
         if isinstance(record, PeerRecord) and address.expected not in {b"", record.identity}:
@@ -138,7 +146,7 @@ class Links:
             self._core.log(
                 "info", "hello_refused", host=event.host, port=event.port, reason=record.value
             )
-            self.addresses.failed(address)
+            self.addresses.failed(address, f"its record is refused: {record.value}")
             return
         self.addresses.answered(address)
         if record.identity == self._core.identity:
@@ -148,8 +156,8 @@ class Links:
         refused = self._prove(
             record, event.record, event.host, address.source, pinned=address.pinned
         )
-        if refused is not None:
-            self.addresses.failed(address)
+        if refused:
+            self.addresses.failed(address, refused)
 
     def on_record(self, raw: bytes) -> None:
         """A record from a stream: news of a peer that we know, or that it leaves."""
@@ -203,34 +211,6 @@ class Links:
         if peer is not None and peer.state is State.SYNCING:
             peer.step(Input.SYNCED)
 
-    def peer_of_node(self, node_key: bytes) -> bytes | None:
-        """The peer that pays and is paid by this Lightning node, as its record says."""
-        for peer in self.peers.values():
-            if peer.record.lightning_node == node_key:
-                return peer.identity
-        return None
-
-    def known_for_ms(self, identity: bytes) -> int:
-        """For how long a peer has been connected without a break."""
-        peer = self.peers.get(identity)
-        live = peer is not None and peer.state in ASKABLE
-        return self._core.now.monotonic_ms - peer.live_since_ms if peer and live else 0
-
-    def set_aside(self, peer: bytes, for_ms: int, reason: RejectReason) -> None:
-        """Do not take from this maker for a time, because of what it did."""
-        self._aside.pop(peer, None)
-        if len(self._aside) >= PEERS_KNOWN_MAX:
-            del self._aside[next(iter(self._aside))]
-        self._aside[peer] = self._core.now.monotonic_ms + for_ms, reason
-
-    def set_aside_until(self, peer: bytes) -> tuple[int, RejectReason] | None:
-        """Until when (monotonic) and why this maker is skipped, if it is."""
-        aside = self._aside.get(peer)
-        if aside is not None and aside[0] <= self._core.now.monotonic_ms:
-            del self._aside[peer]
-            aside = None
-        return aside
-
     def who(self, route: Route) -> bytes:
         """The identity that greeted over this connection, or b""."""
         return self._by_curve.get(route.curve_key, b"")
@@ -248,17 +228,14 @@ class Links:
 
     def remove(self, identity: bytes) -> None:
         """Forget a peer, and have nothing to do with it until it is added again."""
-        peer = self.peers.pop(identity)
+        was = self.peers[identity].state.value
         if len(self._removed) >= PEERS_KNOWN_MAX:
             del self._removed[next(iter(self._removed))]
         self._removed[identity] = None
         self.addresses.forget_peer(identity)
-        self._forget_curve_keys(identity)
         self._core.cancel_timer(("ban", identity))
-        self._core.emit(DisconnectPeer(identity))
-        self._core.persist(DropPeer(identity))
-        self._requests.drop(identity, RejectReason.NOT_CONNECTED)
-        self._core.log("info", "peer_removed", peer=short(identity), was=peer.state.value)
+        self._forget(identity)
+        self._core.log("info", "peer_removed", peer=short(identity), was=was)
 
     # --- proof, connection, greeting -------------------------------------------------------------
 
@@ -267,30 +244,39 @@ class Links:
 
     def _prove(
         self, record: PeerRecord, raw: bytes, host: str, source: str, *, pinned: bool
-    ) -> RejectReason | None:
+    ) -> str:
         """Connect to the peer of a checked record, unless we are; or say why not."""
         identity = record.identity
         if identity in self._removed:
-            return RejectReason.DECLINED
+            return "the operator has removed this peer"
         if not _reachable(record):
-            return RejectReason.UNAVAILABLE
+            return "it is leaving, or cannot be reached"
         peer = self.peers.get(identity)
         if peer is None:
             peer = Peer(identity, record, raw, host, source)
             if not self._make_room():
-                return RejectReason.UNAVAILABLE
+                return f"{PEERS_KNOWN_MAX} peers are known already"
             self.peers[identity] = peer
-        if record.sequence < peer.record.sequence or peer.state is State.BANNED:
-            return RejectReason.DECLINED
+        if record.sequence < peer.record.sequence:
+            return "a newer record of this peer is known"
+        if peer.state is State.BANNED:
+            return "banned: " + peer.why
         peer.pinned = peer.pinned or pinned
         if peer.state in CONNECTED and record.curve_key == peer.record.curve_key:
             peer.record, peer.raw = record, raw  # the same, or renewed at half-life
-            return None
-        if sum(one.state in CONNECTED for one in self.peers.values()) >= PEERS_MAX:
-            return RejectReason.UNAVAILABLE
+            return ""
+        peer.why = self._why_not_connect(peer, record, host, source)
+        if peer.why:
+            return peer.why
         peer.record, peer.raw, peer.host, peer.source = record, raw, host, source
         self._connect(peer)
-        return None
+        return ""
+
+    def _why_not_connect(self, peer: Peer, record: PeerRecord, host: str, source: str) -> str:
+        proxied = self._core.settings.proxied
+        if not (peer.pinned or in_reach(record, host, proxied=proxied)):
+            return "its record names an address that it may not speak of"
+        return why_no_place(self.peers.values(), record, host, source, pinned=peer.pinned)
 
     def _connect(self, peer: Peer) -> None:
         """Open fresh sockets to a peer, and greet."""
@@ -323,7 +309,8 @@ class Links:
             self._greeted(peer, greet, sent.monotonic_ms)
             then()
 
-        self._requests.send(peer.identity, "greet", body, on_answer, REQUEST_DEADLINE_MS)
+        wait_ms = PROXY_WAIT_MS if self._core.settings.proxied else REQUEST_DEADLINE_MS
+        self._requests.send(peer.identity, "greet", body, on_answer, wait_ms)
 
     def _greeted(self, peer: Peer, greet: Greet, sent_ms: int) -> None:
         now = self._core.now
@@ -332,9 +319,7 @@ class Links:
         peer.skew_ms = greet.wall_ms + peer.round_trip_ms // 2 - now.wall_ms
         peer.heard_ms, peer.timeouts = now.monotonic_ms, 0
         self.addresses.forget_peer(peer.identity, keep=self._note_address(peer))
-        self._core.persist(
-            PutPeer(KnownPeer(peer.identity, peer.raw, peer.host, now.wall_ms, peer.pinned))
-        )
+        self._note(peer)
         if peer.state is State.GREETING:
             peer.step(Input.GREETED)
             peer.live_since_ms = now.monotonic_ms
@@ -353,7 +338,7 @@ class Links:
 
     def _became_live(self, peer: Peer) -> None:
         # Whatever it did not answer, it has just answered again.
-        self._aside.pop(peer.identity, None)
+        self._aside.take_back(peer.identity)
         for call in self.on_live:
             call(peer.identity)
 
@@ -400,6 +385,25 @@ class Links:
             address.proven = peer.identity
         return host, port
 
+    def _note(self, peer: Peer) -> None:
+        """Write down that this peer is there."""
+        peer.noted_ms = self._core.now.wall_ms
+        known = KnownPeer(peer.identity, peer.raw, peer.host, peer.noted_ms, peer.pinned)
+        self._core.persist(PutPeer(known))
+
+    def _forget_dead(self, identity: bytes) -> None:
+        """Nobody has answered at any address of this peer for very long."""
+        peer = self.peers.get(identity)
+        if peer is None or peer.state in {*_IDLE, State.STALE}:
+            self._forget(identity)
+
+    def _forget(self, identity: bytes) -> None:
+        self.peers.pop(identity, None)
+        self._forget_curve_keys(identity)
+        self._core.emit(DisconnectPeer(identity))
+        self._core.persist(DropPeer(identity))
+        self._requests.drop(identity, RejectReason.NOT_CONNECTED)
+
     def _close(self, peer: Peer, happened: Input, why: str) -> None:
         """Close a peer's sockets; dial it again later unless it is banned."""
         peer.step(happened, why)
@@ -418,12 +422,9 @@ class Links:
         """Whether one more peer can be remembered; forgets one that is of no use if need be."""
         if len(self.peers) < PEERS_KNOWN_MAX:
             return True
-        idle = (State.CANDIDATE, State.BACKING_OFF)
         for peer in self.peers.values():
-            if peer.state in idle and not peer.pinned:
-                del self.peers[peer.identity]
-                self._forget_curve_keys(peer.identity)
-                self._core.persist(DropPeer(peer.identity))
+            if peer.state in _IDLE and not peer.pinned:
+                self._forget(peer.identity)
                 return True
         return False
 
@@ -479,6 +480,8 @@ class Links:
                 self._core.log("info", "peer_stale", peer=short(peer.identity))
             if peer.state is State.STALE:
                 self.addresses.dial_peer(peer.identity)
+            if peer.state in ASKABLE and now.wall_ms - peer.noted_ms >= PEER_NOTE_MS:
+                self._note(peer)
             if peer.penalty and now.monotonic_ms - peer.blamed_ms >= PENALTY_HALF_LIFE_MS:
                 peer.penalty //= 2
                 peer.blamed_ms = now.monotonic_ms

@@ -6,12 +6,15 @@ Not for deciding anything about them (`replicas`, `sync`).
 from __future__ import annotations
 
 import enum
+from typing import Any
 
 import msgspec
 
 from zmqex.market.orders import BookOrder
-from zmqex.protocol.log import Fold, Row, Tail
+from zmqex.protocol.log import Fold, Frozen, Row
 from zmqex.protocol.messages import Batch, Order
+from zmqex.protocol.snapshot import Bucket
+from zmqex.protocol.tail import Tail
 
 
 class Repair(enum.StrEnum):
@@ -30,20 +33,38 @@ class Waiting(msgspec.Struct, frozen=True):
     envelope: bytes
 
 
+class Anchor(msgspec.Struct):
+    """A head that its maker signed, and the orders at it, for those who ask for a snapshot."""
+
+    heartbeat: bytes
+    frozen: Frozen
+    until_ms: int = 0  # monotonic; kept for its readers so long
+
+
 class MakerLog(msgspec.Struct):
     """The log of one maker in one market."""
 
     fold: Fold
-    tail: Tail
+    tail: Tail = msgspec.field(default_factory=Tail)
     gap: dict[int, Waiting] = msgspec.field(default_factory=dict)
     target: tuple[int, int] = (0, 0)  # the newest (epoch, sequence) that its maker signed
     forked: bool = False  # its maker said two things at once: this epoch is void
     refused: bool = False  # its maker broke the rules: nothing can follow in this epoch
     proof: bytes = b""
+    proof_said_ms: int = 0  # monotonic
     repair: Repair = Repair.IDLE
+    widening: bool = False  # head-only, and its orders may be kept again
     probe: int = 0  # a sequence number where the maker's chain differs from ours
     tried: dict[bytes, None] = msgspec.field(default_factory=dict)
     hint: bytes = b""  # who told us of the target
+    open_orders: int = 0  # at the target, as its maker signed
+    by_snapshot: bool = False  # what is missing comes as a snapshot
+    buckets: dict[bytes, Bucket] = msgspec.field(default_factory=dict)  # fetched so far, by digest
+    anchors: list[Anchor] = msgspec.field(default_factory=list)  # oldest first
+    fetched: int = 0  # batches in the repair that goes on
+    retries: int = 0  # of peers that were busy, in this repair
+    why_not: str = ""  # the last refusal
+    why: str = ""  # how it caught up last, or why it does not
 
     @property
     def at(self) -> tuple[int, int]:
@@ -53,7 +74,12 @@ class MakerLog(msgspec.Struct):
     @property
     def behind(self) -> bool:
         """Whether there is more that could be fetched."""
-        return not (self.forked or self.refused) and self.at < self.target
+        return not (self.forked or self.refused) and (self.at < self.target or self.widening)
+
+    @property
+    def lag(self) -> int:
+        """How many signed batches are missing."""
+        return self.target[1] - self.fold.sequence if self.at < self.target else 0
 
     @property
     def state(self) -> str:
@@ -62,9 +88,20 @@ class MakerLog(msgspec.Struct):
             return "forked"
         if self.refused:
             return "refused"
-        if self.behind:
+        if self.lag:
             return "behind"
         return "head_only" if self.fold.head_only else "current"
+
+    def view(self) -> dict[str, Any]:
+        """One line for the operator."""
+        return {
+            "market": self.fold.market,
+            "epoch": self.fold.epoch,
+            "sequence": self.fold.sequence,
+            "lag": self.lag,
+            "state": self.state,
+            "why": self.why,
+        }
 
 
 class Maker(msgspec.Struct):

@@ -33,8 +33,10 @@ class OwnRecord:
         # A lost journal does not make us start again below what others have seen.
         sequence = max(core.counters.get(_COUNTER, 0) + 1, now_ms)
         core.set_counter(_COUNTER, sequence)
+        # "Where you reached me" is an exit of the proxy, where nobody listens for us.
+        nowhere = leaving or (settings.proxied and not settings.host)
         hello, rpc, orders = (
-            None if leaving else Endpoint(settings.host, port)
+            None if nowhere else Endpoint(settings.host, port)
             for port in (settings.hello_port, settings.rpc_port, settings.orders_port)
         )
         record = PeerRecord(

@@ -89,6 +89,7 @@ class Peer(msgspec.Struct):
     timeouts: int = 0  # questions in a row without an answer
     penalty: int = 0
     blamed_ms: int = 0
+    noted_ms: int = 0  # when the address book last heard of it (Unix time)
     greet_serial: int = 0  # only the answer to the newest greet counts
 
     def step(self, happened: Input, why: str = "") -> None:

@@ -13,7 +13,7 @@ from zmqex.errors import LocalProtocolError, RemoteProtocolError, StorageError
 from zmqex.kernel.claims import HEARTBEAT_TOPIC
 from zmqex.kernel.core import Core
 from zmqex.kernel.effects import Publish
-from zmqex.kernel.records import OwnBatch, PutBatch
+from zmqex.kernel.records import OwnBatch, OwnCheckpoint, PutBatch, PutCheckpoint
 from zmqex.kernel.replicas import MakerLog, Replicas
 from zmqex.kernel.sessions import Sessions
 from zmqex.limits import (
@@ -27,9 +27,11 @@ from zmqex.limits import (
     UPDATE_EVERY_MS,
 )
 from zmqex.protocol.codec import decode, decode_envelope, encode
-from zmqex.protocol.identity import digest, order_id
-from zmqex.protocol.log import topic
+from zmqex.protocol.identity import ZERO_DIGEST, digest, order_id
+from zmqex.protocol.log import Row, topic
 from zmqex.protocol.messages import Batch, Head, Heartbeat, Operation, Place, Update
+from zmqex.protocol.tail import Tail
+from zmqex.reasons import RejectReason
 
 # An operation that is not a placement is two numbers, an id and tags.
 _OPERATION_BYTES: Final = 80
@@ -62,8 +64,10 @@ class Publisher:
 
     # --- the life of the log ---------------------------------------------------------------------
 
-    def restore(self, batches: tuple[OwnBatch, ...]) -> None:
-        """Fold the journaled batches and go on from there; StorageError if they do not fit."""
+    def restore(
+        self, batches: tuple[OwnBatch, ...], checkpoints: tuple[OwnCheckpoint, ...] = ()
+    ) -> None:
+        """Fold what is journaled and go on from there; StorageError if it does not fit."""
         newest: dict[str, int] = {}
         for market in self._core.settings.markets:
             newest[market] = self._core.counters.get(_counter(market), 0)
@@ -72,10 +76,29 @@ class Publisher:
         for market, epoch in newest.items():
             if epoch:
                 self._replicas.begin(self._replicas.own_log(market), epoch)
+        for point in checkpoints:
+            self._restore_point(point)
+        starts: dict[str, int] = {}
         for batch in sorted(batches, key=lambda one: (one.market, one.epoch, one.sequence)):
             if batch.epoch == newest[batch.market]:
+                if starts.setdefault(batch.market, batch.sequence) == batch.sequence:
+                    self._replicas.own_log(batch.market).tail = Tail(batch.sequence - 1)
                 self._restore(batch)
         self._heart()
+
+    def _restore_point(self, point: OwnCheckpoint) -> None:
+        log = self._replicas.own_log(point.market)
+        rows = {}
+        for raw, remaining, held in point.rows:
+            order = log.fold.read_order(raw)
+            if isinstance(order, RejectReason):
+                raise StorageError(f"an order of the own log cannot be read: {order.value}")
+            rows[log.fold.order_id(raw)] = Row(order, raw, remaining, held)
+        head = Head(
+            point.market, point.epoch, point.sequence, point.head_hash, len(rows), ZERO_DIGEST
+        )
+        self._replicas.install(log, head, rows)
+        log.target = log.at
 
     def _restore(self, row: OwnBatch) -> None:
         try:
@@ -83,6 +106,10 @@ class Publisher:
             batch = decode(body, Batch)
         except RemoteProtocolError as error:
             raise StorageError(f"a batch of the own log cannot be read: {error}") from error
+        log = self._replicas.own_log(row.market)
+        if row.sequence <= log.fold.sequence:
+            log.tail.append(digest(body), row.envelope)  # before the checkpoint: only to be served
+            return
         refused = self._replicas.apply_own(batch, digest(body), row.envelope)
         if refused is not None:
             where = f"{row.market} {row.epoch}/{row.sequence}"
@@ -220,10 +247,22 @@ class Publisher:
             raise LocalProtocolError(f"our own batch in {market} is refused: {refused.value}")
         core.persist(PutBatch(OwnBatch(market, fold.epoch, fold.sequence, body_digest, envelope)))
         core.emit(Publish(topic(market), envelope))
+        if self._replicas.trim(log):
+            self._checkpoint(log)
 
     def _begin(self, log: MakerLog, epoch: int) -> None:
         self._core.set_counter(_counter(log.fold.market), epoch)
+        again = log.fold.epoch
         self._replicas.begin(log, epoch)
+        if again:
+            self._checkpoint(log)
+
+    def _checkpoint(self, log: MakerLog) -> None:
+        """Let the journal forget what this log no longer needs: its orders say it all."""
+        fold = log.fold
+        rows = tuple((row.raw, row.remaining_lots, row.held_lots) for row in fold.orders.values())
+        point = OwnCheckpoint(fold.market, fold.epoch, fold.sequence, fold.head_hash, rows)
+        self._core.persist(PutCheckpoint(point, log.tail.first))
 
     def _on_own_ahead(self, market: str, epoch: int) -> None:
         """Others have more of our log than we have: it was lost or restored.  Start a new epoch."""

@@ -85,6 +85,16 @@ class OwnBatch(Record, frozen=True):
     envelope: bytes
 
 
+class OwnCheckpoint(Record, frozen=True):
+    """What our own log of a market leaves open at one point: what went before is not needed."""
+
+    market: str
+    epoch: int
+    sequence: int
+    head_hash: bytes
+    rows: tuple[tuple[bytes, int, int], ...]  # terms as placed, remaining and held lots
+
+
 class TradeLine(Record, frozen=True):
     """A signed message of a trade, verbatim, in the order in which we learnt of it."""
 
@@ -127,6 +137,7 @@ class Snapshot(Record, frozen=True):
 
     orders: tuple[OwnOrder, ...] = ()
     trades: tuple[Trade, ...] = ()
+    checkpoints: tuple[OwnCheckpoint, ...] = ()
     batches: tuple[OwnBatch, ...] = ()
     lines: tuple[TradeLine, ...] = ()
     outbox: tuple[OutboxLine, ...] = ()
@@ -163,6 +174,13 @@ class PutBatch(Write, frozen=True):
     """Append a batch to the own log; (market, epoch, sequence) is unique."""
 
     batch: OwnBatch
+
+
+class PutCheckpoint(Write, frozen=True):
+    """Replace a market's checkpoint; batches of older epochs and those before `first` are gone."""
+
+    checkpoint: OwnCheckpoint
+    first: int
 
 
 class PutLine(Write, frozen=True):

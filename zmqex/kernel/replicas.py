@@ -18,26 +18,29 @@ from zmqex.kernel.effects import Announce, Publish
 from zmqex.kernel.events import Verified
 from zmqex.kernel.logs import FoundOrder, Maker, MakerLog, Waiting, kept, resting
 from zmqex.kernel.sessions import Sessions
+from zmqex.kernel.snapshots import Snapshots
 from zmqex.kernel.sync import Sync
 from zmqex.limits import (
     CLOCK_SKEW_MAX_MS,
     FRAME_BYTES_MAX,
     GAP_BATCHES_MAX,
     ID_PREFIX_CHARS_MIN,
-    LOG_BYTES_KEPT_MAX,
+    LOG_BYTES_KEPT_MIN,
     MAKERS_MAX,
     ORDER_LIFE_MAX_MS,
     ORDERS_PER_MAKER_MAX,
-    ORDERS_PER_STRANGER_MAX,
     ORDERS_TOTAL_MAX,
+    ROW_BYTES,
+    SECOND_MS,
     SILENT_MS,
     STRANGER_MS,
 )
 from zmqex.market.book import Book
-from zmqex.protocol.codec import decode, decode_envelope, encode
-from zmqex.protocol.identity import digest, short
-from zmqex.protocol.log import Fold, Plan, Row, Tail
+from zmqex.protocol.codec import encode
+from zmqex.protocol.identity import short, to_text
+from zmqex.protocol.log import Fold, Plan, Row
 from zmqex.protocol.messages import Batch, ForkProof, Head, Heartbeat
+from zmqex.protocol.tail import Tail
 from zmqex.reasons import RejectReason
 
 __all__ = ["FoundOrder", "MakerLog", "Replicas"]
@@ -58,9 +61,11 @@ class Replicas:
         self.own_heartbeat: Callable[[], bytes] = lambda: b""
         self.claims = Claims(core, sessions, self)
         self.on_stream = self.claims.on_stream
+        self.snapshots = Snapshots(core, sessions, self)
         self.sync = Sync(core, sessions, self)
         self._views = Books(core, sessions, self)
         sessions.order_view = self._order_view
+        sessions.maker_views = self.maker_views
         sessions.after_sleep.append(self._after_sleep)
 
     # --- reading ---------------------------------------------------------------------------------
@@ -141,7 +146,7 @@ class Replicas:
         if known is not None and not known.trusted:
             known.trusted = True
             for log in known.logs.values():
-                self._widen(log)
+                self._widen_if_it_fits(log)
 
     # --- accepting what is true ------------------------------------------------------------------
 
@@ -226,16 +231,17 @@ class Replicas:
             self._sessions.heard(beat.maker)
         for head in beat.heads:
             if head.market in self._books and head.epoch <= now.wall_ms + CLOCK_SKEW_MAX_MS:
-                self._accept_head(self._log_in(maker, head.market), head, hint)
+                self._accept_head(self._log_in(maker, head.market), head, raw, hint)
 
-    def _accept_head(self, log: MakerLog, head: Head, hint: bytes) -> None:
+    def _accept_head(self, log: MakerLog, head: Head, raw: bytes, hint: bytes) -> None:
         """Learn how far a log goes, and whether ours is the same one."""
         fold = log.fold
         if head.epoch > fold.epoch:
             self.begin(log, head.epoch)
         if head.epoch < fold.epoch or log.forked or log.refused:
             return
-        log.target = max(log.target, (head.epoch, head.sequence))
+        if (head.epoch, head.sequence) >= log.target:
+            log.target, log.open_orders = (head.epoch, head.sequence), head.open_orders
         log.hint = hint or log.hint
         if log.behind:
             self.sync.behind(log)
@@ -245,8 +251,11 @@ class Replicas:
             if head.book_root != fold.root():
                 self._core.count(RejectReason.ROOT_MISMATCH.value)
                 self._core.log("error", "root_mismatch", maker=short(fold.maker), at=fold.sequence)
-        elif fold.head_only and head.open_orders <= self._cap(fold.maker):
-            self._widen(log)
+                log.why = "its maker signs another book root than its own batches have"
+            else:
+                self.snapshots.anchor(log, raw, head)
+        else:
+            self._widen_if_it_fits(log)
 
     def own_is_ahead(self, head: Head) -> bool:
         """Whether somebody has more of our own log than we, or another version of it."""
@@ -273,17 +282,43 @@ class Replicas:
         """Start a newer epoch of a log: whatever was said in older ones is void."""
         self._hide(log)
         log.fold.begin(epoch)
-        log.tail = Tail(LOG_BYTES_KEPT_MAX)
-        log.gap = {}
-        log.forked = log.refused = False
-        log.probe, log.proof = 0, b""
+        log.tail, log.gap, log.anchors, log.buckets = Tail(), {}, [], {}
+        log.forked = log.refused = log.widening = log.by_snapshot = False
+        log.probe, log.proof, log.why, log.open_orders = 0, b"", "", 0
         log.target = max(log.target, (epoch, 0))
+
+    def install(self, log: MakerLog, head: Head, rows: dict[bytes, Row] | None) -> None:
+        """Stand at a signed head with its verified orders; None: there are too many to keep.
+
+        Changes nothing where the log has come as far by itself meanwhile.
+        """
+        fold = log.fold
+        if head.epoch != fold.epoch or log.forked or log.refused:
+            return
+        if head.sequence < fold.sequence or (head.sequence == fold.sequence and not log.widening):
+            return
+        if rows is None or self._over(log, len(rows)):
+            if not fold.head_only:
+                self._go_head_only(log)
+            fold.restore(head, {})
+            fold.forget_orders()
+        else:
+            old = fold.orders
+            fold.restore(head, rows)
+            gone: list[tuple[bytes, Row | None]] = [(key, None) for key in old if key not in rows]
+            changed = [(key, row) for key, row in rows.items() if old.get(key) is not row]
+            self._show(log, [*gone, *changed], {key: None for key in rows if key not in old})
+        log.tail, log.anchors, log.widening = Tail(head.sequence), [], False
+        log.gap = {at: one for at, one in log.gap.items() if at > head.sequence}
+        self._advance(log)
 
     def _apply(self, log: MakerLog, plan: Plan, envelope: bytes) -> None:
         """Carry a plan out in the fold, its tail and the book."""
         fold = log.fold
         fresh = {key: row for key, row in plan.rows.items() if key not in fold.orders}
         log.tail.append(plan.digest, envelope)
+        if fold.maker != self._core.identity:  # ours is trimmed on disk too, by the publisher
+            self.trim(log)
         over = self._over(log, len(fold.orders) + sum(row is not None for row in fresh.values()))
         fold.apply(plan)
         if over:
@@ -333,11 +368,25 @@ class Replicas:
         raw = encode(proof)
         if len(raw) <= FRAME_BYTES_MAX:
             log.proof = raw
-            self._core.emit(Publish(PROOF_TOPIC, raw))
+            self._say_proof(log)
+
+    def _say_proof(self, log: MakerLog) -> None:
+        """Show everybody who listens that a maker said two things at once."""
+        log.proof_said_ms = self._core.now.monotonic_ms
+        self._core.emit(Publish(PROOF_TOPIC, log.proof))
+
+    def trim(self, log: MakerLog) -> bool:
+        """Drop the older half of a log's batches once they weigh more than its open orders."""
+        fold = log.fold
+        most = max(LOG_BYTES_KEPT_MIN, fold.order_bytes + ROW_BYTES * len(fold.orders))
+        if log.tail.size <= most:
+            return False
+        log.tail.trim(most // 2)
+        return True
 
     # --- bounds ----------------------------------------------------------------------------------
 
-    def _cap(self, maker: bytes) -> int:
+    def cap(self, maker: bytes) -> int:
         """How many orders of this maker are kept in one market."""
         if maker == self._core.identity:
             return ORDERS_TOTAL_MAX
@@ -345,11 +394,11 @@ class Replicas:
         peer = self._sessions.peers.get(maker)
         pinned = peer is not None and peer.pinned
         friend = known.trusted or pinned or self._sessions.known_for_ms(maker) >= STRANGER_MS
-        return ORDERS_PER_MAKER_MAX if friend else ORDERS_PER_STRANGER_MAX
+        return ORDERS_PER_MAKER_MAX if friend else self._core.settings.orders_per_stranger
 
     def _over(self, log: MakerLog, orders: int) -> bool:
         """Whether a log of so many orders is too much of its maker, or for this node."""
-        if orders > self._cap(log.fold.maker):
+        if orders > self.cap(log.fold.maker):
             return True
         book = self._books.get(log.fold.market)
         own = log.fold.maker == self._core.identity
@@ -365,20 +414,11 @@ class Replicas:
             "warning", "log_head_only", maker=short(log.fold.maker), market=log.fold.market
         )
 
-    def _widen(self, log: MakerLog) -> None:
-        """Fold a head-only log again under a wider cap; its batches have been verified before."""
-        if not log.fold.head_only or log.tail.get(1) is None:
-            return
-        envelopes = list(log.tail)
-        self.begin(log, log.fold.epoch)
-        for raw in envelopes:
-            body = decode_envelope(raw).body
-            plan = log.fold.check(decode(body, Batch), digest(body))
-            if isinstance(plan, Plan):
-                self._apply(log, plan, raw)
-            else:
-                self._refuse(log, plan)
-                return
+    def _widen_if_it_fits(self, log: MakerLog) -> None:
+        """Fetch the orders of a head-only log once there are no more than its cap."""
+        if log.fold.head_only and log.open_orders <= self.cap(log.fold.maker):
+            log.widening = True
+            self.sync.behind(log)
 
     # --- private ---------------------------------------------------------------------------------
 
@@ -386,6 +426,20 @@ class Replicas:
         """A log, if anything is known of it."""
         known = self.makers.get(maker)
         return None if known is None else known.logs.get(market)
+
+    def why_not_serve(self, log: MakerLog | None, epoch: int) -> RejectReason | None:
+        """Why nothing of that epoch of a log can be given to others, or None."""
+        if log is None:
+            return RejectReason.UNKNOWN_MAKER
+        if epoch != log.fold.epoch:
+            older = epoch < log.fold.epoch
+            return RejectReason.OLD_EPOCH if older else RejectReason.SEQUENCE_GAP
+        if not log.forked:
+            return None
+        # Whoever asks has not seen the proof; it listens to us by now.
+        if log.proof and self._core.now.monotonic_ms - log.proof_said_ms >= SECOND_MS:
+            self._say_proof(log)
+        return RejectReason.FORKED_LOG
 
     def _all_logs(self) -> Iterable[MakerLog]:
         for maker in self.makers.values():
@@ -406,7 +460,7 @@ class Replicas:
         log = maker.logs.get(market)
         if log is None:
             fold = Fold(self._core.settings.network, maker.identity, market)
-            log = maker.logs[market] = MakerLog(fold, Tail(LOG_BYTES_KEPT_MAX))
+            log = maker.logs[market] = MakerLog(fold)
         return log
 
     def _after_sleep(self) -> None:
@@ -416,17 +470,22 @@ class Replicas:
 
     def _order_view(self, peer: bytes) -> dict[str, Any]:
         logs = self.logs_of(peer)
-        views = [
+        orders = sum(len(log.fold.orders) for log in logs)
+        return {"open_orders": orders, "logs": [log.view() for log in logs]}
+
+    def maker_views(self) -> list[dict[str, Any]]:
+        """Every maker whose logs are known, as `ListPeers` shows it; without ourselves."""
+        now_ms = self._core.now.monotonic_ms
+        return [
             {
-                "market": log.fold.market,
-                "epoch": log.fold.epoch,
-                "sequence": log.fold.sequence,
-                "lag": log.target[1] - log.fold.sequence if log.behind else 0,
-                "state": log.state,
+                "maker": to_text(maker.identity),
+                "stale": self.is_stale(maker.identity),
+                "heard_ms_ago": None if maker.heard_ms is None else now_ms - maker.heard_ms,
+                **self._order_view(maker.identity),
             }
-            for log in logs
+            for maker in self.makers.values()
+            if maker.identity != self._core.identity
         ]
-        return {"open_orders": sum(len(log.fold.orders) for log in logs), "logs": views}
 
 
 def _found(order_id: bytes, log: MakerLog, row: Row) -> FoundOrder:

@@ -1,7 +1,7 @@
 """Sessions with peers: the links, what peers may ask of anybody, what the operator asks about them.
 
-Serves `ping`, `limits` and `peers`; exchanges signed records with each new peer; answers the
-operator's commands about peers.  Not for: how links are made and kept (`links`).
+Serves `ping` and `limits`; answers the operator's commands about peers and candidates.
+Not for: how links are made and kept (`links`); whom peers tell of (`exchange`).
 """
 
 from __future__ import annotations
@@ -10,17 +10,25 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from zmqex import limits
-from zmqex.kernel.commands import AddPeer, Command, ListPeers, PingPeer, RemovePeer
+from zmqex.kernel.addresses import Address
+from zmqex.kernel.commands import (
+    AddPeer,
+    Command,
+    ListCandidates,
+    ListPeers,
+    PingPeer,
+    RemovePeer,
+)
 from zmqex.kernel.core import Core
-from zmqex.kernel.events import CandidatesFound
+from zmqex.kernel.exchange import Exchange
 from zmqex.kernel.links import Links
-from zmqex.kernel.peers import Peer, State
+from zmqex.kernel.peers import ASKABLE, Peer, State
+from zmqex.kernel.records import KnownPeer
 from zmqex.kernel.requests import Answer, Incoming, Refusal
-from zmqex.limits import ID_PREFIX_CHARS_MIN, LOG_PAGE_BYTES_MAX, PEERS_PAGE_MAX
+from zmqex.limits import ID_PREFIX_CHARS_MIN
 from zmqex.protocol.codec import decode
 from zmqex.protocol.identity import from_text, to_text
-from zmqex.protocol.messages import Empty, Limit, Limits, Page, PeerRecord, Peers, Pong
-from zmqex.protocol.record import check_record
+from zmqex.protocol.messages import Empty, Limit, Limits, Pong
 from zmqex.reasons import RejectReason
 
 __all__ = ["Answer", "Incoming", "Refusal", "Sessions", "State"]
@@ -34,7 +42,7 @@ _PUBLISHED: Final = (
     ("order_life_ms", limits.ORDER_LIFE_MAX_MS),
     ("log_page_bytes", limits.LOG_PAGE_BYTES_MAX),
     ("log_page_batches", limits.LOG_PAGE_BATCHES_MAX),
-    ("log_bytes_kept", limits.LOG_BYTES_KEPT_MAX),
+    ("log_bytes_kept", limits.LOG_BYTES_KEPT_MIN),
     ("heads", limits.HEADS_MAX),
     ("peers", limits.PEERS_MAX),
     ("requests_per_second", limits.REQUESTS_PER_SECOND),
@@ -49,28 +57,50 @@ class Sessions(Links):
     def __init__(self, core: Core) -> None:
         """Know nobody and serve at once; `start` makes our record and dials."""
         super().__init__(core)
-        # Adds what the order logs know of a peer: `open_orders` and `logs`.
+        # What the order logs know of a peer (`open_orders` and `logs`), and of all makers.
         self.order_view: Callable[[bytes], dict[str, Any]] = lambda _peer: {
             "open_orders": 0,
             "logs": [],
         }
+        self.maker_views: Callable[[], list[dict[str, Any]]] = list
         self.serve("ping", self._on_ping)
         self.serve("limits", self._on_limits)
-        self.serve("peers", self._on_peers)
-        self.on_live.append(self._ask_for_peers)
+        self._exchange = Exchange(core, self)
+
+    def start(self, known_peers: tuple[KnownPeer, ...] = ()) -> None:
+        """Publish our record; dial the operator's peers and the address book."""
+        super().start(known_peers)
+        self._exchange.start()
+
+    def peer_of_node(self, node_key: bytes) -> bytes | None:
+        """The peer that pays and is paid by this Lightning node, as its record says."""
+        for peer in self.peers.values():
+            if peer.record.lightning_node == node_key:
+                return peer.identity
+        return None
+
+    def known_for_ms(self, identity: bytes) -> int:
+        """For how long a peer has been connected without a break."""
+        peer = self.peers.get(identity)
+        live = peer is not None and peer.state in ASKABLE
+        return self._core.now.monotonic_ms - peer.live_since_ms if peer and live else 0
 
     # --- the operator ----------------------------------------------------------------------------
 
     def on_command(self, client: bytes, request_id: int, command: Command) -> bool:
         """Answer a command about peers; False where it is about something else."""
         if isinstance(command, ListPeers):
-            self._core.answer(client, request_id, {"peers": self.peer_views()})
+            result = {"peers": self.peer_views(), "makers": self.maker_views()}
+            self._core.answer(client, request_id, result)
+        elif isinstance(command, ListCandidates):
+            rows = [self._candidate_view(one) for one in self.addresses.all()]
+            self._core.answer(client, request_id, {"candidates": rows})
         elif isinstance(command, AddPeer):
             self._add(client, request_id, command)
         elif isinstance(command, PingPeer | RemovePeer):
             peer = self.find(command.peer)
             if isinstance(peer, RejectReason):
-                self._core.refuse(client, request_id, peer, _unknown(command.peer, peer))
+                self._core.refuse(client, request_id, peer, unknown_peer(command.peer, peer))
             elif isinstance(command, PingPeer):
                 self._ping(client, request_id, peer)
             else:
@@ -79,6 +109,10 @@ class Sessions(Links):
         else:
             return False
         return True
+
+    def knows_anybody(self) -> bool:
+        """Whether there is any peer, or any address where one might be."""
+        return bool(self.peers) or any(not one.own for one in self.addresses.all())
 
     def find(self, text: str) -> bytes | RejectReason:
         """The peer whose id starts so; UNKNOWN_PEER, or AMBIGUOUS_ID where several do."""
@@ -117,6 +151,15 @@ class Sessions(Links):
             "heard_ms_ago": now_ms - peer.heard_ms,
             **self.order_view(peer.identity),
         }
+
+    def _candidate_view(self, address: Address) -> dict[str, Any]:
+        """An address, and how we stand with the peer that it has proven."""
+        view = self.addresses.view(address)
+        peer = self.peers.get(address.proven)
+        if peer is not None:
+            view["state"] = peer.state.value
+            view["why"] = peer.why or address.why
+        return {**view, "peer": to_text(address.proven) if address.proven else ""}
 
     def _add(self, client: bytes, request_id: int, command: AddPeer) -> None:
         try:
@@ -161,36 +204,9 @@ class Sessions(Links):
         decode(incoming.body, Empty)
         self.answer(incoming, Limits([Limit(*pair) for pair in _PUBLISHED]))
 
-    def _on_peers(self, incoming: Incoming) -> None:
-        """Records of peers that are live now, a page at a time, in order of identity."""
-        after = decode(incoming.body, Page).after
-        records: list[bytes] = []
-        size = 0
-        for identity in sorted(one for one in self.live_peers() if one > after):
-            raw = self.peers[identity].raw
-            size += len(raw)
-            if len(records) == PEERS_PAGE_MAX or size > LOG_PAGE_BYTES_MAX:
-                break
-            records.append(raw)
-        self.answer(incoming, Peers(records))
 
-    def _ask_for_peers(self, peer: bytes) -> None:
-        self.request(peer, "peers", Page(b""), self._on_exchange)
-
-    def _on_exchange(self, answer: Answer) -> None:
-        """Dial whom a peer vouches for; whatever cannot be believed is passed over."""
-        if isinstance(answer, Refusal):
-            return
-        network, now_ms = self._core.settings.network, self._core.now.wall_ms
-        found = []
-        for raw in decode(answer, Peers).records:
-            record = check_record(raw, network, now_ms)
-            if isinstance(record, PeerRecord) and record.hello is not None and record.hello.host:
-                found.append((record.hello.host, record.hello.port, "exchange"))
-        self.on_candidates(CandidatesFound(tuple(found)))
-
-
-def _unknown(text: str, reason: RejectReason) -> str:
+def unknown_peer(text: str, reason: RejectReason) -> str:
+    """The sentence for a peer that `Sessions.find` could not resolve."""
     if reason is RejectReason.UNKNOWN_PEER:
         return f"no peer is known whose id starts with {text[:60]!r}"
     if len(text) < ID_PREFIX_CHARS_MIN:

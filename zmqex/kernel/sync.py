@@ -2,21 +2,33 @@
 
 Subscribe first, fetch second: a peer that has become live is asked for the newest heartbeat of
 every maker that it knows, and each log that is behind is then fetched in pages, from its maker if
-that can be asked, else from anybody.  A failure means "ask someone else and keep what I had".
-Not for: deciding what is true (`replicas`).
+that can be asked, else from anybody, or as a snapshot where that is cheaper.  A failure means "ask
+someone else and keep what I had".
+Not for: deciding what is true (`replicas`); how a snapshot is put together (`snapshots`).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from zmqex.errors import RemoteProtocolError
 from zmqex.kernel.core import Core
 from zmqex.kernel.logs import MakerLog, Repair
 from zmqex.kernel.sessions import Answer, Incoming, Refusal, Sessions
-from zmqex.limits import GAP_WAIT_MS, LOG_PAGE_BYTES_MAX, PEERS_PAGE_MAX
+from zmqex.kernel.snapshots import SnapshotFetch
+from zmqex.limits import (
+    GAP_WAIT_MS,
+    LOG_PAGE_BYTES_MAX,
+    OPERATION_BYTES_MEAN,
+    PEERS_PAGE_MAX,
+    ROW_BYTES_MEAN,
+    SNAPSHOT_BYTES,
+    SYNC_RETRIES_MAX,
+)
 from zmqex.market.orders import Side
 from zmqex.protocol.codec import decode, decode_envelope
+from zmqex.protocol.identity import short
+from zmqex.protocol.log import BUCKETS
 from zmqex.protocol.messages import (
     BookLevels,
     BookRequest,
@@ -31,6 +43,10 @@ from zmqex.reasons import RejectReason
 
 if TYPE_CHECKING:
     from zmqex.kernel.replicas import Replicas
+
+
+# It would help, but not now.
+_BUSY: Final = (RejectReason.RATE_LIMITED, RejectReason.SEQUENCE_GAP, RejectReason.UNAVAILABLE)
 
 
 class Sync:
@@ -118,11 +134,14 @@ class Sync:
 
     def _start(self, log: MakerLog, repair: Repair) -> None:
         log.repair = repair
-        log.tried = {}
+        log.tried, log.retries, log.fetched = {}, 0, 0
         self._repairing[_key(log)] = None
 
     def _end(self, log: MakerLog) -> None:
-        log.repair, log.tried, log.probe = Repair.IDLE, {}, 0
+        if log.lag and log.why_not:
+            log.why = f"{len(log.tried)} peers could not help, the last: {log.why_not}"
+        log.repair, log.tried, log.probe, log.buckets = Repair.IDLE, {}, 0, {}
+        log.by_snapshot = log.widening = False
         self._repairing.pop(_key(log), None)
         self._settle()
 
@@ -135,8 +154,19 @@ class Sync:
             return
         log.tried[peer] = None
         fold = log.fold
-        start = log.probe or fold.sequence + 1
-        body = LogRequest(fold.maker, fold.market, fold.epoch, start)
+        if (log.by_snapshot or log.widening) and not log.probe:
+            self._core.count("snapshots_asked")
+            fetch = SnapshotFetch(
+                self._core,
+                self._sessions,
+                peer,
+                fold,
+                lambda fetch, refusal: self._snapshot_ended(log, fetch, refusal),
+                orders_max=self._replicas.cap(fold.maker),
+            )
+            fetch.start(fold.sequence + (not log.widening), log.buckets)
+            return
+        body = LogRequest(fold.maker, fold.market, fold.epoch, log.probe or fold.sequence + 1)
         self._core.count("log_pages_asked")
         self._sessions.request(
             peer, "log", body, lambda answer: self._page_answered(log, peer, answer)
@@ -150,13 +180,31 @@ class Sync:
                 return peer
         return None
 
+    def _refused(self, log: MakerLog, peer: bytes, refusal: Refusal) -> None:
+        """Ask somebody else; whoever is merely busy is asked again where there is nobody else."""
+        log.why_not = f"{refusal.reason.value} ({short(peer)})"
+        if refusal.reason is RejectReason.LOG_TOO_OLD and not log.probe:
+            # It has a snapshot in place of what is gone, or a newer head in place of that one.
+            log.by_snapshot = True
+            self._ask_again(log, peer, 0)
+        elif refusal.reason in _BUSY and refusal.retry_after_ms and not self._next_peer(log):
+            self._ask_again(log, peer, refusal.retry_after_ms)
+        else:
+            self._ask(log)
+
+    def _ask_again(self, log: MakerLog, peer: bytes, after_ms: int) -> None:
+        log.retries += 1
+        if log.retries <= SYNC_RETRIES_MAX:
+            del log.tried[peer]
+        self._core.call_after(("repair", *_key(log)), after_ms, lambda: self._ask(log))
+
     def _page_answered(self, log: MakerLog, peer: bytes, answer: Answer) -> None:
         if isinstance(answer, Refusal):
-            self._ask(log)
+            self._refused(log, peer, answer)
             return
-        batches = decode(answer, LogPage).batches
+        page = decode(answer, LogPage)
         claims = []
-        for raw in batches:
+        for raw in page.batches:
             claim = self._replicas.claims.batch(raw, log.fold.market, log.fold.maker)
             if claim is not None:
                 claims.append(claim)
@@ -166,12 +214,27 @@ class Sync:
             if wrong:
                 self._sessions.blame(peer, 10 * wrong, "batches with a wrong signature")
             if log.at > before:
-                log.tried = {}  # it goes on: everybody may be asked again
+                log.fetched += log.at[1] - before[1] if log.at[0] == before[0] else log.at[1]
+                log.why = f"{log.fetched} batches by the log from {short(peer)}"
+                log.tried, log.retries = {}, 0  # it goes on: everybody may be asked again
                 if wrong:
                     log.tried[peer] = None
+            log.by_snapshot = log.by_snapshot or page.left_bytes > _snapshot_bytes(log, page)
             self._ask(log)
 
         self._replicas.claims.verify(claims, then)
+
+    def _snapshot_ended(self, log: MakerLog, fetch: SnapshotFetch, refusal: Refusal | None) -> None:
+        if refusal is not None or fetch.head is None:
+            self._refused(log, fetch.peer, refusal or Refusal(RejectReason.UNAVAILABLE))
+            return
+        self._replicas.install(log, fetch.head, fetch.rows)
+        log.why = (
+            f"snapshot at {fetch.head.sequence}, {fetch.differing} of {BUCKETS} buckets, "
+            f"from {short(fetch.peer)}"
+        )
+        log.tried, log.by_snapshot = {}, False
+        self._ask(log)
 
     # --- serving ---------------------------------------------------------------------------------
 
@@ -196,18 +259,15 @@ class Sync:
         """Batches of any log that we have, verbatim."""
         asked = decode(incoming.body, LogRequest)
         log = self._replicas.log(asked.maker, asked.market)
-        if log is None:
-            self._sessions.refuse(incoming, RejectReason.UNKNOWN_MAKER)
-        elif asked.epoch != log.fold.epoch:
-            older = asked.epoch < log.fold.epoch
-            reason = RejectReason.OLD_EPOCH if older else RejectReason.SEQUENCE_GAP
-            self._sessions.refuse(incoming, reason)
+        refused = self._replicas.why_not_serve(log, asked.epoch)
+        if log is None or refused is not None:
+            self._sessions.refuse(incoming, refused or RejectReason.UNKNOWN_MAKER)
+            return
+        page = log.tail.page(asked.from_sequence, LOG_PAGE_BYTES_MAX)
+        if isinstance(page, RejectReason):
+            self._sessions.refuse(incoming, page)
         else:
-            page = log.tail.page(asked.from_sequence, LOG_PAGE_BYTES_MAX)
-            if isinstance(page, RejectReason):
-                self._sessions.refuse(incoming, page)
-            else:
-                self._sessions.answer(incoming, LogPage(page))
+            self._sessions.answer(incoming, LogPage(*page))
 
     def _on_book(self, incoming: Incoming) -> None:
         """Aggregated levels of a market."""
@@ -224,6 +284,14 @@ class Sync:
             for side in (Side.BUY, Side.SELL)
         )
         self._sessions.answer(incoming, BookLevels(bids, asks))
+
+
+def _snapshot_bytes(log: MakerLog, page: LogPage) -> int:
+    """About what a snapshot would cost in place of the pages that are left."""
+    touched = page.left_bytes // OPERATION_BYTES_MEAN
+    if not log.fold.sequence or log.fold.head_only:
+        touched = BUCKETS
+    return SNAPSHOT_BYTES + log.open_orders * ROW_BYTES_MEAN * min(touched, BUCKETS) // BUCKETS
 
 
 def _key(log: MakerLog) -> tuple[bytes, str]:

@@ -19,6 +19,7 @@ PublicKey = Annotated[bytes, Meta(min_length=32, max_length=32)]
 NodeKey = Annotated[bytes, Meta(min_length=33, max_length=33)]
 Signature = Annotated[bytes, Meta(min_length=64, max_length=64)]
 Nonce = Annotated[bytes, Meta(min_length=16, max_length=16)]
+Digests = Annotated[bytes, Meta(min_length=8_192, max_length=8_192)]
 Blob = Annotated[bytes, Meta(max_length=FRAME_BYTES_MAX)]
 
 Count = Annotated[int, Meta(ge=0, le=INTEGER_MAX)]

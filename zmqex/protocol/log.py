@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 
 from zmqex.errors import RemoteProtocolError
-from zmqex.limits import CLOCK_SKEW_MAX_MS, LOG_PAGE_BATCHES_MAX, ORDER_LIFE_MAX_MS
+from zmqex.limits import CLOCK_SKEW_MAX_MS, ORDER_LIFE_MAX_MS
 from zmqex.market.orders import OrderFlags
 from zmqex.protocol.codec import decode
 from zmqex.protocol.identity import ZERO_DIGEST, order_hash
@@ -72,17 +72,23 @@ class Fold:
         self.sequence = 0
         self.head_hash = ZERO_DIGEST
         self.head_only = False
-        self.orders: dict[bytes, Row] = {}
-        self._ids: dict[int, list[bytes]] = {}
-        self._digests = [_EMPTY_BUCKET] * BUCKETS
-        self._dirty: dict[int, None] = {}
-        self._root = _EMPTY_ROOT
+        self._clear()
+
+    def restore(self, head: Head, rows: dict[bytes, Row]) -> None:
+        """Stand at a head with these open orders, however they came about."""
+        self.epoch, self.sequence, self.head_hash = head.epoch, head.sequence, head.head_hash
+        self.head_only = False
+        self._clear()
+        self.orders.update(rows)
+        self.order_bytes = sum(len(row.raw) for row in rows.values())
+        for key in sorted(rows):
+            self._ids.setdefault(key[0], []).append(key)
+        self._dirty.update(dict.fromkeys(self._ids))
 
     def forget_orders(self) -> None:
         """Go head-only: follow the chain, keep no orders (their maker has more than we store)."""
         self.head_only = True
-        self.orders = {}
-        self._ids = {}
+        self._clear()
 
     def check(self, batch: Batch, digest: bytes) -> Plan | RejectReason:
         """What a batch with this body digest would change, or why it cannot come next.
@@ -118,14 +124,19 @@ class Fold:
     def apply(self, plan: Plan) -> None:
         """Carry out a plan made by `check` at this very point; cannot fail."""
         orders = self.orders
+        for frozen in self.frozen:
+            frozen.remember(plan.rows)
         for key, row in plan.rows.items():
             bucket = key[0]
             if row is None:
-                if orders.pop(key, None) is not None:
+                gone = orders.pop(key, None)
+                if gone is not None:
+                    self.order_bytes -= len(gone.raw)
                     ids = self._ids[bucket]
                     del ids[bisect_left(ids, key)]
             else:
                 if key not in orders:
+                    self.order_bytes += len(row.raw)
                     insort(self._ids.setdefault(bucket, []), key)
                 orders[key] = row
             self._dirty[bucket] = None
@@ -136,10 +147,40 @@ class Fold:
         """BLAKE2b over the 256 bucket digests; only changed buckets are hashed again."""
         if self._dirty:
             for bucket in self._dirty:
-                self._digests[bucket] = self._bucket_digest(bucket)
-            self._dirty = {}
-            self._root = _root_of(self._digests)
+                self._digests[bucket] = bucket_digest(self.bucket(bucket))
+            self._dirty.clear()
+            self._root = root_of(b"".join(self._digests))
         return self._root
+
+    def digests(self) -> list[bytes]:
+        """The digest of each bucket; treat it as read-only."""
+        self.root()
+        return self._digests
+
+    def bucket(self, number: int) -> list[tuple[bytes, Row]]:
+        """The open orders whose ids start with that byte, in order of id."""
+        orders = self.orders
+        return [(key, orders[key]) for key in self._ids.get(number, ())]
+
+    def read_order(self, raw: bytes) -> Order | RejectReason:
+        """The terms of an order of this log, or why they cannot be."""
+        try:
+            order = decode(raw, Order)
+        except RemoteProtocolError:
+            return RejectReason.MALFORMED
+        if order.market != self.market:
+            return RejectReason.WRONG_MARKET
+        if order.minimum_lots > order.quantity_lots:
+            return RejectReason.MINIMUM_ABOVE_QUANTITY
+        if order.flags & _FLAGS_UNKNOWN:
+            return RejectReason.CONTRADICTORY_FLAGS
+        return order
+
+    def order_id(self, raw: bytes) -> bytes:
+        """The id of an order of this log's maker."""
+        hashed = self._order_hash.copy()
+        hashed.update(raw)
+        return hashed.digest()
 
     def head(self) -> Head:
         """Where this log stands."""
@@ -147,15 +188,14 @@ class Fold:
             self.market, self.epoch, self.sequence, self.head_hash, len(self.orders), self.root()
         )
 
-    def _bucket_digest(self, bucket: int) -> bytes:
-        hashed = hashlib.blake2b(digest_size=32, person=b"zmqex bucket")
-        orders = self.orders
-        for key in self._ids.get(bucket, ()):
-            row = orders[key]
-            hashed.update(key)
-            hashed.update(row.remaining_lots.to_bytes(8, "big"))
-            hashed.update(row.held_lots.to_bytes(8, "big"))
-        return hashed.digest()
+    def _clear(self) -> None:
+        self.orders: dict[bytes, Row] = {}
+        self.order_bytes = 0  # of the open orders' terms
+        self.frozen: list[Frozen] = []
+        self._ids: dict[int, list[bytes]] = {}
+        self._digests = [EMPTY_BUCKET] * BUCKETS
+        self._dirty: dict[int, None] = {}
+        self._root = _EMPTY_ROOT
 
     def _stage(
         self, rows: dict[bytes, Row | None], operation: Update | Close | Fill
@@ -179,79 +219,16 @@ class Fold:
     def _stage_place(
         self, rows: dict[bytes, Row | None], raw: bytes, latest_ms: int
     ) -> RejectReason | None:
-        try:
-            order = decode(raw, Order)
-        except RemoteProtocolError:
-            return RejectReason.MALFORMED
-        if order.market != self.market:
-            return RejectReason.WRONG_MARKET
-        if order.minimum_lots > order.quantity_lots:
-            return RejectReason.MINIMUM_ABOVE_QUANTITY
-        if order.flags & _FLAGS_UNKNOWN:
-            return RejectReason.CONTRADICTORY_FLAGS
+        order = self.read_order(raw)
+        if isinstance(order, RejectReason):
+            return order
         if order.expires_at_ms > latest_ms:
             return RejectReason.EXPIRY_TOO_FAR
-        hashed = self._order_hash.copy()
-        hashed.update(raw)
-        key = hashed.digest()
+        key = self.order_id(raw)
         if (rows[key] if key in rows else self.orders.get(key)) is not None:
             return RejectReason.DUPLICATE_ORDER
         rows[key] = Row(order, raw, order.quantity_lots, 0)
         return None
-
-
-class Tail:
-    """The batches of one epoch, verbatim and in order, to be served to others.
-
-    Keeps at most `bytes_max`: the oldest go first, and who asks for them is told so.
-    """
-
-    def __init__(self, bytes_max: int) -> None:
-        """Keep nothing yet; the first batch to come is number 1."""
-        self._bytes_max: Final = bytes_max
-        self._bytes = 0
-        self._dropped = 0
-        self._batches: list[tuple[bytes, bytes]] = []
-
-    def __iter__(self) -> Iterator[bytes]:
-        """The envelopes that are kept, oldest first."""
-        return (envelope for _, envelope in self._batches)
-
-    def append(self, digest: bytes, envelope: bytes) -> None:
-        """Keep the next batch: its body digest and its envelope."""
-        self._batches.append((digest, envelope))
-        self._bytes += len(envelope)
-        drop = 0
-        while self._bytes > self._bytes_max:
-            self._bytes -= len(self._batches[drop][1])
-            drop += 1
-        if drop:
-            # In one go and some more, so that a full tail does not move its list at every batch.
-            spare = min(len(self._batches) - 1, drop + len(self._batches) // 8)
-            while drop < spare:
-                self._bytes -= len(self._batches[drop][1])
-                drop += 1
-            del self._batches[:drop]
-            self._dropped += drop
-
-    def get(self, sequence: int) -> tuple[bytes, bytes] | None:
-        """`(digest, envelope)` of the batch with that number, if it is kept."""
-        index = sequence - 1 - self._dropped
-        return self._batches[index] if 0 <= index < len(self._batches) else None
-
-    def page(self, from_sequence: int, bytes_max: int) -> list[bytes] | RejectReason:
-        """Envelopes from that number on, at least one if there is one, within the bounds."""
-        start = from_sequence - 1 - self._dropped
-        if start < 0:
-            return RejectReason.LOG_TOO_OLD
-        page: list[bytes] = []
-        size = 0
-        for _, envelope in self._batches[start : start + LOG_PAGE_BATCHES_MAX]:
-            size += len(envelope)
-            if page and size > bytes_max:
-                break
-            page.append(envelope)
-        return page
 
 
 def _why_not_print(row: Row, fill: Fill) -> RejectReason | None:
@@ -263,9 +240,49 @@ def _why_not_print(row: Row, fill: Fill) -> RejectReason | None:
     return None
 
 
-def _root_of(digests: list[bytes]) -> bytes:
-    return hashlib.blake2b(b"".join(digests), digest_size=32, person=b"zmqex root").digest()
+class Frozen:
+    """The open orders of a fold as they were at one head, while the fold goes on.
+
+    Costs what changes from then on; the fold's `frozen` list is what keeps it in step.
+    """
+
+    def __init__(self, fold: Fold) -> None:
+        """Freeze a fold as it stands now."""
+        self.head: Final = fold.head()
+        self.digests: Final = b"".join(fold.digests())
+        self._fold = fold
+        self._before: dict[int, dict[bytes, Row | None]] = {}  # by bucket
+        fold.frozen.append(self)
+
+    def remember(self, changes: Iterable[bytes]) -> None:
+        """Keep the rows that are about to change."""
+        orders = self._fold.orders
+        for key in changes:
+            before = self._before.setdefault(key[0], {})
+            if key not in before:
+                before[key] = orders.get(key)
+
+    def bucket(self, number: int) -> list[tuple[bytes, Row]]:
+        """The open orders of that bucket at the head, in order of id."""
+        rows: dict[bytes, Row | None] = dict(self._fold.bucket(number))
+        rows.update(self._before.get(number, {}))
+        return [(key, row) for key, row in sorted(rows.items()) if row is not None]
 
 
-_EMPTY_BUCKET: Final = hashlib.blake2b(digest_size=32, person=b"zmqex bucket").digest()
-_EMPTY_ROOT: Final = _root_of([_EMPTY_BUCKET] * BUCKETS)
+def bucket_digest(rows: Iterable[tuple[bytes, Row]]) -> bytes:
+    """The digest of a bucket's rows, which come in order of id."""
+    hashed = hashlib.blake2b(digest_size=32, person=b"zmqex bucket")
+    for key, row in rows:
+        hashed.update(key)
+        hashed.update(row.remaining_lots.to_bytes(8, "big"))
+        hashed.update(row.held_lots.to_bytes(8, "big"))
+    return hashed.digest()
+
+
+def root_of(digests: bytes) -> bytes:
+    """The book root of 256 bucket digests, joined in order."""
+    return hashlib.blake2b(digests, digest_size=32, person=b"zmqex root").digest()
+
+
+EMPTY_BUCKET: Final = bucket_digest(())
+_EMPTY_ROOT: Final = root_of(EMPTY_BUCKET * BUCKETS)

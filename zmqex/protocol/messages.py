@@ -13,12 +13,19 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from zmqex.limits import BATCH_OPERATIONS_MAX, HEADS_MAX, LOG_PAGE_BATCHES_MAX, PEERS_PAGE_MAX
+from zmqex.limits import (
+    BATCH_OPERATIONS_MAX,
+    HEADS_MAX,
+    LOG_PAGE_BATCHES_MAX,
+    PEERS_PAGE_MAX,
+    ROWS_PAGE_MAX,
+)
 from zmqex.market.orders import Side
 from zmqex.protocol.fields import (
     Blob,
     Count,
     Digest,
+    Digests,
     Host,
     Label,
     Milliseconds,
@@ -97,10 +104,17 @@ class Greet(Message, frozen=True):
     wall_ms: Milliseconds
 
 
-class Peers(Message, frozen=True):
-    """Signed records of peers that once verified."""
+class ToldPeer(Message, frozen=True):
+    """The signed record of a peer, verbatim, and where the teller has reached it ("": nowhere)."""
 
-    records: Annotated[list[Blob], Meta(max_length=PEERS_PAGE_MAX)]
+    record: Blob
+    host: Host
+
+
+class Peers(Message, frozen=True):
+    """Peers to which the teller is connected."""
+
+    peers: Annotated[list[ToldPeer], Meta(max_length=PEERS_PAGE_MAX)]
 
 
 class Empty(Message, frozen=True):
@@ -242,9 +256,57 @@ class LogRequest(Message, frozen=True):
 
 
 class LogPage(Message, frozen=True):
-    """Batches, verbatim and in order; empty when there are none that new."""
+    """Batches, verbatim and in order; empty when there are none that new.
+
+    `left_bytes` is the size of the later ones that the answerer has.
+    """
 
     batches: Annotated[list[Blob], Meta(max_length=LOG_PAGE_BATCHES_MAX)]
+    left_bytes: Count
+
+
+class SnapshotRequest(Message, frozen=True):
+    """Ask for a signed head of a log, at this sequence or after it, and its bucket digests."""
+
+    maker: PublicKey
+    market: Symbol
+    epoch: Count
+    sequence: Count
+
+
+class Snapshot(Message, frozen=True):
+    """A heartbeat with the head, verbatim, and the 256 digests that its book root is made of."""
+
+    heartbeat: Blob
+    digests: Digests
+
+
+class RowsRequest(Message, frozen=True):
+    """Ask for the open orders of some buckets (a byte each) of a head that was just given.
+
+    `after`: go on after this order id in the first of them; empty: from its beginning.
+    """
+
+    maker: PublicKey
+    market: Symbol
+    head_hash: Digest
+    buckets: Annotated[bytes, Meta(max_length=256)]
+    after: Annotated[bytes, Meta(max_length=32)]
+
+
+class OpenOrder(Message, frozen=True, gc=False):
+    """One open order of a snapshot: its terms as they were placed, and what is left of it."""
+
+    order: Annotated[bytes, Meta(max_length=2_048)]
+    remaining_lots: Count
+    held_lots: Count
+
+
+class Rows(Message, frozen=True):
+    """Open orders in order of bucket and id; so many of the asked buckets end in this page."""
+
+    complete: SmallCount
+    rows: Annotated[list[OpenOrder], Meta(max_length=ROWS_PAGE_MAX)]
 
 
 class MatchesRequest(Message, frozen=True):

@@ -61,6 +61,7 @@ class Node:
         self.journal = journal
         self.fault: StorageError | None = None
         self.stopped = asyncio.Event()
+        self.on_wake: Callable[[], None] = lambda: None
         self._tasks = tasks
         self._running: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
@@ -141,7 +142,12 @@ class Node:
         slept_ms = max(wall - wall_before, monotonic - monotonic_before) - SECOND_MS
         if slept_ms > SLEPT_MS:
             self._log.warning("woke", slept_ms=slept_ms)
-            self.post(Woke(slept_ms))
+            self.wake(slept_ms)
+
+    def wake(self, slept_ms: int = 0) -> None:
+        """Everybody must be found and heard anew: the machine slept, or its network changed."""
+        self.on_wake()
+        self.post(Woke(slept_ms))
 
     async def flushed(self) -> None:
         """Wait until everything so far is on disk and what waited for that has left."""

@@ -18,7 +18,7 @@ import nacl.bindings
 from zmqex import __version__
 from zmqex.adapters.clock import monotonic_ms
 from zmqex.adapters.discovery.candidate import Candidate
-from zmqex.adapters.discovery.dht import DhtDiscovery
+from zmqex.adapters.discovery.routes import own_addresses
 from zmqex.adapters.holds.choose import open_hold_server
 from zmqex.adapters.ports import LightningInfo
 from zmqex.adapters.storage.directory import (
@@ -30,9 +30,9 @@ from zmqex.adapters.storage.directory import (
 )
 from zmqex.adapters.storage.journal import SQLITE_VERSION, Journal
 from zmqex.adapters.transport.control import ControlSocket
+from zmqex.adapters.transport.socks import Proxy
 from zmqex.adapters.transport.zeromq import ZeroMqTransport
-from zmqex.config import Config, control_path, running_nodes, runtime_path
-from zmqex.dht.names import rendezvous_name
+from zmqex.config import Config, control_path, runtime_path, shared_settings
 from zmqex.errors import ConfigError, HoldsUnavailableError
 from zmqex.kernel.commands import GetStatus, ListHolds, LookupPeers, StopNode
 from zmqex.kernel.core import Settings
@@ -46,7 +46,7 @@ from zmqex.kernel.events import (
 )
 from zmqex.kernel.kernel import Kernel
 from zmqex.kernel.lease import NOT_LEADING
-from zmqex.limits import DESCRIPTORS, LOOKUP_WAIT_MS, STOP_WAIT_S
+from zmqex.limits import DESCRIPTORS, STOP_WAIT_S
 from zmqex.logs import configure_logs, get_logger
 from zmqex.market.instruments import Currencies
 from zmqex.protocol.identity import IdentityKey, to_text
@@ -54,7 +54,16 @@ from zmqex.runtime.faults import crash_hook, open_play
 from zmqex.runtime.hold_watch import HoldWatch, run_id
 from zmqex.runtime.node import Node
 from zmqex.runtime.outside import HoldCalls, KernelWire, LightningCalls
+from zmqex.runtime.sources import Sources
 
+NO_SOURCE: Final = (
+    "this node knows nobody to ask for others; nodes of yours on this machine will find it, and "
+    "for everybody else name one: `peers add HOST:PORT`, or `serve --bootstrap HOST:PORT`"
+)
+NO_SOURCE_PROXIED: Final = (
+    "this node knows nobody, and behind a proxy it asks no DHT; name a peer: "
+    "`peers add HOST:PORT`, or `serve --peer ID@HOST:PORT`"
+)
 OnReady = Callable[[dict[str, Any]], None]
 EXIT_DONE: Final = 0
 EXIT_FAULT: Final = 70  # EX_SOFTWARE: the supervisor starts the node again
@@ -94,14 +103,19 @@ class _Process:
             stack.push_async_callback(self._lightning.close)
             await self._open_holds(identity, stack)
             self._open_transport(stack)
-            await self._open_discovery(stack)
+            await self._open_sources(stack)
             tasks = await stack.enter_async_context(_calls())
             self._make_node(identity, await self._lightning.info(), tasks)
             stack.callback(self._node.verifier.close)
             stack.callback(self._node.cancel_calls)
             self._listen_to_signals()
             stack.push_async_callback(self._watch.give_back)
-            for work in (self._beat(), self._lightning_calls.follow_height()):
+            self._node.on_wake = self._sources.wake
+            for work in (
+                self._sources.watch(),
+                self._beat(),
+                self._lightning_calls.follow_height(),
+            ):
                 self._node.spawn(work)
             self._start()
             for work in self._watch.work():
@@ -127,6 +141,11 @@ class _Process:
             self._redis_pid = lambda: embedded.pid
         if server.notice:
             self._log.warning("hold_server_notice", notice=server.notice)
+        if server.embedded is None:
+            try:
+                await self._holds.ping()
+            except HoldsUnavailableError as error:
+                self._log.warning("hold_server_silent", why=str(error), holds=self._config.holds)
 
     def _hold_server_pid(self) -> int:
         """The embedded hold server's process; our own where it is somebody else's."""
@@ -143,6 +162,7 @@ class _Process:
             hello_port=config.hello_port,
             rpc_port=config.rpc_port,
             orders_port=config.orders_port,
+            proxy=self._proxy(),
         )
         self._transport.start()
         stack.callback(self._transport.close)
@@ -151,24 +171,15 @@ class _Process:
         self._control.start()
         stack.callback(self._control.close)
 
-    async def _open_discovery(self, stack: contextlib.AsyncExitStack) -> None:
-        self._discovery = DhtDiscovery(self._found)
-        # Nodes of the same user on this machine are the first DHT nodes to ask.
-        neighbours = [
-            ("127.0.0.1", node.dht_port)
-            for node in running_nodes()
-            if node.data_dir != self._directory and node.dht_port
-        ]
-        bootstrap = [*self._config.bootstrap, *neighbours]
-        wanted = self._config.dht_port
-        port = self._transport.hello_port if wanted is None else wanted
-        try:
-            await self._discovery.start(self._config.bind_host, port, bootstrap)
-        except ConfigError:
-            if wanted is not None:
-                raise
-            await self._discovery.start(self._config.bind_host, 0, bootstrap)
-        stack.push_async_callback(self._discovery.close)
+    def _proxy(self) -> Proxy | None:
+        if self._config.proxy is None:
+            return None
+        return Proxy(self._config.proxy, runtime_directory(self._directory))
+
+    async def _open_sources(self, stack: contextlib.AsyncExitStack) -> None:
+        self._sources = Sources(self._config, self._directory, self._found)
+        await self._sources.open(self._transport.hello_port)
+        stack.push_async_callback(self._sources.close)
 
     def _make_node(
         self, identity: IdentityKey, lightning: LightningInfo, tasks: asyncio.TaskGroup
@@ -190,6 +201,8 @@ class _Process:
             holds_strict=config.holds == "strict",
             leased=config.redis is not None,
             static_peers=config.peers,
+            orders_per_stranger=config.orders_per_stranger,
+            proxied=config.proxy is not None,
         )
         currencies = Currencies(config.currencies)
         kernel = Kernel(settings, identity, currencies, self._journal.load())
@@ -215,16 +228,17 @@ class _Process:
         self._post(Started())
         for event in self._early:
             self._deliver(event)
-        for market in self._config.markets:
-            name = rendezvous_name(self._config.network, market)
-            self._discovery.announce(name, self._transport.hello_port)
-            self._discovery.follow(name)
+        self._sources.begin(self._transport.hello_port)
         info = self._where()
         path = runtime_path(self._directory)
         path.unlink(missing_ok=True)
-        create_private_file(path, msgspec.json.encode(info))
+        told = {**info, "settings": shared_settings(self._config)}
+        create_private_file(path, msgspec.json.encode(told))
         self._log.info("serving", **info)
-        self._on_ready(info)
+        notice = self._no_source()
+        if notice:
+            self._log.warning("no_source", notice=notice)
+        self._on_ready({**info, "notice": notice})
 
     def _where(self) -> dict[str, Any]:
         host = self._config.bind_host
@@ -238,7 +252,7 @@ class _Process:
             "hello_port": self._transport.hello_port,
             "rpc_port": self._transport.rpc_port,
             "orders_port": self._transport.orders_port,
-            "dht_port": self._discovery.udp_port,
+            "dht_port": self._sources.dht_port,
             "redis_pid": self._redis_pid(),
         }
 
@@ -271,15 +285,22 @@ class _Process:
 
     async def _beat(self) -> None:
         parent = os.getppid()
+        proxied = self._config.proxy is not None
+        addresses = () if proxied else own_addresses()
         while True:
             await asyncio.sleep(1)
             self._node.beat()
+            before, addresses = addresses, () if proxied else own_addresses()
+            if addresses and addresses != before:
+                self._log.warning("network_changed")
+                self._node.wake()
             if self._config.supervised and os.getppid() != parent:
                 self._log.warning("supervisor_ended")
                 self._node.stopped.set()
 
     async def _stop(self) -> None:
         """Withdraw, and let what is on its way to the disk and the peers get there."""
+        self._sources.withdraw()
         if self._node.fault is None:
             self._post(Stopping())
             with contextlib.suppress(TimeoutError):
@@ -299,7 +320,7 @@ class _Process:
         host = where["host"]
         ports = {name: f"{host}:{where[f'{name}_port']}" for name in ("hello", "rpc", "orders")}
         lightning = await self._lightning.info()
-        warnings: list[str] = []
+        warnings = [notice] if (notice := self._no_source()) else []
         redis = await self._redis_status(warnings)
         redis["lease"] = kernel.lease.standing
         if not kernel.lease.leads():
@@ -330,7 +351,7 @@ class _Process:
             "orders": {"open": kernel.orders.open_count()},
             "trades": {"running": len(kernel.trades.running())},
             "counters": dict(sorted(counted.items())),
-            "dht": self._discovery.health(),
+            "dht": self._sources.health(),
             "warnings": warnings,
         }
         self._answer(event, result)
@@ -351,15 +372,15 @@ class _Process:
         }
 
     async def _answer_lookup(self, event: CommandReceived) -> None:
-        found: dict[tuple[str, int], Candidate] = {}
-        for market in self._config.markets:
-            name = rendezvous_name(self._config.network, market)
-            for one in await self._discovery.lookup(name, LOOKUP_WAIT_MS):
-                found[one.host, one.port] = one
-        rows = [
-            {"host": one.host, "port": one.port, "source": one.source} for one in found.values()
-        ]
-        self._answer(event, {"candidates": rows, "dht": self._discovery.health()})
+        found = await self._sources.lookup()
+        rows = [{"host": one.host, "port": one.port, "source": one.source} for one in found]
+        self._answer(event, {"candidates": rows, "dht": self._sources.health()})
+
+    def _no_source(self) -> str:
+        """What to do where there is nobody whom this node could ask for others; else ""."""
+        if self._node.kernel.sessions.knows_anybody() or self._sources.has_any():
+            return ""
+        return NO_SOURCE_PROXIED if self._config.proxy else NO_SOURCE
 
     async def _answer_holds(self, event: CommandReceived) -> None:
         """The journal's holds, each with what Redis says of it."""

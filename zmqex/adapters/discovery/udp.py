@@ -133,5 +133,9 @@ def bind_udp(host: str, port: int) -> socket.socket:
         sock.bind((host, port))
     except (OSError, OverflowError) as error:
         sock.close()
-        raise ConfigError(f"UDP {host} port {port} cannot be used: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(
+            f"dht_port: UDP {host}:{port} cannot be used ({why}); choose another port, or 0 for "
+            "any free one"
+        ) from error
     return sock

@@ -271,7 +271,7 @@ def _refusal(path: Path, error: Exception) -> ConfigError | StorageError:
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
         return ConfigError(f"cannot write {path}: {error}; is its directory read-only?")
     if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-        return ConfigError(f"cannot write {path}: {error}; is the disk full?")
+        return ConfigError(f"cannot write {path}: {error}; make room on its disk")
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return ConfigError(f"another program uses {path}; close it and try again")
     return StorageError(f"cannot open {path}: {error}")

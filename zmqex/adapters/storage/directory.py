@@ -33,7 +33,7 @@ class DirectoryLock:
         try:
             descriptor = os.open(path, flags, 0o600)
         except OSError as error:
-            raise ConfigError(f"cannot lock the data directory {data_dir}: {error}") from error
+            raise _unlockable(data_dir, error) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(descriptor, 0)
@@ -42,7 +42,7 @@ class DirectoryLock:
             owner = os.read(descriptor, _PID_BYTES).decode(errors="replace").strip()
             os.close(descriptor)
             if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise ConfigError(f"cannot lock the data directory {data_dir}: {error}") from error
+                raise _unlockable(data_dir, error) from error
             raise ConfigError(
                 f"a node is already running on {data_dir}, pid {owner or 'unknown'}"
             ) from error
@@ -59,6 +59,10 @@ class DirectoryLock:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+def _unlockable(data_dir: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"cannot lock the data directory {data_dir}: {error.strerror}")
 
 
 def open_data_directory(path: Path) -> Path:
@@ -102,14 +106,14 @@ def runtime_directory(data_dir: Path) -> Path:
 def create_private_file(path: Path, content: bytes) -> None:
     """Write a new file for this user only, on the disk before this returns.
 
-    Raises `FileExistsError` if the name is taken (even by a link), `StorageError` if the disk
-    refuses; then no file is left.
+    The name appears with the whole content or, whatever ends the process, not at all.  Raises
+    `FileExistsError` if the name is taken (even by a link), `StorageError` if the disk refuses;
+    then no file is left.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        descriptor = os.open(path, flags, 0o600)
-    except FileExistsError:
-        raise
+        descriptor = os.open(draft, flags, 0o600)
     except OSError as error:
         raise StorageError(f"cannot create {path}: {error.strerror}") from error
     try:
@@ -117,11 +121,15 @@ def create_private_file(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(descriptor)
+        path.hardlink_to(draft)
         _sync_directory(path.parent)
+    except FileExistsError:
+        raise
     except OSError as error:
-        with contextlib.suppress(OSError):
-            path.unlink()
         raise StorageError(f"cannot write {path}: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink()
 
 
 def read_private_file(path: Path) -> bytes:

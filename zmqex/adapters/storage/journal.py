@@ -25,8 +25,10 @@ from zmqex.kernel.records import (
     OrderTerms,
     OutboxLine,
     OwnBatch,
+    OwnCheckpoint,
     OwnOrder,
     PutBatch,
+    PutCheckpoint,
     PutCommand,
     PutCounter,
     PutLine,
@@ -82,6 +84,7 @@ MIGRATIONS: Final = (
     CREATE TABLE command (key TEXT PRIMARY KEY, made BLOB NOT NULL) WITHOUT ROWID;
     """,
     "CREATE TABLE order_terms (order_id BLOB PRIMARY KEY, record BLOB NOT NULL);",
+    "CREATE TABLE own_checkpoint (market TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;",
     """
     -- A fencing token is given once, to one take of an order of ours; 0 is a tombstone's.
     CREATE UNIQUE INDEX trade_by_fence ON trade (fence) WHERE role = 'maker' AND fence > 0;
@@ -136,6 +139,7 @@ def _load(connection: sqlite3.Connection) -> Snapshot:
     return Snapshot(
         orders=rows("SELECT record FROM own_order ORDER BY created_ms, order_id", OwnOrder),
         trades=rows("SELECT record FROM trade ORDER BY created_ms, trade_id", Trade),
+        checkpoints=rows("SELECT record FROM own_checkpoint ORDER BY market", OwnCheckpoint),
         batches=rows("SELECT record FROM own_batch ORDER BY market, epoch, sequence", OwnBatch),
         lines=rows("SELECT record FROM trade_line ORDER BY position", TradeLine),
         outbox=rows("SELECT record FROM outbox ORDER BY position", OutboxLine),
@@ -243,6 +247,19 @@ def _put_batch(connection: sqlite3.Connection, write: PutBatch) -> None:
     )
 
 
+def _put_checkpoint(connection: sqlite3.Connection, write: PutCheckpoint) -> None:
+    point = write.checkpoint
+    connection.execute(
+        "INSERT INTO own_checkpoint VALUES (?, ?) "
+        "ON CONFLICT (market) DO UPDATE SET record = excluded.record",
+        (point.market, _encode(point)),
+    )
+    connection.execute(
+        "DELETE FROM own_batch WHERE market = ? AND (epoch, sequence) < (?, ?)",
+        (point.market, point.epoch, write.first),
+    )
+
+
 def _put_line(connection: sqlite3.Connection, write: PutLine) -> None:
     line = write.line
     connection.execute(
@@ -300,6 +317,7 @@ _WRITERS: Final[dict[type[Write], Callable[[sqlite3.Connection, Any], None]]] = 
     PutOrder: _put_order,
     PutTrade: _put_trade,
     PutBatch: _put_batch,
+    PutCheckpoint: _put_checkpoint,
     PutLine: _put_line,
     PutOutbox: _put_outbox,
     DropOutbox: _drop_outbox,

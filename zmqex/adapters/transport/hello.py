@@ -15,7 +15,14 @@ import zmq
 
 from zmqex.adapters.clock import monotonic_ms
 from zmqex.adapters.transport.drain import Drain, OnMessage
-from zmqex.adapters.transport.options import HELLO_DIALLER, configure, endpoint, plain_address
+from zmqex.adapters.transport.options import (
+    HELLO_DIALLER,
+    PROXIED,
+    configure,
+    endpoint,
+    plain_address,
+)
+from zmqex.adapters.transport.socks import Proxy, Way
 from zmqex.dht.address import Scope, network_of, scope_of
 from zmqex.kernel.events import Event, HelloAnswered, HelloFailed
 from zmqex.kernel.requests import TokenBucket
@@ -27,6 +34,7 @@ from zmqex.limits import (
     HELLO_SOURCE_PER_SECOND,
     HELLO_SOURCES_MAX,
     HELLO_WAIT_MS,
+    PROXY_WAIT_MS,
     REQUEST_FRAMES_A_TURN,
     SECOND_MS,
 )
@@ -112,16 +120,24 @@ class HelloLimit:
 class _Dial(NamedTuple):
     drain: Drain
     deadline: asyncio.TimerHandle
+    way: Way | None
 
 
 class HelloDials:
-    """Asks candidates for their records: some at a time, each for a second, the others in turn."""
+    """Asks candidates for their records: some at a time, each for a second, the others in turn.
+
+    Through a proxy each gets the time that a proxy needs.
+    """
 
     def __init__(
         self,
         deliver: Callable[[Event], None],
         context_for: Callable[[str], zmq.Context[zmq.Socket[bytes]]],
+        proxy: Proxy | None = None,
     ) -> None:
+        self._proxy = proxy
+        self._options = {**HELLO_DIALLER, **(PROXIED if proxy else {})}
+        self._wait_s = (HELLO_WAIT_MS if proxy is None else PROXY_WAIT_MS) / SECOND_MS
         self._deliver = deliver
         self._context_for = context_for
         self._loop = asyncio.get_running_loop()
@@ -152,11 +168,6 @@ class HelloDials:
         if address is None:
             self._fail_soon(HelloFailed(host, port, source, "not an address"))
             return
-        try:
-            drain = self._open(host, address, lambda _first, last: answered(last.bytes))
-        except zmq.ZMQError as error:  # no such address, or no descriptor left
-            self._fail_soon(HelloFailed(host, port, source, error.strerror or "cannot connect"))
-            return
 
         def answered(record: bytes) -> None:
             self._end(dial)
@@ -166,16 +177,23 @@ class HelloDials:
             self._end(dial)
             self._deliver(HelloFailed(host, port, source, why))
 
-        wait_s = HELLO_WAIT_MS / SECOND_MS
-        deadline = self._loop.call_later(wait_s, failed, "no answer within a second")
-        dial = _Dial(drain, deadline)
+        try:
+            way = self._proxy.way_to(host, port, failed) if self._proxy else None
+            drain = self._open(
+                host, way.endpoint if way else address, lambda _first, last: answered(last.bytes)
+            )
+        except (zmq.ZMQError, OSError) as error:  # no such address, or no descriptor left
+            self._fail_soon(HelloFailed(host, port, source, error.strerror or "cannot connect"))
+            return
+        why = f"no answer within {self._wait_s:g} s"
+        dial = _Dial(drain, self._loop.call_later(self._wait_s, failed, why), way)
         self._dials.add(dial)
         drain.send([b"hello"])
 
     def _open(self, host: str, address: str, on_message: OnMessage) -> Drain:
         socket: zmq.Socket[bytes] = self._context_for(host).socket(zmq.DEALER)
         try:
-            configure(socket, HELLO_DIALLER)
+            configure(socket, self._options)
             socket.connect(address)
             return Drain(
                 socket,
@@ -191,6 +209,8 @@ class HelloDials:
         self._dials.discard(dial)
         dial.deadline.cancel()
         dial.drain.close()
+        if dial.way is not None:
+            dial.way.close()
         if self._waiting:
             self._start(*self._waiting.popleft())
 

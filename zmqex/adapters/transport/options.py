@@ -16,7 +16,12 @@ from typing import Any, Final
 
 import zmq
 
-from zmqex.limits import FRAME_BYTES_MAX, HELLO_FRAME_BYTES_MAX, HELLO_QUESTION_BYTES_MAX
+from zmqex.limits import (
+    FRAME_BYTES_MAX,
+    HELLO_FRAME_BYTES_MAX,
+    HELLO_QUESTION_BYTES_MAX,
+    PROXY_WAIT_MS,
+)
 
 Options = dict[int, int]
 
@@ -75,6 +80,9 @@ DIALLER: Final[Options] = {
 }
 # What a SUB sends are its subscriptions; those beyond SNDHWM are lost without a word.
 SUBSCRIBER: Final[Options] = {**DIALLER, zmq.RCVHWM: 10_000, zmq.SNDHWM: 1_000}
+
+# For whoever dials through a proxy: ours accepts at once, and the other side is there much later.
+PROXIED: Final[Options] = {zmq.HANDSHAKE_IVL: PROXY_WAIT_MS}
 
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,255}")
 _PORT_MAX: Final = 65_535

@@ -17,11 +17,13 @@ import zmq.utils.z85
 from zmqex.adapters.transport.drain import Drain
 from zmqex.adapters.transport.options import (
     DIALLER,
+    PROXIED,
     SUBSCRIBER,
     Options,
     configure,
     endpoint,
 )
+from zmqex.adapters.transport.socks import Proxy, Way
 from zmqex.kernel.events import Event, ReplyReceived, StreamReceived
 from zmqex.limits import REQUEST_FRAMES_A_TURN, STREAM_FRAMES_A_TURN, STREAM_MESSAGES_MAX
 
@@ -38,8 +40,11 @@ class PeerSockets:
         context_for: Callable[[str], zmq.Context[zmq.Socket[bytes]]],
         curve: tuple[bytes, bytes],
         counted: Counter[str],
+        proxy: Proxy | None = None,
     ) -> None:
         """`curve`: our public and secret key as Z85."""
+        self._proxy = proxy
+        self._ways: dict[bytes, list[Way]] = {}
         self._deliver = deliver
         self._context_for = context_for
         self._public, self._secret = curve
@@ -59,16 +64,17 @@ class PeerSockets:
     ) -> None:
         """Open (or replace) DEALER and SUB; one that cannot be opened is as one that is silent."""
         self.disconnect(peer)
+        ways = self._ways[peer] = []
         try:
-            dealer = self._dial(zmq.DEALER, DIALLER, curve_key, rpc)
-        except (zmq.ZMQError, ValueError):
-            self._counted["endpoints_invalid"] += 1
+            dealer = self._dial(zmq.DEALER, DIALLER, curve_key, rpc, ways)
+        except (OSError, ValueError):
+            self._invalid(peer)
             return
         try:
-            subscriber = self._dial(zmq.SUB, SUBSCRIBER, curve_key, orders, topics)
-        except (zmq.ZMQError, ValueError):
-            self._counted["endpoints_invalid"] += 1
+            subscriber = self._dial(zmq.SUB, SUBSCRIBER, curve_key, orders, ways, topics)
+        except (OSError, ValueError):
             dealer.close(0)
+            self._invalid(peer)
             return
         self._peers[peer] = (
             Drain(
@@ -91,6 +97,8 @@ class PeerSockets:
         """Close the sockets to a peer; unknown peers are fine."""
         for drain in self._peers.pop(peer, ()):
             drain.close()
+        for way in self._ways.pop(peer, ()):
+            way.close()
 
     def send(self, peer: bytes, frame: bytes) -> bool:
         """Send a request frame; False where the peer is unknown or its queue is full."""
@@ -111,11 +119,15 @@ class PeerSockets:
         options: Options,
         curve_key: bytes,
         where: tuple[str, int],
+        ways: list[Way],
         topics: Sequence[bytes] = (),
     ) -> zmq.Socket[bytes]:
         address = endpoint(*where)
         if address is None:
             raise ValueError(where)
+        if self._proxy is not None:
+            ways.append(self._proxy.way_to(*where))
+            address, options = ways[-1].endpoint, {**options, **PROXIED}
         socket: zmq.Socket[bytes] = self._context_for(where[0]).socket(kind)
         try:
             configure(socket, options)
@@ -129,6 +141,10 @@ class PeerSockets:
             socket.close(0)
             raise
         return socket
+
+    def _invalid(self, peer: bytes) -> None:
+        self._counted["endpoints_invalid"] += 1
+        self.disconnect(peer)
 
     def _on_stream(self, first: list[bytes], last: zmq.Frame) -> None:
         self._stream.append((first[0], last.bytes))

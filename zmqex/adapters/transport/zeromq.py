@@ -28,6 +28,7 @@ from zmqex.adapters.transport.options import (
     is_numeric,
 )
 from zmqex.adapters.transport.peers import PeerSockets
+from zmqex.adapters.transport.socks import Proxy
 from zmqex.adapters.transport.zap import DOMAIN, USER_ID, ZapHandler
 from zmqex.errors import ConfigError
 from zmqex.kernel.events import Event, RequestReceived, Route
@@ -58,11 +59,13 @@ class ZeroMqTransport:
         hello_port: int | None = None,
         rpc_port: int | None = None,
         orders_port: int | None = None,
+        proxy: Proxy | None = None,
     ) -> None:
         """Ports: None is the default or the next free one, 0 any free one, else exactly that.
 
-        The keys are 32 raw bytes each.
+        The keys are 32 raw bytes each.  Everything is dialled through `proxy`, if there is one.
         """
+        self._proxy = proxy
         self._deliver = deliver
         self._curve = zmq.utils.z85.encode(curve_public), zmq.utils.z85.encode(curve_secret)
         self._host = host
@@ -177,9 +180,11 @@ class ZeroMqTransport:
         self._open.append(self._rpc.close)
         self._orders = Publisher(self._listen("orders", zmq.PUB, PUBLISHER, curve=True))
         self._open.append(self._orders.close)
-        self._dials = HelloDials(self._deliver, self._context_for)
+        self._dials = HelloDials(self._deliver, self._context_for, self._proxy)
         self._open.append(self._dials.close)
-        self._peers = PeerSockets(self._deliver, self._context_for, self._curve, self._counted)
+        self._peers = PeerSockets(
+            self._deliver, self._context_for, self._curve, self._counted, self._proxy
+        )
         self._open.append(self._peers.close)
 
     def _context_for(self, host: str) -> Context:

@@ -1,0 +1,100 @@
+"""Peer exchange: peers tell each other whom they are connected to, by those peers' signed records.
+
+A record travels verbatim, so nobody can speak for another; beside it stands where the teller has
+reached its peer, for the many records that say "where you reached me".  What is told is a candidate
+like any other.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from zmqex.dht.address import Scope, is_believable, scope_of
+from zmqex.kernel.core import Core
+from zmqex.kernel.events import CandidatesFound
+from zmqex.kernel.links import Links
+from zmqex.kernel.requests import Answer, Incoming, Refusal
+from zmqex.limits import (
+    EXCHANGE_EVERY_MS,
+    EXCHANGE_PAGES_MAX,
+    LOG_PAGE_BYTES_MAX,
+    PEERS_PAGE_MAX,
+)
+from zmqex.protocol.codec import decode
+from zmqex.protocol.messages import Page, PeerRecord, Peers, ToldPeer
+from zmqex.protocol.record import check_record
+
+SOURCE: Final = "exchange"
+
+
+class Exchange:
+    """Serves `peers`, and asks it of each peer that becomes live and of one now and then."""
+
+    def __init__(self, core: Core, links: Links) -> None:
+        """Serve at once; `start` begins to ask."""
+        self._core = core
+        self._links = links
+        links.serve("peers", self._on_asked)
+        links.on_live.append(self.ask)
+
+    def start(self) -> None:
+        """Ask somebody every few minutes."""
+        self._core.call_after("exchange", EXCHANGE_EVERY_MS, self._ask_somebody)
+
+    def ask(self, peer: bytes) -> None:
+        """Ask a peer for everybody whom it knows."""
+        self._ask_after(peer, b"", EXCHANGE_PAGES_MAX)
+
+    def _ask_after(self, peer: bytes, after: bytes, pages: int) -> None:
+        def on_answer(answer: Answer) -> None:
+            if not isinstance(answer, Refusal):
+                self._on_told(peer, decode(answer, Peers).peers, after, pages)
+
+        self._links.request(peer, "peers", Page(after), on_answer)
+
+    def _ask_somebody(self) -> None:
+        self.start()
+        live = sorted(self._links.live_peers())
+        if live:
+            self.ask(live[int.from_bytes(self._core.random(4), "big") % len(live)])
+
+    def _on_asked(self, incoming: Incoming) -> None:
+        """Live peers, a page at a time, in order of identity."""
+        after = decode(incoming.body, Page).after
+        told: list[ToldPeer] = []
+        size = 0
+        for identity in sorted(one for one in self._links.live_peers() if one > after):
+            peer = self._links.peers[identity]
+            # Whoever asks from afar has no use for an address of our own network.
+            is_of_use = is_believable(peer.host, incoming.route.address)
+            size += len(peer.raw) + len(peer.host)
+            if len(told) == PEERS_PAGE_MAX or size > LOG_PAGE_BYTES_MAX:
+                break
+            told.append(ToldPeer(peer.raw, peer.host if is_of_use else ""))
+        self._links.answer(incoming, Peers(told))
+
+    def _on_told(self, teller: bytes, told: list[ToldPeer], after: bytes, pages: int) -> None:
+        """Dial whom a peer vouches for; whatever cannot be believed is passed over."""
+        network, now_ms = self._core.settings.network, self._core.now.wall_ms
+        where = self._links.peers[teller].host
+        found, last = [], after
+        for one in told:
+            record = check_record(one.record, network, now_ms)
+            if not isinstance(record, PeerRecord):
+                continue
+            last = max(last, record.identity)
+            if record.hello is None:
+                continue
+            host = record.hello.host or one.host
+            if _may_tell(host, where):
+                found.append((host, record.hello.port, SOURCE))
+        self._links.on_candidates(CandidatesFound(tuple(found)))
+        if len(told) == PEERS_PAGE_MAX and pages > 1 and last > after:
+            self._ask_after(teller, last, pages - 1)
+
+
+def _may_tell(host: str, where: str) -> bool:
+    """Whether a peer at `where` may send us to `host`; a name may be anywhere."""
+    if scope_of(host) is Scope.UNUSABLE:
+        return bool(host)
+    return is_believable(host, where)
