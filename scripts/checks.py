@@ -38,12 +38,16 @@ PURE = ("market", "trading", "protocol", "dht", "bolt11", "kernel")
 # Tests without sockets and processes of their own: safe side by side, and they alone count for
 # the coverage of the pure packages.
 QUICK_TESTS = ("tests/unit", "tests/property", "tests/contract", "tests/test_house_rules.py")
+SIMULATION_TESTS = ("tests/simulation",)
 SLOW_TESTS = ("tests/integration", "tests/end_to_end")
 
+# Where a long run may leave figures of its own, as JSON, for its evidence.
+FIGURES_VARIABLE = "ZMQEX_FIGURES"
 # Name -> command, run from the root by --long, each leaving docs/evidence/NAME.json.  A part of
 # the project with a soak, a chaos run or a simulation of its own adds its row here.
 LONG_RUNS: dict[str, tuple[str, ...]] = {
     "properties": ("pytest", "-q", "--timeout=3600", "tests/property"),
+    "simulation": ("python", "scripts/simulate.py", "--seeds", "1-1000"),
 }
 
 
@@ -101,6 +105,7 @@ def _steps(options: list[str]) -> Iterator[tuple[str, Step]]:
             f"--include={_pure_files()}",
         ),
     )
+    yield "simulated networks", _simulation_tests
     if "--fast" not in options:
         yield "Node.js and its packages", _node_packages
         yield "integration and end-to-end tests", _slow_tests
@@ -168,6 +173,11 @@ def _node_packages(_: Outcome) -> bool:
     return True
 
 
+def _simulation_tests(outcome: Outcome) -> bool:
+    """In one thread each and without sockets; what they reach counts for no coverage."""
+    return _pytest(outcome, *SIMULATION_TESTS, "-n2")
+
+
 def _slow_tests(outcome: Outcome) -> bool:
     """Two at a time: they mostly wait for each other's processes."""
     return _pytest(outcome, *SLOW_TESTS, "-n2", "-mnot alone", "--durations=10")
@@ -228,7 +238,11 @@ def _long_run(name: str, command: tuple[str, ...]) -> Step:
             "HYPOTHESIS_PROFILE": "long",
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         }
-        done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, env=environment)
+        with tempfile.TemporaryDirectory() as folder:
+            figures = Path(folder, "figures.json")
+            environment[FIGURES_VARIABLE] = str(figures)
+            done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, env=environment)
+            counted = json.loads(figures.read_text()) if figures.exists() else None
         evidence = {
             "name": name,
             "command": " ".join(command),
@@ -238,6 +252,8 @@ def _long_run(name: str, command: tuple[str, ...]) -> Step:
             "python": platform.python_version(),
             "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         }
+        if counted is not None:
+            evidence["figures"] = counted
         EVIDENCE.mkdir(parents=True, exist_ok=True)
         (EVIDENCE / f"{name}.json").write_text(json.dumps(evidence, indent=2) + "\n")
         return done.returncode == 0

@@ -177,7 +177,9 @@ def hold_answer(server: HoldServer, effect: out.Effect, now_ms: int) -> happened
 class Economy(Protocol):
     """Where ledgers live: the wall clock, and how they reach each other and their nodes."""
 
-    wall_ms: int
+    @property
+    def wall_ms(self) -> int:
+        """Unix time."""
 
     @property
     def height(self) -> int:

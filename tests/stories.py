@@ -6,9 +6,10 @@ is started again first.  Not for asserting single steps: that is what the tests 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
-from tests.outside import Ledger
+from tests.outside import Ledger, MemoryJournal
 from tests.world import SimNode, World
 from zmqex.kernel.commands import (
     CancelTrade,
@@ -21,6 +22,7 @@ from zmqex.kernel.commands import (
     SentTrade,
 )
 from zmqex.kernel.effects import AnswerCommand
+from zmqex.kernel.kernel import Kernel
 from zmqex.kernel.records import Trade
 from zmqex.kernel.requests import Answer
 from zmqex.protocol.codec import decode, encode
@@ -124,27 +126,56 @@ def sleep(world: World, ms: int) -> None:
 # --- what must be true whatever happened ---------------------------------------------------------
 
 
+class Party(Protocol):
+    """A node of any world: what is on its disk, what its Lightning node has, what runs there."""
+
+    name: str
+    identity: bytes
+    journal: MemoryJournal
+    ledger: Ledger
+    kernel: Kernel | None
+
+
+Parties = Mapping[str, Party]
+
+
 def check_always(world: World) -> None:
     """The invariants that hold after every single step."""
-    hashes: dict[bytes, bytes] = {}
+    check_hashes(world.nodes)
     for node in world.nodes.values():
-        journal = node.journal
-        for trade in journal.trades.values():
+        check_trades(world.nodes, node)
+        check_orders(node)
+    assert total_msat(world.nodes) == TEN_BTC_MSAT * len(world.nodes)
+
+
+def check_hashes(nodes: Parties) -> None:
+    """No payment hash belongs to two trades."""
+    hashes: dict[bytes, bytes] = {}
+    for node in nodes.values():
+        for trade in node.journal.trades.values():
             if trade.payment_hash:
                 owner = hashes.setdefault(trade.payment_hash, trade.trade_id)
                 assert owner == trade.trade_id, "a payment hash of two trades"
-            _check_trade(world, node, trade)
-        for order_id in journal.orders:
-            _check_order(node, order_id)
-    assert total_msat(world) == TEN_BTC_MSAT * len(world.nodes)
 
 
-def _check_trade(world: World, node: SimNode, trade: Trade) -> None:
+def check_trades(nodes: Parties, node: Party) -> None:
+    """Amounts, ends and timers of every trade of a node whose decisions are all on disk."""
+    for trade in node.journal.trades.values():
+        _check_trade(nodes, node, trade)
+
+
+def check_orders(node: Party) -> None:
+    """Every order of a node gives no more than it has."""
+    for order_id in node.journal.orders:
+        _check_order(node, order_id)
+
+
+def _check_trade(nodes: Parties, node: Party, trade: Trade) -> None:
     if trade.base_msat and trade.quantity_lots:
         # All amounts derive from the one accepted quantity: a lot is a satoshi.
         assert trade.base_msat == trade.quantity_lots * 1_000
         assert trade.quote_units == -(-trade.quantity_lots * trade.price_ticks // BTC)
-    owner = _payee(world, trade)
+    owner = _payee(nodes, trade)
     if trade.state in {State.CANCELLED, State.REFUSED}:
         for payment_hash, of in node.journal.hashes.items():
             if of == trade.trade_id:
@@ -156,12 +187,12 @@ def _check_trade(world: World, node: SimNode, trade: Trade) -> None:
         assert waits & timers or trade.state is State.TAKING, f"nothing ends {trade.state}"
 
 
-def _payee(world: World, trade: Trade) -> Ledger:
+def _payee(nodes: Parties, trade: Trade) -> Ledger:
     buyer = trade.maker if trade.side == "buy" else trade.taker
-    return next(one.ledger for one in world.nodes.values() if one.identity == buyer)
+    return next(one.ledger for one in nodes.values() if one.identity == buyer)
 
 
-def _check_order(node: SimNode, order_id: bytes) -> None:
+def _check_order(node: Party, order_id: bytes) -> None:
     row = node.journal.orders[order_id]
     total = decode(row.order, Order).quantity_lots
     mine = [
@@ -187,17 +218,15 @@ def _check_order(node: SimNode, order_id: bytes) -> None:
     assert paid <= total * 1_000, "more was paid than was for sale"
 
 
-def total_msat(world: World) -> int:
+def total_msat(nodes: Parties) -> int:
     """All balances and what is on its way: a payee credits itself before the payer knows."""
     total = 0
-    for node in world.nodes.values():
+    for node in nodes.values():
         total += node.ledger.balance_msat
         for payment_hash, payment in node.ledger.payments.items():
             if payment["state"] == "in_flight":
                 payee = next(
-                    one.ledger
-                    for one in world.nodes.values()
-                    if one.ledger.node == payment["payee"]
+                    one.ledger for one in nodes.values() if one.ledger.node == payment["payee"]
                 )
                 invoice = payee.invoices.get(payment_hash)
                 arrived = invoice is not None and invoice["state"] == "settled"

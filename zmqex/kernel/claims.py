@@ -180,7 +180,7 @@ class Claims:
         maker = self._replicas.makers.get(beat.maker)
         if beat.sent_at_ms > self._core.now.wall_ms + CLOCK_SKEW_MAX_MS:
             return RejectReason.CLOCK_SKEW.value
-        if maker is not None and beat.sent_at_ms <= maker.sent_at_ms:
+        if maker is not None and maker.is_old(beat.sent_at_ms, self._core.now.wall_ms):
             return "old_heartbeat"
         return RejectReason.MAKER_FULL.value if self._is_full(beat.maker) else None
 

@@ -167,7 +167,8 @@ class Links:
             self._core.count("malformed")
             return
         peer = self.peers.get(claimed.identity)
-        if peer is None or claimed.sequence <= peer.record.sequence:
+        same = peer is not None and claimed.sequence == peer.record.sequence
+        if peer is None or same or self._is_outdated(claimed):
             return
         record = self._check_record(raw)
         if isinstance(record, RejectReason):
@@ -257,7 +258,7 @@ class Links:
             if not self._make_room():
                 return f"{PEERS_KNOWN_MAX} peers are known already"
             self.peers[identity] = peer
-        if record.sequence < peer.record.sequence:
+        if self._is_outdated(record):
             return "a newer record of this peer is known"
         if peer.state is State.BANNED:
             return "banned: " + peer.why
@@ -370,12 +371,14 @@ class Links:
             return RejectReason.WRONG_PARTY
         if record.identity in self._removed:
             return RejectReason.DECLINED
-        known = self.peers.get(record.identity)
-        if known is not None and known.record.sequence > record.sequence:
-            return RejectReason.WRONG_PARTY
-        return None
+        return RejectReason.WRONG_PARTY if self._is_outdated(record) else None
 
     # --- private ---------------------------------------------------------------------------------
+
+    def _is_outdated(self, record: PeerRecord) -> bool:
+        """Whether we have a newer record of that identity."""
+        peer = self.peers.get(record.identity)
+        return peer is not None and peer.outdates(record.sequence, self._core.now.wall_ms)
 
     def _note_address(self, peer: Peer) -> tuple[str, int]:
         """Remember where a proven peer can be asked for its record again."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from zmqex.limits import CLOCK_SKEW_MAX_MS
 from zmqex.market.orders import BookOrder
 from zmqex.protocol.log import Fold, Frozen, Row
 from zmqex.protocol.messages import Batch, Order
@@ -113,6 +114,14 @@ class Maker(msgspec.Struct):
     heartbeat: bytes = b""  # the newest one, verbatim
     trusted: bool = False
     logs: dict[str, MakerLog] = msgspec.field(default_factory=dict)
+
+    def is_old(self, sent_at_ms: int, now_ms: int) -> bool:
+        """Whether a heartbeat of that time is not newer than the newest.
+
+        One that lies further ahead of us than clocks may differ was believed while our own clock
+        was wrong; it makes nothing old.
+        """
+        return sent_at_ms <= self.sent_at_ms <= now_ms + CLOCK_SKEW_MAX_MS
 
 
 class FoundOrder(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ from typing import Final
 
 from zmqex.kernel.core import Core
 from zmqex.kernel.effects import Publish, PublishRecord
-from zmqex.limits import RECORD_LIFE_MS
+from zmqex.limits import CLOCK_SKEW_MAX_MS, RECORD_LIFE_MS, SECOND_MS
 from zmqex.protocol.codec import encode
 from zmqex.protocol.messages import Endpoint, PeerRecord
 
@@ -23,15 +23,18 @@ class OwnRecord:
     def __init__(self, core: Core) -> None:
         """Nothing is signed yet."""
         self._core = core
-        self._renew_at_ms = 0
+        self._signed = core.now
         self.raw = b""
 
     def publish(self, *, leaving: bool = False) -> None:
         """Sign and publish a record newer than all before, whatever the clock did meanwhile."""
         core = self._core
         settings, now_ms = core.settings, core.now.wall_ms
+        newest = core.counters.get(_COUNTER, 0)
+        if newest > now_ms + CLOCK_SKEW_MAX_MS:
+            newest = 0  # our clock was ahead, and nobody believed that; or is behind for a while
         # A lost journal does not make us start again below what others have seen.
-        sequence = max(core.counters.get(_COUNTER, 0) + 1, now_ms)
+        sequence = max(newest + 1, now_ms)
         core.set_counter(_COUNTER, sequence)
         # "Where you reached me" is an exit of the proxy, where nobody listens for us.
         nowhere = leaving or (settings.proxied and not settings.host)
@@ -53,11 +56,14 @@ class OwnRecord:
             sequence=sequence,
         )
         self.raw = core.seal("record", encode(record))
-        self._renew_at_ms = now_ms + RECORD_LIFE_MS // 2
+        self._signed = core.now
         core.emit(PublishRecord(self.raw))
         core.emit(Publish(RECORD_TOPIC, self.raw))
 
     def renew(self) -> None:
-        """Publish a new one when half of the life of the last one is over."""
-        if self._core.now.wall_ms >= self._renew_at_ms:
+        """Publish a new one when half of its life is over, or when the clock was set."""
+        now, signed = self._core.now, self._signed
+        age_ms = now.wall_ms - signed.wall_ms
+        step_ms = age_ms - (now.monotonic_ms - signed.monotonic_ms)
+        if age_ms >= RECORD_LIFE_MS // 2 or abs(step_ms) > SECOND_MS:
             self.publish()

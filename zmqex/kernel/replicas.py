@@ -223,7 +223,7 @@ class Replicas:
                     self.on_own_ahead(head.market, head.epoch)
             return
         maker = self._maker_for(beat.maker)
-        if maker is None or beat.sent_at_ms <= maker.sent_at_ms:
+        if maker is None or maker.is_old(beat.sent_at_ms, now.wall_ms):
             return
         maker.sent_at_ms, maker.heartbeat = beat.sent_at_ms, raw
         if beat.sent_at_ms >= now.wall_ms - CLOCK_SKEW_MAX_MS:

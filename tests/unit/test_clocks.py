@@ -1,0 +1,76 @@
+"""Clocks that were wrong for a while: what was believed meanwhile stands in nobody's way."""
+
+from __future__ import annotations
+
+from tests.unit.maker import counted, log_of, scene
+from tests.wire import Host, Wire
+from zmqex.kernel.sessions import State
+from zmqex.limits import CLOCK_SKEW_MAX_MS
+from zmqex.protocol.messages import PeerRecord
+from zmqex.protocol.record import check_record
+
+AHEAD_MS = 600_000
+
+
+def state(host: Host, peer: Host) -> State:
+    """How a host stands with another."""
+    return host.n.sessions.peers[peer.identity].state
+
+
+def test_a_heartbeat_of_the_future_makes_no_later_one_old() -> None:
+    """Once our own clock is right again, the maker is heard, and what we missed is fetched."""
+    wire, host, maker = scene()
+    maker.say(host, maker.topic, maker.publish(maker.new(1)[1]))
+    wire.wall_ms += AHEAD_MS
+    maker.say(host, b"h", maker.beat())
+    wire.wall_ms -= AHEAD_MS
+    maker.publish(maker.new(2)[1])
+    maker.say(host, b"h", maker.beat())
+    assert counted(host, "ignored_old_heartbeat") == 0
+    assert log_of(host, maker).target[1] == 2
+    wire.wall_ms += 1
+    maker.say(host, b"h", beat := maker.beat())
+    maker.say(host, b"h", beat)
+    assert counted(host, "ignored_old_heartbeat") == 1
+
+
+def test_a_record_of_the_future_is_replaced_when_the_clock_is_set_back() -> None:
+    """The node can be met by strangers again, and by peers that believed that record."""
+    wire = Wire()
+    alice, bob = wire.meet("alice", "bob")
+    wire.wall_ms += AHEAD_MS
+    alice.crash()
+    alice.start()
+    wire.introduce(alice)
+    wire.run(3_000)
+    assert isinstance(check_record(alice.record, "play", wire.wall_ms), PeerRecord)
+    wire.wall_ms -= AHEAD_MS
+    wire.run(2_000)
+    assert isinstance(check_record(alice.record, "play", wire.wall_ms), PeerRecord)
+    first = alice.record
+    alice.crash()
+    alice.start()
+    wire.introduce(alice)
+    wire.run(20_000)
+    second = check_record(alice.record, "play", wire.wall_ms)
+    assert isinstance(second, PeerRecord)
+    before = check_record(first, "play", wire.wall_ms)
+    assert isinstance(before, PeerRecord)
+    assert before.sequence < second.sequence <= wire.wall_ms + CLOCK_SKEW_MAX_MS
+    assert (state(alice, bob), state(bob, alice)) == (State.LIVE, State.LIVE)
+
+
+def test_a_clock_that_was_behind_for_a_while_leaves_no_old_record_behind() -> None:
+    """What was numbered low meanwhile is numbered anew, and who starts afresh can be met."""
+    wire = Wire()
+    alice, bob = wire.meet("alice", "bob")
+    wire.wall_ms -= 2 * CLOCK_SKEW_MAX_MS
+    wire.run(2_000)
+    wire.wall_ms += 2 * CLOCK_SKEW_MAX_MS
+    wire.run(2_000)
+    bob.crash()
+    bob.start()
+    wire.introduce(bob)
+    wire.run(20_000)
+    assert (state(alice, bob), state(bob, alice)) == (State.LIVE, State.LIVE)
+    assert alice.n.sessions.peers[bob.identity].raw == bob.record
