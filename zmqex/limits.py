@@ -297,6 +297,23 @@ PRIVATE_FILE_BYTES_MAX: Final = 1024 * 1024
 WATCH_EVERY_S: Final = 5
 # The block height changes every ten minutes; what depends on it has hours.
 HEIGHT_EVERY_S: Final = 5
+# A Lightning node of the operator's answers in milliseconds, over Tor in seconds.
+LIGHTNING_CONNECT_WAIT_S: Final = 10
+LIGHTNING_ANSWER_WAIT_S: Final = 20
+# A stream that says nothing for so long may have lost its other end: it is attached again.
+LIGHTNING_STREAM_SILENT_S: Final = 60
+REATTACH_WAIT_S: Final = 1
+# One line of a stream: an invoice or payment with some hundred parts.
+LIGHTNING_LINE_BYTES_MAX: Final = 1024 * 1024
+# Streams at once, a descriptor each; beyond it, invoices are looked up now and then.
+LIGHTNING_STREAMS_MAX: Final = 256
+# A payment looks for routes this long, in at most so many parts; what is in flight then goes on.
+PAYMENT_SEARCH_S: Final = 60
+LIGHTNING_PARTS_MAX: Final = 16
+# A call to pay reports "in flight" after this: held payments take minutes.
+PAYMENT_REPORT_WAIT_S: Final = 3
+# LND gives a held payment back 16 blocks and 2 before its lock ends (HoldExpiryDelta).
+LND_AUTO_CANCEL_BLOCKS: Final = 18
 
 # --- play Lightning --------------------------------------------------------------------------
 # What a play node starts with: 10 BTC.

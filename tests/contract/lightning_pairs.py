@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.contract.redis_servers import make_certificate
 from tests.ledgers import Ledgers
+from tests.lnd_fake import FakeChain, FakeLnd, serving
+from zmqex.adapters.lightning.lnd import LndLightning
 from zmqex.adapters.ports import InvoiceInfo, Lightning, PaymentInfo
 from zmqex.errors import RejectedError
 from zmqex.limits import BLOCK_MS, CLTV_LIMIT_BLOCKS, SECOND_MS
@@ -47,6 +50,52 @@ async def play_pair(root: Path) -> AsyncGenerator[Pair, None]:
         yield pair
     finally:
         await scene.close()
+
+
+@asynccontextmanager
+async def lnd_fake_pair(root: Path) -> AsyncGenerator[tuple[Pair, list[FakeLnd]], None]:
+    """Our LND client twice, each before a fake LND, which are given too."""
+    make_certificate(root)
+    certificate = root / "cert.pem"
+    chain = FakeChain()
+    nodes = [FakeLnd(chain, "payer"), FakeLnd(chain, "payee")]
+    async with AsyncExitStack() as stack:
+        urls = [await stack.enter_async_context(serving(one, certificate)) for one in nodes]
+
+        def client(number: int) -> LndLightning:
+            macaroon = root / f"{number}.macaroon"
+            macaroon.write_bytes(nodes[number].macaroon)
+            macaroon.chmod(0o600)
+            return LndLightning(
+                urls[number], macaroon, certificate, clock_ms=chain.now_ms, report_wait_s=0.05
+            )
+
+        async def pass_s(seconds: int) -> None:
+            chain.passed_ms += seconds * SECOND_MS
+            await chain.tell()
+
+        async def mine(blocks: int) -> None:
+            chain.height += blocks
+            await chain.tell()
+
+        async def close() -> None:
+            await pair.payer.close()
+            await pair.payee.close()
+
+        async def reopen() -> None:
+            await close()
+            pair.payer, pair.payee = client(0), client(1)
+
+        pair = Pair(client(0), client(1), mine, pass_s, reopen)
+        stack.push_async_callback(close)
+        yield pair, nodes
+
+
+@asynccontextmanager
+async def lnd_pair(root: Path) -> AsyncGenerator[Pair, None]:
+    """The clients alone."""
+    async with lnd_fake_pair(root) as (pair, _nodes):
+        yield pair
 
 
 def hash_of(preimage: bytes) -> bytes:

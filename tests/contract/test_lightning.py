@@ -20,7 +20,7 @@ from zmqex.limits import CLTV_LIMIT_BLOCKS
 
 AMOUNT_MSAT = 1_234_567
 CLTV_BLOCKS = 60
-KINDS = {"play": pairs.play_pair}
+KINDS = {"play": pairs.play_pair, "lnd_fake": pairs.lnd_pair}
 Story = Callable[[Pair], Awaitable[None]]
 Play = Callable[[Story], None]
 
@@ -377,5 +377,21 @@ def test_what_must_not_be_paid_is_refused_before_anything_starts(
             await pair.payer.pay(text, fee_limit_msat=1_000, cltv_limit=cltv_limit)
         assert refusal.value.reason == reason
         assert (await pair.payer.payment(payment_hash)).state == "none"
+
+    play(story)
+
+
+def test_a_node_pays_neither_itself_nor_without_a_limit(play: Play) -> None:
+    """Both are refused before anything starts."""
+
+    async def story(pair: Pair) -> None:
+        preimage = secrets.token_bytes(32)
+        text = await invoice_of(pair, preimage)
+        info = await pay(pair.payee, text)
+        assert (info.state, info.reason) == ("failed", "wrong_payee")
+        with pytest.raises(RejectedError):
+            await pair.payer.pay(text, fee_limit_msat=-1, cltv_limit=CLTV_LIMIT_BLOCKS)
+        assert (await pair.payee.invoice(hash_of(preimage))).state == "open"
+        await pair.payee.cancel(hash_of(preimage))
 
     play(story)

@@ -19,13 +19,13 @@ from typing import Final, TypeVar
 
 from zmqex.adapters.clock import wall_ms
 from zmqex.adapters.lightning import play_ledger as ledger
+from zmqex.adapters.lightning.paying import payable
 from zmqex.adapters.lightning.watching import Watches
 from zmqex.adapters.ports import InvoiceInfo, LightningInfo, PaymentInfo, PlayWire
 from zmqex.adapters.storage.database import CommitHook, Database
 from zmqex.adapters.storage.directory import create_private_file, read_private_file
-from zmqex.bolt11 import Draft, InvoiceNetwork, decode, encode, expires_at_ms, public_key
+from zmqex.bolt11 import Draft, InvoiceNetwork, encode, public_key
 from zmqex.errors import (
-    InvalidInvoiceError,
     LocalProtocolError,
     PeerUnavailableError,
     RejectedError,
@@ -42,7 +42,7 @@ from zmqex.trading.settlement import proves_payment
 
 T = TypeVar("T")
 
-_PAYMENT_SECRET_FEATURES: Final = (1 << 8) | (1 << 14)  # var_onion, payment_secret: compulsory
+PREFIX: Final = InvoiceNetwork.REGTEST.value
 
 
 class PlayLightning:
@@ -75,7 +75,7 @@ class PlayLightning:
         balance_msat, in_flight_msat = await self._read(ledger.balances)
         return LightningInfo(
             "play",
-            "bcrt",
+            PREFIX,
             self.node,
             ledger.height_at(self._clock_ms()),
             balance_msat=balance_msat,
@@ -127,7 +127,6 @@ class PlayLightning:
             description=memo,
             expiry_s=expiry_s,
             min_final_cltv=min_final_cltv,
-            features=_PAYMENT_SECRET_FEATURES,
         )
         try:
             text = encode(draft, self._secret)
@@ -190,30 +189,21 @@ class PlayLightning:
         A direct payment has no fee and no route, so both limits hold by themselves; a limit below
         zero or an invoice that asks for a longer lock is refused all the same.
         """
-        payment = self._check(invoice, fee_limit_msat, cltv_limit)
+        now_ms = self._clock_ms()
+        wanted, amount_msat = payable(
+            invoice,
+            prefix=PREFIX,
+            node=self.node,
+            fee_limit_msat=fee_limit_msat,
+            cltv_limit=cltv_limit,
+            now_ms=now_ms,
+        )
+        height = ledger.height_at(now_ms) + wanted.min_final_cltv
+        payment = ledger.Payment(wanted.payment_hash, wanted.payee, amount_msat, height)
         reason = await self._write(lambda one: ledger.begin_payment(one, payment))
         if reason is not None:
             raise RejectedError(reason, "the play balance does not cover the payment")
         return await self.payment(payment.payment_hash)
-
-    def _check(self, text: str, fee_limit_msat: int, cltv_limit: int) -> ledger.Payment:
-        try:
-            invoice = decode(text)
-        except InvalidInvoiceError as error:
-            raise RejectedError(RejectReason.INVALID_INVOICE, str(error)) from error
-        if invoice.network is not InvoiceNetwork.REGTEST:
-            message = "play money cannot pay an invoice of another network"
-            raise RejectedError(RejectReason.WRONG_INVOICE_NETWORK, message)
-        if invoice.amount_msat is None or fee_limit_msat < 0:
-            raise RejectedError(RejectReason.WRONG_INVOICE_AMOUNT, "the invoice has no amount")
-        if invoice.min_final_cltv > cltv_limit:
-            raise RejectedError(RejectReason.CLTV_TOO_LONG, "the invoice locks for too long")
-        if expires_at_ms(invoice) <= self._clock_ms():
-            raise RejectedError(RejectReason.INVOICE_EXPIRED, "the invoice has expired")
-        if invoice.payee == self.node:
-            raise RejectedError(RejectReason.WRONG_PAYEE, "that is our own invoice")
-        height = ledger.height_at(self._clock_ms()) + invoice.min_final_cltv
-        return ledger.Payment(invoice.payment_hash, invoice.payee, invoice.amount_msat, height)
 
     async def payment(self, payment_hash: bytes) -> PaymentInfo:
         """Look one of our payments up; one in flight asks its payee again."""
