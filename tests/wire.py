@@ -19,6 +19,7 @@ from zmqex.kernel import events as happened
 from zmqex.kernel.commands import Command
 from zmqex.kernel.core import Core, Settings
 from zmqex.kernel.publisher import Publisher
+from zmqex.kernel.reach import Reach
 from zmqex.kernel.records import (
     DropPeer,
     KnownPeer,
@@ -60,6 +61,7 @@ class LogNode:
         """Nothing happens before Started."""
         self.core = Core(settings, key, Currencies())
         self.sessions = Sessions(self.core)
+        self.reach = Reach(self.core, self.sessions)
         self.replicas = Replicas(self.core, self.sessions)
         self.publisher = Publisher(self.core, self.replicas, self.sessions)
         self.batches: tuple[OwnBatch, ...] = ()
@@ -73,6 +75,7 @@ class LogNode:
             happened.CandidatesFound: self.sessions.on_candidates,
             happened.HelloAnswered: self.sessions.on_hello_answered,
             happened.HelloFailed: self.sessions.on_hello_failed,
+            happened.DialBackEnded: self.reach.on_ended,
             happened.RequestReceived: self.sessions.on_request,
             happened.ReplyReceived: self.sessions.on_reply,
             happened.StreamReceived: self.replicas.on_stream,
@@ -97,7 +100,7 @@ class LogNode:
         self.sessions.start(self.peers)
 
     def _command(self, event: happened.CommandReceived) -> None:
-        for part in (self.sessions, self.replicas):
+        for part in (self.sessions, self.reach, self.replicas):
             if part.on_command(event.client, event.request_id, event.command):
                 return
         raise AssertionError(f"nobody answers {event.command}")
@@ -310,6 +313,9 @@ class Wire:
                 host.links[peer] = (rpc[0], curve_key)
             case out.DisconnectPeer(peer):
                 host.links.pop(peer, None)
+            case out.DialBack(ticket, curve_key, hello, rpc, orders):
+                found = [self._is_open(host, one, curve_key) for one in (hello, rpc, orders)]
+                self._soon(host, happened.DialBackEnded(ticket, *found), self._delay())
             case out.SendRequest(peer, frame):
                 target = self._linked(host, peer)
                 route = happened.Route(host.curve_key, host.address.encode(), host.address)
@@ -331,6 +337,13 @@ class Wire:
         target = self.hosts.get(address)
         right = target is not None and target.node is not None and target.curve_key == curve_key
         return target if right else None
+
+    def _is_open(self, host: Host, place: tuple[str, int], curve_key: bytes) -> bool:
+        target = self.hosts.get(place[0])
+        if target is None or target.node is None or self._is_cut(host, target):
+            return False
+        ports = (target.settings["hello_port"], RPC, ORDERS)
+        return target.curve_key == curve_key and place[1] in ports
 
     def _dial(self, host: Host, place: tuple[str, int, str]) -> None:
         target = self.hosts.get(place[0])

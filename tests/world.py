@@ -294,6 +294,9 @@ class World:
                 self.soon(node, happened.Verified(effect.ticket, valid), 0)
             case out.DialHello():
                 self._dial(node, effect)
+            case out.DialBack(ticket, _, (host, _)):
+                found = self._at_host(host) is not None
+                self.soon(node, happened.DialBackEnded(ticket, found, found, found))
             case out.ConnectPeer():
                 node.links[effect.peer] = effect.rpc[0]
             case out.DisconnectPeer():

@@ -209,6 +209,12 @@ PENALTY_BAN: Final = 100
 BAN_MS: Final = 10 * MINUTE_MS
 PENALTY_HALF_LIFE_MS: Final = MINUTE_MS
 
+# A peer is dialled back so seldom, so many at once, and within a second; an asker waits longer.
+DIAL_BACK_EVERY_MS: Final = 10 * SECOND_MS
+DIAL_BACKS_MAX: Final = 8
+DIAL_BACK_WAIT_MS: Final = 3 * SECOND_MS
+# How many peers are asked to dial back: one may be wrong, or lie.
+DIAL_BACKS_ASKED_MAX: Final = 3
 # Through a proxy like Tor a connection takes seconds, where it takes a round trip without.
 PROXY_WAIT_MS: Final = 20 * SECOND_MS
 # What one connection through a proxy carries before the others get their turn.

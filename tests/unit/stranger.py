@@ -56,12 +56,17 @@ class Stranger:
         self, host: Host, kind: str, body: Message | None = None, version: int = PROTOCOL_VERSION
     ) -> Frame:
         """Send a request; the frame of its reply."""
-        raw = msgspec.Raw(encode(body or Empty()))
-        frame = Frame(version, kind, self._next_id(), raw)
-        effects = self.send(host, encode(frame))
+        effects = self.send(host, self.question(kind, body, version))
         replies = [one.frame for one in effects if isinstance(one, out.SendReply)]
         assert len(replies) == 1
         return decode_frame(replies[0])
+
+    def question(
+        self, kind: str, body: Message | None = None, version: int = PROTOCOL_VERSION
+    ) -> bytes:
+        """A request as bytes."""
+        raw = msgspec.Raw(encode(body or Empty()))
+        return encode(Frame(version, kind, self._next_id(), raw))
 
     def send(self, host: Host, frame: bytes) -> list[out.Effect]:
         """Send bytes to the rpc ROUTER."""

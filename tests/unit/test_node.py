@@ -37,6 +37,10 @@ class Sockets:
         """See the port."""
         self.said.append(("dial_hello", (host, port, source)))
 
+    def dial_back(self, ticket: int, *_: object) -> None:
+        """See the port."""
+        self.said.append(("dial_back", ticket))
+
     def connect(self, peer: bytes, *_: object) -> None:
         """See the port."""
         self.said.append(("connect", peer))

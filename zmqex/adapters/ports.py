@@ -24,6 +24,16 @@ class Transport(Protocol):
     def dial_hello(self, host: str, port: int, source: str) -> None:
         """Ask a hello socket for its record; delivers HelloAnswered or HelloFailed within 1 s."""
 
+    def dial_back(
+        self,
+        ticket: int,
+        curve_key: bytes,
+        hello: tuple[str, int],
+        rpc: tuple[str, int],
+        orders: tuple[str, int],
+    ) -> None:
+        """Try three sockets of a peer; delivers one DialBackEnded."""
+
     def connect(
         self,
         peer: bytes,

@@ -217,6 +217,14 @@ class ListCandidates(CommandBase, frozen=True, tag="list_candidates"):
     """
 
 
+class CheckReach(CommandBase, frozen=True, tag="check_reach"):
+    """Ask some peers to dial back.
+
+    `{"peers": [{"peer", "host", "ports": {"hello", "rpc", "orders": "open|closed"}, "reason",
+    "detail"}]}`; a peer that refuses has a "reason" and no "ports".
+    """
+
+
 class LookupPeers(CommandBase, frozen=True, tag="lookup_peers"):
     """Ask discovery now: `{"candidates": [{"host", "port", "source"}], "dht": {...}}`."""
 
@@ -271,6 +279,7 @@ Command = (
     | PingPeer
     | ListPeers
     | ListCandidates
+    | CheckReach
     | LookupPeers
     | AddPeer
     | RemovePeer

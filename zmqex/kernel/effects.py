@@ -43,6 +43,16 @@ class DialHello(Effect, frozen=True):
     source: str
 
 
+class DialBack(Effect, frozen=True):
+    """Find out which sockets of a peer can be reached; ends in one `DialBackEnded`."""
+
+    ticket: int
+    curve_key: bytes
+    hello: tuple[str, int]
+    rpc: tuple[str, int]
+    orders: tuple[str, int]
+
+
 class ConnectPeer(Effect, frozen=True):
     """Open DEALER and SUB to a verified peer (replacing older sockets to it)."""
 

@@ -74,6 +74,15 @@ class HelloFailed(Event, frozen=True):
     why: str
 
 
+class DialBackEnded(Event, frozen=True):
+    """Which sockets of a peer have finished their handshake; answers a `DialBack`."""
+
+    ticket: int
+    hello: bool
+    rpc: bool
+    orders: bool
+
+
 class Route(msgspec.Struct, frozen=True):
     """Where a request came from: the CURVE key that ZAP authenticated, and the way back."""
 

@@ -21,6 +21,7 @@ from zmqex.kernel.effects import Effect
 from zmqex.kernel.events import (
     CandidatesFound,
     CommandReceived,
+    DialBackEnded,
     Event,
     HeightSeen,
     HelloAnswered,
@@ -53,6 +54,7 @@ from zmqex.kernel.operator import Operator
 from zmqex.kernel.orders import OwnOrders
 from zmqex.kernel.play import PlayRelay
 from zmqex.kernel.publisher import Publisher
+from zmqex.kernel.reach import Reach
 from zmqex.kernel.records import Snapshot, Trade
 from zmqex.kernel.replicas import Replicas
 from zmqex.kernel.sessions import Sessions
@@ -78,6 +80,7 @@ class Kernel:
         self.core = Core(settings, signer, currencies)
         self.core.counters.update(restored.counters)
         self.sessions = Sessions(self.core)
+        self.reach = Reach(self.core, self.sessions)
         self.replicas = Replicas(self.core, self.sessions)
         self.publisher = Publisher(self.core, self.replicas, self.sessions)
         self.trades = Trades(self.core, self.sessions)
@@ -121,6 +124,7 @@ class Kernel:
             CandidatesFound: self.sessions.on_candidates,
             HelloAnswered: self.sessions.on_hello_answered,
             HelloFailed: self.sessions.on_hello_failed,
+            DialBackEnded: self.reach.on_ended,
             RequestReceived: self.sessions.on_request,
             ReplyReceived: self.sessions.on_reply,
             StreamReceived: self.replicas.on_stream,

@@ -117,6 +117,15 @@ class Peers(Message, frozen=True):
     peers: Annotated[list[ToldPeer], Meta(max_length=PEERS_PAGE_MAX)]
 
 
+class DialledBack(Message, frozen=True):
+    """What came of dialling the asker's three sockets at `host`."""
+
+    host: Host
+    hello: Literal["open", "closed"]
+    rpc: Literal["open", "closed"]
+    orders: Literal["open", "closed"]
+
+
 class Empty(Message, frozen=True):
     """A body without fields."""
 

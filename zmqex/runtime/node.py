@@ -21,6 +21,7 @@ from zmqex.kernel.effects import (
     AnswerCommand,
     ConnectPeer,
     CreditPlay,
+    DialBack,
     DialHello,
     DisconnectPeer,
     Effect,
@@ -90,6 +91,9 @@ class Node:
         self._calls: dict[type[Effect], Callable[[Any], None]] = {
             Log: self._on_log,
             DialHello: lambda one: transport.dial_hello(one.host, one.port, one.source),
+            DialBack: lambda one: transport.dial_back(
+                one.ticket, one.curve_key, one.hello, one.rpc, one.orders
+            ),
             ConnectPeer: lambda one: transport.connect(
                 one.peer, one.curve_key, one.rpc, one.orders, one.topics
             ),

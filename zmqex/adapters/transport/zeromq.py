@@ -16,6 +16,7 @@ import zmq
 import zmq.utils.z85
 
 from zmqex.adapters.transport.connections import Connections
+from zmqex.adapters.transport.dial_back import DialBacks
 from zmqex.adapters.transport.drain import Drain, Publisher
 from zmqex.adapters.transport.hello import HelloDials, HelloServer, address_of, metadata
 from zmqex.adapters.transport.options import (
@@ -131,6 +132,17 @@ class ZeroMqTransport:
         """Ask a hello socket for its record; delivers one answer, a second after its turn."""
         self._dials.dial(host, port, source)
 
+    def dial_back(
+        self,
+        ticket: int,
+        curve_key: bytes,
+        hello: tuple[str, int],
+        rpc: tuple[str, int],
+        orders: tuple[str, int],
+    ) -> None:
+        """Try three sockets of a peer; delivers one DialBackEnded."""
+        self._dial_backs.dial(ticket, curve_key, (hello, rpc, orders))
+
     def connect(
         self,
         peer: bytes,
@@ -182,6 +194,8 @@ class ZeroMqTransport:
         self._open.append(self._orders.close)
         self._dials = HelloDials(self._deliver, self._context_for, self._proxy)
         self._open.append(self._dials.close)
+        self._dial_backs = DialBacks(self._deliver, self._context_for, self._curve, self._proxy)
+        self._open.append(self._dial_backs.close)
         self._peers = PeerSockets(
             self._deliver, self._context_for, self._curve, self._counted, self._proxy
         )
