@@ -50,7 +50,9 @@ def ensure() -> Node:
         wanted = hashlib.sha256((PLACE / "package-lock.json").read_bytes()).hexdigest()
         if not stamp.exists() or stamp.read_text() != wanted:
             stamp.unlink(missing_ok=True)
-            _run([*npm, "ci", "--no-audit", "--no-fund", "--loglevel=error"])
+            # No scripts: native parts come ready for every platform.
+            options = ["--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+            _run([*npm, "ci", *options])
             stamp.write_text(wanted)
     return Node(program, PLACE)
 

@@ -26,6 +26,7 @@ from zmqex.settings import (
     StaticPeer,
     read_addresses,
     read_currencies,
+    read_grapes,
     read_hold_ttl_ms,
     read_host,
     read_markets,
@@ -35,6 +36,7 @@ from zmqex.settings import (
     read_port,
     read_proxy,
     read_redis,
+    read_services,
     read_text,
 )
 
@@ -55,6 +57,14 @@ _NOT_SETTINGS: Final = {
     "ZMQEX_FAULT",
 }
 _PREFIX: Final = "ZMQEX_"
+# Settings that hold several have a flag for each.
+_SINGULAR: Final = {
+    "peers": "peer",
+    "grapes": "grape",
+    "services": "service",
+    "markets": "market",
+    "currencies": "currency",
+}
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 
 
@@ -77,6 +87,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     dht_port: int | None = None
     peers: tuple[StaticPeer, ...] = ()
     bootstrap: tuple[Address, ...] = ()
+    grapes: tuple[str, ...] = ()
+    services: tuple[str, ...] = ()
     proxy: Address | None = None
     redis: str | None = None
     holds: Literal["strict", "journal"] = "journal"
@@ -207,18 +219,16 @@ def _from_environment(given: Mapping[str, str]) -> list[tuple[str, str, object]]
 
 
 def _flag(name: str) -> str:
-    return "--" + {"peers": "peer", "markets": "market", "currencies": "currency"}.get(
-        name, name
-    ).replace("_", "-")
+    return "--" + _SINGULAR.get(name, name).replace("_", "-")
 
 
 def _check(config: Config, origins: Mapping[str, str]) -> None:
     """What several settings say together."""
     if config.proxy:
-        for name in ("bootstrap", "dht_port"):
+        for name in ("bootstrap", "dht_port", "grapes", "services"):
             if name in origins and getattr(config, name):
                 raise ConfigError(
-                    f"{origins[name]}: the DHT speaks UDP, which would go past the proxy; name "
+                    f"{origins[name]}: the DHT and grapes would be asked past the proxy; name "
                     "peers with --peer HOST:PORT instead"
                 )
     if config.network != "play":
@@ -249,6 +259,8 @@ _SETTINGS: Final[Mapping[str, tuple[str, Callable[[object], object]]]] = {
     "dht_port": ("dht_port", read_port),
     "peers": ("peers", read_peers),
     "bootstrap": ("bootstrap", read_addresses),
+    "grapes": ("grapes", read_grapes),
+    "services": ("services", read_services),
     "proxy": ("proxy", read_proxy),
     "redis": ("redis", read_redis),
     "holds": ("holds", read_one_of("strict", "journal")),

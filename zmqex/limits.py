@@ -290,6 +290,13 @@ DHT_RATE_PER_SECOND: Final = 20
 DHT_RATE_BURST: Final = 100
 DHT_RATE_HOSTS_MAX: Final = 4_096
 
+# A grape keeps an announce for 80 to 160 s (0.9.11); three chances to repeat it in time.
+GRAPE_ANNOUNCE_EVERY_MS: Final = 30 * SECOND_MS
+# A dead DHT contact of its own costs a grape up to 2.5 s for an answer.
+GRAPE_TIMEOUT_MS: Final = 3 * SECOND_MS
+# 100 addresses are 2 kB.
+GRAPE_ANSWER_BYTES_MAX: Final = 64 * 1024
+
 # --- storage ---------------------------------------------------------------------------------
 # Beyond this a group's first caller waits longer for the last one than for the disk.
 COMMIT_GROUP_MAX: Final = 1_000
@@ -343,6 +350,13 @@ HOLD_SERVER_WATCH_S: Final = 0.1
 LOCAL_LOOKS_S: Final = (1, 2, 4, 30)
 # One look-up of the operator in the DHT.
 LOOKUP_WAIT_MS: Final = 2 * SECOND_MS
+# Peers that cannot be reached are sought by their keys: so often, so many each time.
+SEEK_EVERY_S: Final = 15
+SEEK_AT_ONCE_MAX: Final = 8
+# The DHT nodes that answer, for the next start; a crash loses no more than this.
+CONTACTS_SAVED_EVERY_S: Final = 5 * 60
+# How long the record that says "leaving" gets to reach the DHT: two round trips.
+ITEM_WAIT_MS: Final = 500
 # What is on its way to disk and peers at the end gets this long.
 STOP_WAIT_S: Final = 2
 # A node's log on the disk: 25 MB are weeks of a quiet node and hours of a noisy one.

@@ -13,13 +13,16 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from zmqex.limits import HOLD_TTL_MS, SECOND_MS
+from zmqex.limits import DHT_NAME_BYTES_MAX, HOLD_TTL_MS, SECOND_MS
 from zmqex.market.instruments import shown
 from zmqex.market.units import parse_duration
 
 _PORT_MAX: Final = 65_535
 _IDENTITY_BYTES: Final = 32
 _HOST: Final = re.compile(r"[A-Za-z0-9_.:-]{1,255}\Z")
+_GRAPE: Final = re.compile(
+    r"https?://([A-Za-z0-9_.-]{1,255}|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?(/[!-~]*)?"
+)
 
 Address = tuple[str, int]
 StaticPeer = tuple[bytes, str, int]
@@ -107,6 +110,30 @@ def read_peers(value: object) -> tuple[StaticPeer, ...]:
 def read_addresses(value: object) -> tuple[Address, ...]:
     """Addresses as `parse_address` reads them."""
     return tuple(parse_address(text) for text in read_list(value))
+
+
+def read_grapes(value: object) -> tuple[str, ...]:
+    """Base URLs of grapes' HTTP sides, each once."""
+    return tuple(dict.fromkeys(_read_grape(text) for text in read_list(value)))
+
+
+def _read_grape(text: str) -> str:
+    found = _GRAPE.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{shown(text)} is not a grape's URL, like http://127.0.0.1:30001")
+    if found["port"] and read_port(found["port"]) == 0:
+        raise ValueError(f"{shown(text)} has port 0, where nobody listens")
+    return text.rstrip("/")
+
+
+def read_services(value: object) -> tuple[str, ...]:
+    """Names to announce under, as they stand; each once."""
+    names = tuple(dict.fromkeys(read_list(value)))
+    for name in names:
+        if not name.isprintable() or len(name.encode(errors="replace")) > DHT_NAME_BYTES_MAX:
+            message = f"1 to {DHT_NAME_BYTES_MAX} printable bytes"
+            raise ValueError(f"{shown(name)} is not a service's name: {message}")
+    return names
 
 
 def read_proxy(value: object) -> Address:

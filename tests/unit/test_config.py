@@ -137,13 +137,49 @@ def test_a_proxy_that_cannot_be_used_is_refused(text: str, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "value"), [("bootstrap", ["127.0.0.1:7100"]), ("dht_port", 7100)]
+    ("setting", "value"),
+    [
+        ("bootstrap", ["127.0.0.1:7100"]),
+        ("dht_port", 7100),
+        ("grapes", ["http://127.0.0.1:30001"]),
+        ("services", ["exchange"]),
+    ],
 )
-def test_behind_a_proxy_there_is_no_dht(setting: str, value: object) -> None:
-    """Its UDP packets would go past the proxy; who asks for it is told."""
-    with pytest.raises(ConfigError, match=r"DHT speaks UDP.*--peer"):
+def test_behind_a_proxy_there_is_neither_a_dht_nor_a_grape(setting: str, value: object) -> None:
+    """They would be asked past the proxy; who names one is told."""
+    with pytest.raises(ConfigError, match=r"past the proxy.*--peer"):
         load(flags={"proxy": "socks5://127.0.0.1:9050", setting: value})
     assert load(flags={"proxy": "socks5://127.0.0.1:9050", "dht_port": 0}).proxy
+
+
+def test_grapes_and_services_are_read_as_they_stand() -> None:
+    """Each once; a slash at a URL's end does not matter."""
+    urls = ["http://127.0.0.1:30001/", "https://grape.example", "http://[::1]:5/below"]
+    config = load(
+        flags={"grapes": [*urls, urls[0]], "services": ["exchange", "na\u00efve", "x" * 255]}
+    )
+    assert config.grapes == ("http://127.0.0.1:30001", *urls[1:])
+    assert config.services == ("exchange", "na\u00efve", "x" * 255)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [
+        ("grapes", "127.0.0.1:30001", "--grape: .* is not a grape's URL, like http"),
+        ("grapes", "http://127.0.0.1:70000", "--grape: .* is not a port"),
+        ("grapes", "http://127.0.0.1:0", "--grape: .* has port 0"),
+        ("grapes", "http://me:secret@host:5", "is not a grape's URL"),
+        ("grapes", "ftp://host:5", "is not a grape's URL"),
+        ("grapes", "http://host:5/a b", "is not a grape's URL"),
+        ("services", "x" * 256, "--service: .* 1 to 255 printable bytes"),
+        ("services", "\u00ef" * 128, "1 to 255 printable bytes"),
+        ("services", "a\tb", "1 to 255 printable bytes"),
+    ],
+)
+def test_a_wrong_grape_or_service_is_named(setting: str, value: str, said: str) -> None:
+    """By its flag, with what it should be like."""
+    with pytest.raises(ConfigError, match=said):
+        load(flags={setting: [value]})
 
 
 def test_a_file_may_use_numbers_lists_and_tables() -> None:

@@ -72,6 +72,20 @@ def test_a_newer_item_replaces_the_older_one_everywhere() -> None:
     assert _get(wire, nodes[9][1]).item == item(6)
 
 
+def test_nodes_that_have_gone_do_not_hold_up_a_put() -> None:
+    """The living are told in two round trips; the round ends when the silent are given up."""
+    wire, nodes = _network(12)
+    for _, address in nodes[9:]:
+        wire.remove(address)
+    owner, address = nodes[3]
+    owner.publish(item(5), wire.now_ms)
+    wire.run(20)
+    assert all(node.stored_items for node, _ in nodes[:9])
+    assert not any(isinstance(one, ItemStored) for one in wire.events[address])
+    wire.run(3_000)
+    assert wire.events[address][-1] == ItemStored(item(5), 8)
+
+
 def test_the_newest_of_what_is_shown_counts_and_forgeries_do_not() -> None:
     """One keeper lags behind, one forges, one shows another key's item."""
     node = DhtNode(node_id(0), 0, b"s" * 16)

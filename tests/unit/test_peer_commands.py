@@ -55,6 +55,20 @@ def test_a_second_curve_key_of_a_peer_replaces_the_first() -> None:
     assert host.n.sessions.who(happened.Route(old, b"", "")) == b""
 
 
+def test_lost_peers_are_those_that_are_wanted_and_cannot_be_asked() -> None:
+    """One that was named and never answered, and known ones from when they fall silent."""
+    wire = Wire()
+    (alice,) = wire.add("alice")
+    (bob,) = wire.add("bob", start=False)
+    named = (b"x" * 32, "10.8.8.8", HELLO)
+    bob.start(static_peers=(named, (alice.identity, alice.address, HELLO), (b"", "h", 1)))
+    wire.run(500)
+    assert bob.n.sessions.lost_peers() == [b"x" * 32]
+    alice.crash()
+    wire.run(60_000)
+    assert bob.n.sessions.lost_peers() == [b"x" * 32, alice.identity]
+
+
 # --- the operator ---------------------------------------------------------------------------------
 
 

@@ -25,6 +25,12 @@ def serve(  # noqa: PLR0913 - one parameter per setting
     announce_host: Annotated[str | None, typer.Option(help="The address that peers use.")] = None,
     peer: Annotated[list[str] | None, typer.Option(help="ID@host:port; repeat it.")] = None,
     bootstrap: Annotated[list[str] | None, typer.Option(help="host:port of a DHT node.")] = None,
+    grape: Annotated[
+        list[str] | None, typer.Option(help="URL of a grape's HTTP side; repeat it.")
+    ] = None,
+    service: Annotated[
+        list[str] | None, typer.Option(help="Announce under this name too; repeat it.")
+    ] = None,
     proxy: Annotated[
         str | None, typer.Option(help="Dial through socks5://HOST:PORT, like Tor's.")
     ] = None,
@@ -57,6 +63,8 @@ def serve(  # noqa: PLR0913 - one parameter per setting
         "announce_host": announce_host,
         "peers": peer or None,
         "bootstrap": bootstrap or None,
+        "grapes": grape or None,
+        "services": service or None,
         "proxy": proxy,
         "redis": redis,
         "holds": holds,
@@ -69,6 +77,10 @@ def serve(  # noqa: PLR0913 - one parameter per setting
         "currencies": currency or None,
         "orders_per_stranger": orders_per_stranger,
     }
+    _run(flags, config_file, no_restart=no_restart)
+
+
+def _run(flags: dict[str, Any], config_file: Path | None, *, no_restart: bool) -> None:
     # Read the settings here too, so that a mistake is said once and at once.
     config = load_config(INVOCATION.choice(starting=True), flags, file=config_file)
     if not config.supervised and not no_restart:

@@ -71,10 +71,23 @@ class _Vote:
 
 
 @dataclass(slots=True)
+class Round:
+    """What an announce or a put tells to the nearest nodes: a port under `name`, or an item.
+
+    `waiting` counts the nodes that have not answered, and the lookup that may find more.
+    """
+
+    name: bytes
+    told: int | Item
+    waiting: int = 0
+    stored: int = 0
+
+
+@dataclass(slots=True)
 class Lookup:
     """The state of one lookup of `name`: for nodes an id, for items a target.
 
-    `item` is the newest genuine item that anybody showed.
+    `item` is the newest genuine item that anybody showed; `round` is what a put tells on the way.
     """
 
     name: bytes
@@ -82,6 +95,7 @@ class Lookup:
     started_ms: int
     where: ItemKey | None = None
     item: Item | None = None
+    round: Round | None = None
     _entries: dict[Address, _Entry] = field(default_factory=dict)
     _votes: dict[Address, _Vote] = field(default_factory=dict)
     _queries: int = 0
@@ -175,6 +189,10 @@ class Lookup:
         votes = self._votes
         ranked = sorted(votes, key=lambda peer: (-votes[peer].tellers, votes[peer].rank))
         return tuple(ranked)
+
+    def is_near(self, address: Address) -> bool:
+        """Whether this node is among the nearest that are known so far."""
+        return any(entry.address == address for entry in self._nearest())
 
     def holders(self) -> list[tuple[Address, bytes]]:
         """Return the nearest nodes that would take an announce, each with its token."""

@@ -9,25 +9,11 @@ from typing import Final
 from zmqex.dht import krpc
 from zmqex.dht.address import Address
 from zmqex.dht.bencode import Value
-from zmqex.dht.items import Item
-from zmqex.dht.lookup import Lookup
+from zmqex.dht.lookup import Lookup, Round
 from zmqex.limits import DHT_QUERY_TIMEOUT_MS
 
 _CHANCE_BYTES: Final = 4
 _COUNT_BYTES: Final = 2
-
-
-@dataclass(slots=True)
-class Round:
-    """The second half of an announce or a put: the nearest nodes are being told.
-
-    `told` is the port announced under `name`, or the item put.
-    """
-
-    name: bytes
-    told: int | Item
-    waiting: int
-    stored: int = 0
 
 
 @dataclass(slots=True)

@@ -23,8 +23,8 @@ from zmqex.dht.events import (
 )
 from zmqex.dht.items import Item, ItemKey, read_item
 from zmqex.dht.krpc import Reply
-from zmqex.dht.lookup import Lookup, Purpose
-from zmqex.dht.queries import Pending, Queries, Round
+from zmqex.dht.lookup import Lookup, Purpose, Round
+from zmqex.dht.queries import Pending, Queries
 from zmqex.dht.responder import Responder
 from zmqex.dht.table import RoutingTable, position_of
 from zmqex.dht.wants import Wants
@@ -90,16 +90,17 @@ class Searches:
         """Look `name` up from the nearest contacts and `bootstrap`, unless that is under way."""
         if (name, purpose) in self._running:
             return
+        lookup = Lookup(name, purpose, now_ms, where)
         if purpose is Purpose.PUT:
             own = self._wants.items[name].item
             self._items.keep(own, now_ms)
-            where = own.where
-        lookup = Lookup(name, purpose, now_ms, where)
+            lookup.where = own.where
+            lookup.round = Round(name, own, waiting=1)
         self._running[name, purpose] = lookup
         near = self._table.closest(position_of(name))
         lookup.add((contact.node_id, contact.address) for contact in near)
         lookup.add((None, address) for address in bootstrap)
-        if where is not None:
+        if lookup.where is not None:
             self._shown(lookup, self._items.get(name, now_ms))
         elif purpose is not Purpose.NODES:
             self._found(lookup, lookup.found(self._peers.peers(name, now_ms)))
@@ -130,6 +131,10 @@ class Searches:
         if self.pair is not None:
             theirs = krpc.read_answer(reply, self.pair.family).contacts
             self.pair.consider(theirs, sender, now_ms)
+        running = self._running.get((lookup.name, lookup.purpose)) is lookup
+        if running and lookup.round and told.token and lookup.is_near(pending.address):
+            # At once: a node that has gone would hold up all others until the lookup's end.
+            self._tell(lookup, lookup.round, [(pending.address, told.token)], now_ms)
         self._advance(lookup, now_ms)
 
     def settled(self, pending: Pending, now_ms: int, *, stored: bool) -> None:
@@ -163,20 +168,23 @@ class Searches:
             self._outbox.events.append(done)
         elif lookup.purpose is Purpose.GET and lookup.where is not None:
             self._outbox.events.append(ItemDone(lookup.where, lookup.item, lookup.answers))
-        elif lookup.purpose in {Purpose.ANNOUNCE, Purpose.PUT}:
-            self._tell(lookup, now_ms)
+        elif lookup.round is not None:
+            lookup.round.waiting -= 1
+            self._close(lookup.round)
+        elif lookup.purpose is Purpose.ANNOUNCE and lookup.name in self._wants.ports:
+            round_ = Round(lookup.name, self._wants.ports[lookup.name])
+            self._tell(lookup, round_, lookup.holders(), now_ms)
+            self._close(round_)
 
-    def _tell(self, lookup: Lookup, now_ms: int) -> None:
-        """Send our announce or item to the nearest nodes that the lookup found."""
-        telling = self._wants.telling(lookup.name, lookup.purpose)
-        if telling is None:
-            return  # withdrawn meanwhile
-        holders = lookup.holders()
-        round_ = Round(lookup.name, telling.told, len(holders))
+    def _tell(
+        self, lookup: Lookup, round_: Round, holders: Iterable[tuple[Address, bytes]], now_ms: int
+    ) -> None:
+        """Send our announce or item to nodes that gave a token for it."""
+        method, telling = self._wants.telling(lookup.name, lookup.purpose)
         for address, token in holders:
-            arguments = {**telling.arguments, b"token": token}
-            self._queries.ask(address, telling.method, arguments, now_ms, round_=round_)
-        self._close(round_)
+            round_.waiting += 1
+            arguments = {**telling, b"token": token}
+            self._queries.ask(address, method, arguments, now_ms, round_=round_)
 
     def _close(self, round_: Round) -> None:
         if round_.waiting:

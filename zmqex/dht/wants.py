@@ -26,15 +26,6 @@ class Published:
     cas: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Telling:
-    """What the nodes next to a name are told: a query without its token, and what it tells."""
-
-    method: bytes
-    arguments: dict[bytes, Value]
-    told: int | Item
-
-
 class Wants:
     """Everything that is repeated on a schedule, by name or target."""
 
@@ -80,22 +71,18 @@ class Wants:
         """Whether `name` is followed or announced."""
         return name in self._follows or name in self._announces
 
-    def telling(self, name: bytes, purpose: Purpose) -> Telling | None:
-        """Return what a lookup that ended now tells; None if it was withdrawn meanwhile."""
-        if purpose is Purpose.PUT:
-            published = self.items[name]
-            item = published.item
-            put = item.arguments()
-            if item.where.salt:
-                put[b"salt"] = item.where.salt
-            if published.cas is not None:
-                put[b"cas"] = published.cas
-            return Telling(b"put", put, item)
-        port = self.ports.get(name)
-        if port is None:
-            return None
-        announce: dict[bytes, Value] = {b"implied_port": 0, b"info_hash": name, b"port": port}
-        return Telling(b"announce_peer", announce, port)
+    def telling(self, name: bytes, purpose: Purpose) -> tuple[bytes, dict[bytes, Value]]:
+        """Return the query that announces or puts, but for its token."""
+        if purpose is Purpose.ANNOUNCE:
+            port = self.ports[name]
+            return b"announce_peer", {b"implied_port": 0, b"info_hash": name, b"port": port}
+        published = self.items[name]
+        put = published.item.arguments()
+        if published.item.where.salt:
+            put[b"salt"] = published.item.where.salt
+        if published.cas is not None:
+            put[b"cas"] = published.cas
+        return b"put", put
 
     def due(
         self, now_ms: int, randomness: Callable[[int], bytes]

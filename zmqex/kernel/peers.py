@@ -69,6 +69,7 @@ TABLE: Final[Mapping[tuple[State, Input], State]] = {
     (_S.BANNED, _I.PARDON): _S.BACKING_OFF,
 }
 ASKABLE: Final = frozenset({State.SYNCING, State.LIVE})
+LOST: Final = frozenset({State.CANDIDATE, State.STALE, State.BACKING_OFF})
 CONNECTED: Final = frozenset({State.GREETING, *ASKABLE})
 
 

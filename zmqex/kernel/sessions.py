@@ -22,7 +22,7 @@ from zmqex.kernel.commands import (
 from zmqex.kernel.core import Core
 from zmqex.kernel.exchange import Exchange
 from zmqex.kernel.links import Links
-from zmqex.kernel.peers import ASKABLE, Peer, State
+from zmqex.kernel.peers import ASKABLE, LOST, Peer, State
 from zmqex.kernel.records import KnownPeer
 from zmqex.kernel.requests import Answer, Incoming, Refusal
 from zmqex.limits import ID_PREFIX_CHARS_MIN
@@ -109,6 +109,12 @@ class Sessions(Links):
         else:
             return False
         return True
+
+    def lost_peers(self) -> list[bytes]:
+        """Peers that are wanted and cannot be asked now: their address may have changed."""
+        named = [identity for identity, _, _ in self._core.settings.static_peers if identity]
+        known = [peer.identity for peer in self.peers.values() if peer.state in LOST]
+        return [one for one in dict.fromkeys([*named, *known]) if not self.is_live(one)]
 
     def knows_anybody(self) -> bool:
         """Whether there is any peer, or any address where one might be."""

@@ -62,6 +62,8 @@ class Node:
         self.journal = journal
         self.fault: StorageError | None = None
         self.stopped = asyncio.Event()
+        # Called with each record of ours, beside the transport.
+        self.on_record: Callable[[bytes], None] = lambda _record: None
         self.on_wake: Callable[[], None] = lambda: None
         self._tasks = tasks
         self._running: set[asyncio.Task[None]] = set()
@@ -98,7 +100,7 @@ class Node:
                 one.peer, one.curve_key, one.rpc, one.orders, one.topics
             ),
             DisconnectPeer: lambda one: transport.disconnect(one.peer),
-            PublishRecord: lambda one: transport.set_record(one.record),
+            PublishRecord: lambda one: self._publish(transport, one.record),
             Verify: self.verifier.submit,
             SendRequest: lambda one: self._sent(sent=transport.send(one.peer, one.frame)),
             SendReply: lambda one: self._sent(
@@ -214,6 +216,10 @@ class Node:
             effect.payment_hash, amount_msat=effect.amount_msat, payer_node=effect.payer_node
         )
         self.post(PlayCredited(effect.ticket, preimage, reason))
+
+    def _publish(self, transport: Transport, record: bytes) -> None:
+        transport.set_record(record)
+        self.on_record(record)
 
     def _sent(self, *, sent: bool) -> None:
         if not sent:

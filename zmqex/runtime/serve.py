@@ -112,7 +112,6 @@ class _Process:
             stack.push_async_callback(self._watch.give_back)
             self._node.on_wake = self._sources.wake
             for work in (
-                self._sources.watch(),
                 self._beat(),
                 self._lightning_calls.follow_height(),
             ):
@@ -212,6 +211,7 @@ class _Process:
         self._lightning_calls = LightningCalls(self._lightning, self._node.post, self._node.spawn)
         hold_calls = HoldCalls(self._holds, self._node.post)
         self._watch = HoldWatch(self._hold_server, hold_calls, self._node.post, owner=run_id())
+        self._node.on_record = lambda record: self._sources.publish(record, identity)
         self._node.attach(
             self._transport,
             self._control,
@@ -228,7 +228,9 @@ class _Process:
         self._post(Started())
         for event in self._early:
             self._deliver(event)
-        self._sources.begin(self._transport.hello_port)
+        self._sources.begin(
+            self._transport.hello_port, self._node.kernel.sessions.lost_peers, self._node.spawn
+        )
         info = self._where()
         path = runtime_path(self._directory)
         path.unlink(missing_ok=True)
@@ -306,6 +308,7 @@ class _Process:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(STOP_WAIT_S):
                     await self._node.flushed()
+                    await self._sources.flushed()
         runtime_path(self._directory).unlink(missing_ok=True)
         self._log.info("stopped", commits=self._journal.commits)
 
@@ -320,7 +323,8 @@ class _Process:
         host = where["host"]
         ports = {name: f"{host}:{where[f'{name}_port']}" for name in ("hello", "rpc", "orders")}
         lightning = await self._lightning.info()
-        warnings = [notice] if (notice := self._no_source()) else []
+        notice = self._no_source()
+        warnings = [*([notice] if notice else []), *self._sources.warnings()]
         redis = await self._redis_status(warnings)
         redis["lease"] = kernel.lease.standing
         if not kernel.lease.leads():
@@ -352,6 +356,7 @@ class _Process:
             "trades": {"running": len(kernel.trades.running())},
             "counters": dict(sorted(counted.items())),
             "dht": self._sources.health(),
+            "grapes": self._sources.grapes(),
             "warnings": warnings,
         }
         self._answer(event, result)

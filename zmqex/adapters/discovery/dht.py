@@ -54,6 +54,8 @@ class DhtDiscovery:
         self._lookups: Waiting[bytes, Address] = Waiting()
         self._gets: Waiting[ItemKey, Item] = Waiting()
         self._puts: Waiting[tuple[bytes, int], int] = Waiting()
+        # The last published version of an item, and how many took it, family by family.
+        self._stored: dict[tuple[bytes, int], list[int]] = {}
         self._announced_on: int | None = None
 
     async def start(
@@ -70,8 +72,9 @@ class DhtDiscovery:
         """
         if self._started:
             raise LocalProtocolError("discovery is started only once")
+        sockets = _bind(host, port)
         self._started = True
-        for sock in _bind(host, port):
+        for sock in sockets:
             own_host, *_ = sock.getsockname()
             node = DhtNode(
                 secrets.token_bytes(NODE_ID_BYTES),
@@ -158,16 +161,19 @@ class DhtDiscovery:
                 found |= dict.fromkeys(udp.node.found(name, monotonic_ms()))
         return _candidates(found)
 
-    async def publish(self, item: Item, timeout_ms: int) -> int:
-        """Put `item` now and from now on, in place of an earlier one of its key and salt.
+    def publish(self, item: Item) -> Item:
+        """Put `item` now and from now on, in place of an earlier one of its key and salt."""
+        self._stored = {_version(item): []}
+        for udp in self._running():
+            udp.node.publish(item, monotonic_ms())
+        self._pump()
+        return item
 
-        Returns how many nodes other than us have taken it by `timeout_ms`.
-        """
-        nodes = self._running()
-        with self._puts.wait_for(_version(item), len(nodes)) as waiter:
-            for udp in nodes:
-                udp.node.publish(item, monotonic_ms())
-            self._pump()
+    async def stored(self, item: Item, timeout_ms: int) -> int:
+        """Return how many nodes other than us have taken a published item by `timeout_ms`."""
+        with self._puts.wait_for(_version(item), len(self._running())) as waiter:
+            for stored in self._stored.get(_version(item), ()):
+                waiter.add((stored,))
             await waiter.within(timeout_ms)
             return sum(waiter.found)
 
@@ -230,6 +236,7 @@ class DhtDiscovery:
                 case ItemDone(where, item):
                     self._gets.add(where, () if item is None else (item,))
                 case ItemStored(item, stored):
+                    self._stored.setdefault(_version(item), []).append(stored)
                     self._puts.add(_version(item), (stored,))
                 case Announced():
                     self._announced_on = event.stored
