@@ -127,7 +127,7 @@ def draw_order(rng: random.Random, now_ms: int) -> bytes:
                 0,
                 now_ms + rng.randint(1, 168) * HOUR_MS,
                 ("plain",),
-                ("sepa",),
+                (),
                 rng.randbytes(16),
             )
         )
