@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """The floors of the stream's figures, written flat: nothing here comes from the program.
 
-    bench_flat_stream.py publish FOLDER              sends its envelopes to the first subscriber
+    bench_flat_stream.py publish FOLDER              sends its envelopes to the first subscriber,
+                                                     and heartbeats whenever it is told the time
     bench_flat_stream.py verify FOLDER               checks their signatures one by one
     bench_flat_stream.py ingest FOLDER PORT KEY      receives, decodes, verifies, applies, hashes
 
@@ -32,7 +33,8 @@ from msgspec import Meta
 
 NETWORK: Final = "play"
 MARKET: Final = "BTC/USD"
-CONTEXT: Final = f"zmqex/1/{NETWORK}/batch\0".encode()
+BATCH: Final = f"zmqex/1/{NETWORK}/batch\0".encode()
+HEARTBEAT: Final = f"zmqex/1/{NETWORK}/heartbeat\0".encode()
 TOPIC: Final = b"o" + hashlib.blake2b(MARKET.encode(), digest_size=8).digest()
 HOUR_MS: Final = 3_600_000
 HWM: Final = 1_000_000
@@ -96,18 +98,28 @@ def make_stream(folder: Path, makers: int, orders: int, size: int, now_ms: int) 
     rng = random.Random(1)  # noqa: S311 - a repeatable stream, not a secret
     keys = [nacl.bindings.crypto_sign_seed_keypair(rng.randbytes(32)) for _ in range(makers)]
     heads = [bytes(32)] * makers
-    envelopes = []
+    envelopes, logs, sequence = [], FlatLogs(), 0
     for sequence, start in enumerate(range(0, orders, size), 1):
         count = min(size, orders - start)
         for maker, (public, secret) in enumerate(keys):
             operations = [("place", draw_order(rng, now_ms)) for _ in range(count)]
             batch = (public, MARKET, now_ms, sequence, heads[maker], now_ms, operations)
             body = bytes(msgpack.packb(batch))
-            signature = nacl.bindings.crypto_sign(CONTEXT + body, secret)[:64]
             heads[maker] = hashlib.blake2b(body, digest_size=32).digest()
-            envelopes.append(msgpack.packb((body, signature)))
-    (folder / "stream").write_bytes(msgpack.packb((now_ms, envelopes)))
+            envelopes.append(sealed(BATCH, body, secret))
+            logs.take(envelopes[-1], now_ms)
+    ends = [
+        (secret, public, (MARKET, now_ms, sequence, head, orders, root))
+        for (public, secret), head, root in zip(keys, heads, logs.roots(), strict=True)
+    ]
+    (folder / "stream").write_bytes(msgpack.packb((now_ms, envelopes, ends)))
     return [public for public, _ in keys]
+
+
+def sealed(context: bytes, body: bytes, secret: bytes) -> bytes:
+    """An envelope."""
+    signature = nacl.bindings.crypto_sign(context + body, secret)[:64]
+    return bytes(msgpack.packb((body, signature)))
 
 
 def draw_order(rng: random.Random, now_ms: int) -> bytes:
@@ -134,10 +146,10 @@ def draw_order(rng: random.Random, now_ms: int) -> bytes:
     )
 
 
-def read_stream(folder: Path) -> tuple[int, list[bytes]]:
-    """When a stream was made (Unix milliseconds), and its envelopes."""
-    now_ms, envelopes = msgpack.unpackb((folder / "stream").read_bytes())
-    return now_ms, envelopes
+def read_stream(folder: Path) -> tuple[int, list[bytes], list[tuple[bytes, bytes, Any]]]:
+    """When it was made (Unix milliseconds), its envelopes, and each maker's secret, id and head."""
+    now_ms, envelopes, ends = msgpack.unpackb((folder / "stream").read_bytes())
+    return now_ms, envelopes, ends
 
 
 # --- the three programs --------------------------------------------------------------------------
@@ -145,7 +157,7 @@ def read_stream(folder: Path) -> tuple[int, list[bytes]]:
 
 def publish(folder: Path) -> dict[str, float]:
     """Serve one subscriber over CURVE, then send everything as fast as it goes."""
-    _, envelopes = read_stream(folder)
+    _, envelopes, ends = read_stream(folder)
     public, secret = nacl.bindings.crypto_box_keypair()
     context = zmq.Context()
     socket = context.socket(zmq.XPUB)
@@ -162,7 +174,10 @@ def publish(folder: Path) -> dict[str, float]:
     for envelope in envelopes:
         socket.send_multipart((TOPIC, envelope))
     cpu = time.process_time() - started
-    sys.stdin.readline()
+    while now_ms := int(sys.stdin.readline() or 0):
+        for owner_secret, owner, head in ends:
+            beat = bytes(msgpack.packb((owner, now_ms, (head,))))
+            socket.send_multipart((b"h", sealed(HEARTBEAT, beat, owner_secret)))
     socket.close(0)
     context.term()
     return {"cpu_s": cpu}
@@ -174,7 +189,7 @@ def verify(folder: Path) -> dict[str, float]:
     for raw in read_stream(folder)[1]:
         body, signature = msgpack.unpackb(raw)
         maker = msgpack.unpackb(body)[0]
-        signed.append((signature + CONTEXT + body, maker))
+        signed.append((signature + BATCH + body, maker))
     check = nacl.bindings.crypto_sign_open
     cpu, wall = time.process_time(), time.perf_counter()
     for message, maker in signed:
@@ -206,7 +221,7 @@ class FlatLogs:
         body = envelope.body
         batch = self._batches.decode(body)
         maker = batch.maker
-        nacl.bindings.crypto_sign_open(envelope.signature + CONTEXT + body, maker)
+        nacl.bindings.crypto_sign_open(envelope.signature + BATCH + body, maker)
         digest = hashlib.blake2b(body, digest_size=32).digest()
         head = self.heads.get(maker)
         if head is None:
@@ -272,7 +287,7 @@ class FlatLogs:
 
 def ingest(folder: Path, port: int, key: bytes) -> dict[str, float]:
     """Receive the whole stream over CURVE, and keep what it says."""
-    now_ms, envelopes = read_stream(folder)
+    now_ms, envelopes, _ = read_stream(folder)
     expected = len(envelopes)
     public, secret = nacl.bindings.crypto_box_keypair()
     context = zmq.Context()

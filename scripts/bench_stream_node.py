@@ -1,20 +1,22 @@
 #!/usr/bin/env python3
 """The program's side of the stream's figures: a node's kernel, gate, journal, verifier and sockets.
 
-    bench_stream_node.py FOLDER PORT KEY MAKERS     receives the stream of FOLDER from one peer
+    bench_stream_node.py FOLDER PORT KEY           receives the stream of FOLDER from a publisher
+    bench_stream_node.py FOLDER PORT KEY serve     then serves it to peers until standard input ends
 
-Prints one JSON object.  It is what `serve` runs, without the sockets that nobody talks to here.
-Not for: anything but `bench_stream`.
+Prints a JSON object after each part.  It is what `zmqex serve` runs, but for the discovery, and it
+follows a publisher that never says hello.  Not for: anything but the sections of `bench`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import sys
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import nacl.bindings
 
@@ -29,88 +31,117 @@ from zmqex.adapters.transport.zeromq import ZeroMqTransport
 from zmqex.kernel.core import Settings
 from zmqex.kernel.events import Event, Started
 from zmqex.kernel.kernel import Kernel
-from zmqex.kernel.logs import Maker
+from zmqex.limits import ORDERS_PER_MAKER_MAX
 from zmqex.market.instruments import Currencies
-from zmqex.protocol.identity import IdentityKey
+from zmqex.protocol.identity import IdentityKey, to_text
 from zmqex.runtime.faults import open_play
 from zmqex.runtime.node import Node
 from zmqex.runtime.outside import HoldCalls, KernelWire, LightningCalls
 
 
-async def ingest(folder: Path, port: int, key: bytes, makers: list[bytes]) -> dict[str, float]:
-    """Follow the publisher until its whole stream is in the book."""
-    batches = len(flat.read_stream(folder)[1])
-    gc.collect()
-    events: list[Event] = []
-    public, secret = nacl.bindings.crypto_box_keypair()
-    transport = ZeroMqTransport(
-        lambda event: node.post(event) if events else events.append(event),
-        curve_public=public,
-        curve_secret=secret,
-        hello_port=0,
-        rpc_port=0,
-        orders_port=0,
-    )
-    work = folder / f"node-{port}"
-    work.mkdir(mode=0o700)
-    transport.start()
-    control = ControlSocket(events.append, work / "c")
-    control.start()
-    journal = Journal(work / "journal.sqlite3")
-    play = open_play(work)
-    kernel = Kernel(Settings(), IdentityKey(bytes(32)), Currencies(), journal.load())
-    async with asyncio.TaskGroup() as tasks:
-        node = Node(kernel, journal, tasks)
-        wire = KernelWire(node.post)
+class CountingTransport(ZeroMqTransport):
+    """Knows how many bytes its answers to peers had."""
+
+    replied_bytes = 0
+
+    def reply(self, connection: bytes, frame: bytes) -> bool:
+        """Send a reply frame, and count it."""
+        self.replied_bytes += len(frame)
+        return super().reply(connection, frame)
+
+
+class Receiver:
+    """A node that takes in what a publisher streams; `work` is a fresh private folder."""
+
+    def __init__(self, work: Path, stack: AsyncExitStack) -> None:
+        self._work = work
+        self._stack = stack
+        self._public, secret = nacl.bindings.crypto_box_keypair()
+        self.transport = CountingTransport(
+            self._deliver,
+            curve_public=self._public,
+            curve_secret=secret,
+            hello_port=0,
+            rpc_port=0,
+            orders_port=0,
+        )
+
+    def _deliver(self, event: Event) -> None:
+        self.node.post(event)
+
+    async def start(self, tasks: asyncio.TaskGroup) -> None:
+        """Open everything; the stack closes it."""
+        stack, work = self._stack, self._work
+        self.transport.start()
+        stack.callback(self.transport.close)
+        control = ControlSocket(self._deliver, work / "c")
+        control.start()
+        stack.callback(control.close)
+        journal = Journal(work / "journal.sqlite3")
+        stack.callback(journal.close)
+        play = open_play(work)
+        stack.push_async_callback(play.close)
+        settings = Settings(
+            hello_port=self.transport.hello_port,
+            rpc_port=self.transport.rpc_port,
+            orders_port=self.transport.orders_port,
+            curve_key=self._public,
+            orders_per_stranger=ORDERS_PER_MAKER_MAX,
+        )
+        kernel = Kernel(settings, IdentityKey(bytes(32)), Currencies(), journal.load())
+        self.node = Node(kernel, journal, tasks)
         holds = RedisHolds.in_memory(identity=kernel.core.identity)
-        node.attach(
-            transport,
+        stack.push_async_callback(holds.close)
+        self.node.attach(
+            self.transport,
             control,
-            HoldCalls(holds, node.post),
-            LightningCalls(play, node.post, node.spawn),
-            wire,
+            HoldCalls(holds, self.node.post),
+            LightningCalls(play, self.node.post, self.node.spawn),
+            KernelWire(self.node.post),
             play.receive,
         )
-        events.append(Started())
-        node.post(Started())
-        for maker in makers:
-            kernel.replicas.makers[maker] = Maker(maker, trusted=True)
-        transport.connect(
-            b"publisher", key, ("127.0.0.1", port), ("127.0.0.1", port), (flat.TOPIC,)
-        )
-        figures = await measure(node, makers, batches)
-        node.cancel_calls()
-        node.verifier.close()
-    await play.close()
-    await holds.close()
-    control.close()
-    transport.close()
-    journal.close()
-    return figures
+        stack.callback(self.node.verifier.close)
+        stack.callback(self.node.cancel_calls)
+        self.node.post(Started())
 
+    def follow(self, port: int, key: bytes) -> None:
+        """Subscribe to the publisher."""
+        where = ("127.0.0.1", port)
+        self.transport.connect(b"publisher", key, where, where, (flat.TOPIC, b"h"))
 
-async def measure(node: Node, makers: list[bytes], batches: int) -> dict[str, float]:
-    """Wait for the first batch, then for the last; the root of every log is part of the work."""
-    logs = [node.kernel.replicas.makers[maker].logs for maker in makers]
-
-    def applied() -> int:
-        return sum(log.fold.sequence for of in logs for log in of.values())
-
-    while not applied():
-        await a_moment()
-    cpu, wall, first = time.process_time(), time.perf_counter(), applied()
-    while applied() < batches:
-        await a_moment()
-    for of in logs:
-        for log in of.values():
+    async def take(self, batches: int) -> dict[str, float]:
+        """Wait for the first batch, then for the last; every log's root is part of the work."""
+        while not self._applied():
+            await a_moment()
+        cpu, wall, first = time.process_time(), time.perf_counter(), self._applied()
+        while self._applied() < batches:
+            await a_moment()
+        for log in self._logs():
             log.fold.root()
-    share = (batches - first) / batches
-    orders = len(node.kernel.replicas.book(flat.MARKET))
-    return {
-        "cpu_s": (time.process_time() - cpu) / share,
-        "wall_s": (time.perf_counter() - wall) / share,
-        "orders": orders,
-    }
+        share = (batches - first) / batches
+        return {
+            "cpu_s": (time.process_time() - cpu) / share,
+            "wall_s": (time.perf_counter() - wall) / share,
+            "orders": len(self.node.kernel.replicas.book(flat.MARKET)),
+        }
+
+    async def heard(self, makers: int) -> None:
+        """Wait until each maker has said where its log stands."""
+        while sum(bool(log.anchors) for log in self._logs()) < makers:
+            await a_moment()
+
+    def _applied(self) -> int:
+        return sum(log.fold.sequence for log in self._logs())
+
+    def _logs(self) -> list[Any]:
+        """The logs of all makers but ourselves."""
+        replicas = self.node.kernel.replicas
+        return [
+            log
+            for maker in replicas.makers.values()
+            if maker.identity != self.node.kernel.core.identity
+            for log in maker.logs.values()
+        ]
 
 
 async def a_moment() -> None:
@@ -121,13 +152,29 @@ async def a_moment() -> None:
     await over
 
 
+async def run(folder: Path, port: int, key: bytes, *, serve: bool) -> None:
+    """Take in the stream and print what that cost; then serve it, if asked."""
+    _, envelopes, ends = flat.read_stream(folder)
+    work = folder / f"node-{port}"
+    work.mkdir(mode=0o700)
+    async with asyncio.TaskGroup() as tasks, AsyncExitStack() as stack:
+        receiver = Receiver(work, stack)
+        await receiver.start(tasks)
+        receiver.follow(port, key)
+        print(json.dumps(await receiver.take(len(envelopes))), flush=True)
+        if serve:
+            await receiver.heard(len(ends))
+            identity = to_text(receiver.node.kernel.core.identity)
+            where = {"identity": identity, "hello_port": receiver.transport.hello_port}
+            print(json.dumps(where), flush=True)
+            await asyncio.to_thread(sys.stdin.read)
+            print(json.dumps({"replied_bytes": receiver.transport.replied_bytes}), flush=True)
+
+
 def main(arguments: list[str]) -> None:
-    """Run it and print the figures."""
-    folder, port, key, *makers = arguments
-    figures = asyncio.run(
-        ingest(Path(folder), int(port), bytes.fromhex(key), [bytes.fromhex(one) for one in makers])
-    )
-    print(json.dumps(figures), flush=True)
+    """Run it."""
+    folder, port, key, *more = arguments
+    asyncio.run(run(Path(folder), int(port), bytes.fromhex(key), serve=bool(more)))
 
 
 if __name__ == "__main__":
