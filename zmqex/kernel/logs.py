@@ -142,15 +142,16 @@ class FoundOrder(msgspec.Struct, frozen=True):
 def resting(order_id: bytes, maker: bytes, row: Row) -> BookOrder:
     """A row of a fold as the book takes it."""
     order = row.order
+    # By position, and without `available_lots`: it is done for every order of every maker.
     return BookOrder(
-        order_id=order_id,
-        maker=maker,
-        side=order.side,
-        price_ticks=order.price_ticks,
-        available_lots=row.available_lots,
-        minimum_lots=order.minimum_lots,
-        flags=order.flags,
-        expires_at_ms=order.expires_at_ms,
+        order_id,
+        maker,
+        order.side,
+        order.price_ticks,
+        row.remaining_lots - row.held_lots,
+        order.minimum_lots,
+        order.flags,
+        order.expires_at_ms,
     )
 
 
