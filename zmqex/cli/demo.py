@@ -132,6 +132,8 @@ class Story:
             **{key: value for key, value in os.environ.items() if not key.startswith("ZMQEX_")},
             "XDG_DATA_HOME": str(root),
             "ZMQEX_LOG_LEVEL": "info",
+            # Not where nodes of this user have been: who remembers those would join the story.
+            **{f"ZMQEX_{name}_PORT": "0" for name in ("HELLO", "RPC", "ORDERS", "DHT")},
         }
         self.alice = DemoNode("alice", root, environment)
         self.bob = DemoNode("bob", root, environment)
