@@ -216,6 +216,8 @@ class Machine:
 
     def post(self, event: happened.Event) -> None:
         """Give the kernel an event, as the runtime's loop does: one after the other."""
+        if self.kernel is None:
+            return
         if self.suspended_ms is not None:
             if self.sim.schedule.now_ms - self.suspended_ms <= BUFFERED_MS:
                 self._waiting.append(event)

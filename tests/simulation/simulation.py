@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import traceback
 from collections import Counter
 from dataclasses import dataclass, field
 from random import Random
@@ -164,13 +165,13 @@ class Simulation:
         with checking(fast=self.plan.fast_signer), tight_limits(tight=self.plan.tight_limits):
             try:
                 self._run(report)
-            except AssertionError as error:
-                report.failure = (
-                    str(self.failure(str(error)))
-                    if not isinstance(error, SimulationError)
-                    else str(error)
-                )
-                report.log = self._last_lines()
+            except SimulationError as error:
+                report.failure = str(error)
+            except Exception as error:  # noqa: BLE001 - whatever a kernel raises ends its node
+                report.failure = str(self.failure(repr(error)))
+                report.log = traceback.format_exc().splitlines()
+        if report.failure:
+            report.log += self._last_lines()
         report.trace = self._hash.hexdigest()
         report.faults = {fault.value: self.counts[fault] for fault in Fault if self.counts[fault]}
         report.numbers = self._numbers(time.monotonic() - started)
