@@ -17,6 +17,7 @@ from zmqex.kernel.effects import Announce
 from zmqex.kernel.publisher import Publisher
 from zmqex.kernel.records import OwnOrder, PutOrder
 from zmqex.kernel.trades import Trades
+from zmqex.limits import CLOCK_SKEW_MAX_MS, ORDER_LIFE_MAX_MS
 from zmqex.market.instruments import Instrument
 from zmqex.market.orders import OrderFlags
 from zmqex.protocol.codec import decode, encode
@@ -128,7 +129,8 @@ class OwnOrders:
     def publish(self, order_id: bytes) -> None:
         """Rest an order in the book and tell the peers, with what was taken already."""
         row = self._change(order_id, state=OPEN, published=True)
-        self._publisher.append(row.market, Place(row.order))
+        if not self._place(row):
+            return
         if self.remaining_lots(order_id) != self._terms[order_id].quantity_lots:
             self.publish_update(order_id)
         self._arm(row)
@@ -207,13 +209,22 @@ class OwnOrders:
                 self._publisher.append(row.market, Close(row.order_id, row.close_reason))
             elif row.state == OPEN:
                 self._arm(row)
-                if said is None:
-                    self._publisher.append(row.market, Place(row.order))
+                if said is None and not self._place(row):
+                    continue
                 now = self.remaining_lots(row.order_id), self._trades.held_lots(row.order_id)
                 if said != now:
                     self.publish_update(row.order_id)
 
     # --- private -------------------------------------------------------------------------------
+
+    def _place(self, row: OwnOrder) -> bool:
+        """Publish the terms, unless our clock was set back so far that nobody would take them."""
+        latest_ms = self._core.now.wall_ms + ORDER_LIFE_MAX_MS + CLOCK_SKEW_MAX_MS
+        if self._terms[row.order_id].expires_at_ms > latest_ms:
+            self.close(row.order_id, RejectReason.EXPIRY_TOO_FAR)
+            return False
+        self._publisher.append(row.market, Place(row.order))
+        return True
 
     def _arm(self, row: OwnOrder) -> None:
         left_ms = self._terms[row.order_id].expires_at_ms - self._core.now.wall_ms

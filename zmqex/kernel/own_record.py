@@ -9,7 +9,7 @@ from typing import Final
 
 from zmqex.kernel.core import Core
 from zmqex.kernel.effects import Publish, PublishRecord
-from zmqex.limits import CLOCK_SKEW_MAX_MS, RECORD_LIFE_MS, SECOND_MS
+from zmqex.limits import RECORD_LIFE_MS, SECOND_MS
 from zmqex.protocol.codec import encode
 from zmqex.protocol.messages import Endpoint, PeerRecord
 
@@ -31,8 +31,8 @@ class OwnRecord:
         core = self._core
         settings, now_ms = core.settings, core.now.wall_ms
         newest = core.counters.get(_COUNTER, 0)
-        if newest > now_ms + CLOCK_SKEW_MAX_MS:
-            newest = 0  # our clock was ahead, and nobody believed that; or is behind for a while
+        if newest >= now_ms + RECORD_LIFE_MS:
+            newest = 0  # our clock was far ahead, and nobody believes such a number
         # A lost journal does not make us start again below what others have seen.
         sequence = max(newest + 1, now_ms)
         core.set_counter(_COUNTER, sequence)

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from zmqex.errors import LocalProtocolError
-from zmqex.limits import CLOCK_SKEW_MAX_MS
+from zmqex.limits import RECORD_LIFE_MS
 from zmqex.protocol.messages import Endpoint, PeerRecord
 
 
@@ -104,10 +104,10 @@ class Peer(msgspec.Struct):
     def outdates(self, sequence: int, now_ms: int) -> bool:
         """Whether our record of it is newer than one with this number.
 
-        One that is numbered further ahead of us than clocks may differ was believed while our own
+        One that is numbered further ahead than any that is believed was believed while our own
         clock was wrong; it outdates nothing.
         """
-        return sequence < self.record.sequence <= now_ms + CLOCK_SKEW_MAX_MS
+        return sequence < self.record.sequence <= now_ms + RECORD_LIFE_MS
 
     def at(self, endpoint: Endpoint | None) -> tuple[str, int]:
         """Where an endpoint of its record is; a peer that is leaving has none."""

@@ -127,6 +127,8 @@ class Sync:
 
     def probe(self, log: MakerLog) -> None:
         """The maker's chain differs from ours at our head or before it: fetch the proof."""
+        if not log.probe:
+            log.tried = {}  # whoever gave what does not fit has what is before it
         log.probe = max(log.fold.sequence, 1)
         if log.repair is Repair.IDLE:
             self._start(log, Repair.ASKING)
@@ -183,9 +185,10 @@ class Sync:
     def _refused(self, log: MakerLog, peer: bytes, refusal: Refusal) -> None:
         """Ask somebody else; whoever is merely busy is asked again where there is nobody else."""
         log.why_not = f"{refusal.reason.value} ({short(peer)})"
-        if refusal.reason is RejectReason.LOG_TOO_OLD and not log.probe:
+        proof_is_gone = log.probe and peer == log.fold.maker and log.behind
+        if refusal.reason is RejectReason.LOG_TOO_OLD and (proof_is_gone or not log.probe):
             # It has a snapshot in place of what is gone, or a newer head in place of that one.
-            log.by_snapshot = True
+            log.by_snapshot, log.probe = True, 0
             self._ask_again(log, peer, 0)
         elif refusal.reason in _BUSY and refusal.retry_after_ms and not self._next_peer(log):
             self._ask_again(log, peer, refusal.retry_after_ms)

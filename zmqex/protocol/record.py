@@ -16,8 +16,9 @@ from zmqex.reasons import RejectReason
 def check_record(raw: bytes, network: str, now_ms: int) -> PeerRecord | RejectReason:
     """The record in these envelope bytes, or why it is not believed.
 
-    Checked, cheapest first: size and form, network, dates (a record that is dated, or numbered,
-    more than the allowed skew into the future is not believed either), signature.
+    Checked, cheapest first: size and form, network, dates, signature.  A record that is dated more
+    than the allowed skew into the future is not believed, nor one that is numbered more than the
+    life of a record ahead: a clock that was ahead leaves a number behind that the next one tops.
     """
     if len(raw) > RECORD_BYTES_MAX:
         return RejectReason.FRAME_TOO_BIG
@@ -28,8 +29,8 @@ def check_record(raw: bytes, network: str, now_ms: int) -> PeerRecord | RejectRe
         return RejectReason.MALFORMED
     if record.network != network:
         return RejectReason.WRONG_NETWORK
-    latest_ms = now_ms + CLOCK_SKEW_MAX_MS
-    if record.not_before_ms > latest_ms or record.sequence > latest_ms:
+    dated_ahead = record.not_before_ms > now_ms + CLOCK_SKEW_MAX_MS
+    if dated_ahead or record.sequence > now_ms + RECORD_LIFE_MS:
         return RejectReason.CLOCK_SKEW
     life_ms = record.not_after_ms - record.not_before_ms
     if record.not_after_ms + CLOCK_SKEW_MAX_MS < now_ms or life_ms > RECORD_LIFE_MS:
