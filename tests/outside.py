@@ -48,16 +48,18 @@ class MemoryJournal:
             self._apply(write)
 
     def snapshot(self) -> records.Snapshot:
-        """What a kernel is restored from."""
+        """What a kernel is restored from, in the order in which the real journal gives it."""
+        orders = sorted(self.orders.values(), key=lambda one: (one.created_ms, one.order_id))
+        trades = sorted(self.trades.values(), key=lambda one: (one.created_ms, one.trade_id))
         return records.Snapshot(
-            orders=tuple(self.orders.values()),
-            trades=tuple(self.trades.values()),
-            checkpoints=tuple(self.checkpoints.values()),
+            orders=tuple(orders),
+            trades=tuple(trades),
+            checkpoints=tuple(self.checkpoints[key] for key in sorted(self.checkpoints)),
             batches=tuple(self.batches[key] for key in sorted(self.batches)),
             lines=tuple(self.lines.values()),
             outbox=tuple(self.outbox.values()),
-            terms=tuple(self.terms.values()),
-            peers=tuple(self.peers.values()),
+            terms=tuple(self.terms[key] for key in sorted(self.terms)),
+            peers=tuple(self.peers[key] for key in sorted(self.peers)),
             counters=tuple(sorted(self.counters.items())),
             commands=tuple(sorted(self.commands.items())),
         )

@@ -27,6 +27,12 @@ class Measures:
         self._published: dict[tuple[bytes, str, int, int], int] = {}
         self._hop: dict[bytes, dict[int, int]] = {}
 
+    def begin(self) -> None:
+        """Forget what was measured so far."""
+        self.converged_ms, self.hops = [], {}
+        self.firsts = self.duplicates = 0
+        self._published = {}
+
     def published(self, signed: Signed) -> None:
         """A batch has left its maker."""
         batch = signed.batch
