@@ -348,6 +348,14 @@ HOLD_SERVER_WATCH_S: Final = 0.1
 # How often a node looks for others of its user on this machine: two that started together see each
 # other at the second look.
 LOCAL_LOOKS_S: Final = (1, 2, 4, 30)
+# What `doctor` finds too little: the journal grows by a few MiB between two compactions.
+DISK_FREE_BYTES_MIN: Final = 100 * 1024 * 1024
+# What is told of a damaged file.
+CHECK_PROBLEMS_MAX: Final = 5
+# A clock that is further off than an NTP client would leave it.
+CLOCK_SKEW_NOTED_MS: Final = 2 * SECOND_MS
+# A DHT node hears of others at least at each refresh.
+DHT_SILENT_MS: Final = 10 * MINUTE_MS
 # One look-up of the operator in the DHT.
 LOOKUP_WAIT_MS: Final = 2 * SECOND_MS
 # Peers that cannot be reached are sought by their keys: so often, so many each time.

@@ -34,6 +34,7 @@ COMMANDS = [
     "hold",
     "peers",
     "ping",
+    "doctor",
     "status",
     "invoice",
     "logs",

@@ -12,6 +12,7 @@ from tests.world import SimNode, World, plain
 from zmqex.kernel import effects as out
 from zmqex.kernel import events as happened
 from zmqex.kernel.commands import (
+    CheckReach,
     CommandBase,
     ListPeers,
     ReceivedTrade,
@@ -113,6 +114,7 @@ def test_an_unheard_command_is_refused_in_one_sentence() -> None:
     assert (answer.ok, answer.result["reason"]) == (False, "unknown_kind")
     assert "older" in answer.result["message"]
     assert alice.ask(ListPeers()).ok
+    assert alice.ask(CheckReach()).ok
 
 
 @pytest.mark.parametrize(

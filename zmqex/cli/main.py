@@ -42,6 +42,7 @@ _COMMANDS: Final = {
     "hold": ("trades", "hold_app", "See what is held for takers."),
     "peers": ("network", "peers_app", "See, find, add and remove peers."),
     "ping": ("network", "ping", "Ask a peer whether it is there."),
+    "doctor": ("doctor", "doctor", "Find out what is wrong with a node, and how to mend it."),
     "status": ("network", "status", "Show how the node is."),
     "invoice": ("invoices", "app", "Read Lightning invoices."),
     "logs": ("logs", "logs", "Show what the node wrote."),

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from zmqex.cli.context import INVOCATION
+from zmqex.findings import Finding
 from zmqex.market.instruments import Instrument
 from zmqex.market.units import decimal_text, format_notional, format_price, format_quantity
 
@@ -383,11 +384,29 @@ def show_makers(makers: list[dict[str, Any]]) -> None:
         console().print(table)
 
 
+def show_findings(findings: list[Finding]) -> None:
+    """What `doctor` has found, a line each, with what to do below it."""
+    out = console()
+    for one in findings:
+        out.print(f"{one.state:<8} {one.check:<12} {plain(one.text)}", soft_wrap=True)
+        if one.fix:
+            out.print(f"{'':<8} {'':<12} {'do: ':<4}{plain(one.fix)}", soft_wrap=True)
+    sick = sum(one.state == "wrong" for one in findings)
+    things = "thing is" if sick == 1 else "things are"
+    out.print(f"{sick} {things} wrong." if sick else "Nothing is wrong.")
+
+
+def _lightning(lightning: dict[str, Any]) -> str:
+    if not lightning["ok"]:
+        return "does not answer"
+    money = "play money" if lightning["play"] else lightning["backend"]
+    balance = bitcoin(lightning["balance_msat"])
+    return f"{balance} ({money}), node {lightning['node'][:16]}"
+
+
 def show_status(status: dict[str, Any]) -> None:
     """How the node is, a line each."""
-    redis, lightning, journal = status["redis"], status["lightning"], status["journal"]
-    balance = bitcoin(lightning["balance_msat"])
-    money = "play money" if lightning["play"] else lightning["backend"]
+    redis, journal = status["redis"], status["journal"]
     rows = {
         "Identity": status["identity"],
         "Network": status["network"],
@@ -400,7 +419,7 @@ def show_status(status: dict[str, Any]) -> None:
             if redis["ok"]
             else "does not answer"
         ),
-        "Lightning": f"{balance} ({money}), node {lightning['node'][:16]}",
+        "Lightning": _lightning(status["lightning"]),
         "Journal": f"{journal['commits']} commits since the start, SQLite {journal['sqlite']}",
         "Peers": f"{status['peers']['live']} live of {status['peers']['known']} known",
         "Orders": f"{status['orders']['open']} open",

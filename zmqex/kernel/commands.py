@@ -225,6 +225,10 @@ class CheckReach(CommandBase, frozen=True, tag="check_reach"):
     """
 
 
+class CheckJournal(CommandBase, frozen=True, tag="check_journal"):
+    """Look through the journal's pages: `{"problems": [text]}`; commits wait meanwhile."""
+
+
 class LookupPeers(CommandBase, frozen=True, tag="lookup_peers"):
     """Ask discovery now: `{"candidates": [{"host", "port", "source"}], "dht": {...}}`."""
 
@@ -248,10 +252,10 @@ class GetStatus(CommandBase, frozen=True, tag="get_status"):
 
     `{"identity", "network", "version", "pid", "uptime_ms", "data_dir", "endpoints": {"hello",
     "rpc", "orders", "dht": "host:port"}, "redis": {"server", "version", "pid", "embedded", "url",
-    "ok", "lease": "not_needed|unknown|held|taken"}, "lightning": {"backend", "node",
-    "balance_msat", "in_flight_msat", "play": true}, "journal": {"path", "commits", "sqlite"},
-    "peers": {"live", "known"}, "orders": {"open"}, "trades": {"running"}, "counters": {word: int},
-    "warnings": [text]}`.
+    "ok", "lease": "not_needed|unknown|held|taken"}, "lightning": {"ok", "backend", "node",
+    "balance_msat", "in_flight_msat", "play"} or {"ok": false, "why"}, "journal": {"path",
+    "commits", "sqlite"}, "peers": {"live", "known"}, "orders": {"open"}, "trades": {"running"},
+    "counters": {word: int}, "dht": {word: int}, "no_source": text, "warnings": [text]}`.
     """
 
 
@@ -280,6 +284,7 @@ Command = (
     | ListPeers
     | ListCandidates
     | CheckReach
+    | CheckJournal
     | LookupPeers
     | AddPeer
     | RemovePeer

@@ -261,7 +261,7 @@ class Kernel:
 
     def _offer(self, client: bytes, request_id: int, command: Command) -> None:
         """Ask the parts one after the other whose command it is."""
-        parts = (self.operator, self.evidence, self.sessions, self.replicas)
+        parts = (self.operator, self.evidence, self.sessions, self.reach, self.replicas)
         if not any(part.on_command(client, request_id, command) for part in parts):
             message = "this node does not know that command; its version may be older"
             self.core.refuse(client, request_id, RejectReason.UNKNOWN_KIND, message)

@@ -21,6 +21,7 @@ from zmqex.adapters.discovery.candidate import Candidate
 from zmqex.adapters.discovery.routes import own_addresses
 from zmqex.adapters.holds.choose import open_hold_server
 from zmqex.adapters.ports import LightningInfo
+from zmqex.adapters.storage.checkup import look_through
 from zmqex.adapters.storage.directory import (
     DirectoryLock,
     create_private_file,
@@ -33,8 +34,8 @@ from zmqex.adapters.transport.control import ControlSocket
 from zmqex.adapters.transport.socks import Proxy
 from zmqex.adapters.transport.zeromq import ZeroMqTransport
 from zmqex.config import Config, control_path, runtime_path, shared_settings
-from zmqex.errors import ConfigError, HoldsUnavailableError
-from zmqex.kernel.commands import GetStatus, ListHolds, LookupPeers, StopNode
+from zmqex.errors import ConfigError, HoldsUnavailableError, LightningUnavailableError
+from zmqex.kernel.commands import CheckJournal, GetStatus, ListHolds, LookupPeers, StopNode
 from zmqex.kernel.core import Settings
 from zmqex.kernel.effects import AnswerCommand
 from zmqex.kernel.events import (
@@ -274,6 +275,7 @@ class _Process:
                 GetStatus: self._answer_status,
                 LookupPeers: self._answer_lookup,
                 ListHolds: self._answer_holds,
+                CheckJournal: self._answer_journal,
             }
             call = calls.get(type(event.command))
             if call is not None:
@@ -322,9 +324,9 @@ class _Process:
         where = self._where()
         host = where["host"]
         ports = {name: f"{host}:{where[f'{name}_port']}" for name in ("hello", "rpc", "orders")}
-        lightning = await self._lightning.info()
-        notice = self._no_source()
-        warnings = [*([notice] if notice else []), *self._sources.warnings()]
+        no_source = self._no_source()
+        warnings = [*([no_source] if no_source else []), *self._sources.warnings()]
+        lightning = await self._lightning_status(warnings)
         redis = await self._redis_status(warnings)
         redis["lease"] = kernel.lease.standing
         if not kernel.lease.leads():
@@ -339,13 +341,7 @@ class _Process:
             "data_dir": where["data_dir"],
             "endpoints": {**ports, "dht": f"{host}:{where['dht_port']}"},
             "redis": redis,
-            "lightning": {
-                "backend": lightning.backend,
-                "node": lightning.node.hex(),
-                "balance_msat": lightning.balance_msat,
-                "in_flight_msat": lightning.in_flight_msat,
-                "play": lightning.backend == "play",
-            },
+            "lightning": lightning,
             "journal": {
                 "path": str(self._journal.path),
                 "commits": self._journal.commits,
@@ -357,9 +353,29 @@ class _Process:
             "counters": dict(sorted(counted.items())),
             "dht": self._sources.health(),
             "grapes": self._sources.grapes(),
+            "no_source": no_source,
             "warnings": warnings,
         }
         self._answer(event, result)
+
+    async def _lightning_status(self, warnings: list[str]) -> dict[str, Any]:
+        try:
+            info = await self._lightning.info()
+        except LightningUnavailableError as error:
+            warnings.append(f"Lightning does not answer: {error}")
+            return {"ok": False, "why": str(error)}
+        return {
+            "ok": True,
+            "backend": info.backend,
+            "node": info.node.hex(),
+            "balance_msat": info.balance_msat,
+            "in_flight_msat": info.in_flight_msat,
+            "play": info.backend == "play",
+        }
+
+    async def _answer_journal(self, event: CommandReceived) -> None:
+        look = self._journal.read(lambda connection: look_through(connection, "quick_check"))
+        self._answer(event, {"problems": await asyncio.wrap_future(look)})
 
     async def _redis_status(self, warnings: list[str]) -> dict[str, Any]:
         try:

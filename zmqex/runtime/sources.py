@@ -142,8 +142,10 @@ class Sources:
         return list(dict.fromkeys(found))
 
     def health(self) -> dict[str, Any]:
-        """The DHT's counters; empty where it is off."""
-        return {} if self._dht is None else self._dht.health()
+        """The DHT's counters, and how many nodes the operator has named; empty where it is off."""
+        if self._dht is None:
+            return {}
+        return {**self._dht.health(), "bootstrap": len(self._config.bootstrap)}
 
     def grapes(self) -> dict[str, Any] | None:
         """The state of the grapes; None where none are used."""
