@@ -1,7 +1,8 @@
 """The book against a flat reference with the same features, and against a C++ peer.
 
 The stream: 50 % new orders, 40 % cancels, 10 % crossing orders, prices clustered near the middle,
-32-byte ids, every flag, minimum and time in force, and one order in fifty that expires on the way.
+32-byte ids, every flag, minimum and time in force, and one order in fifty that expires on the way
+(in one more row, one in twenty).
 The reference (`bench_flat_book`) also draws the stream, and book and reference must end with the
 same orders and the same fills, or there is no result.  The peer is given the same orders without
 what it does not know: flags, minimums, expiry.
@@ -38,6 +39,7 @@ TURN = 2_000
 RESTING = (1_000, 10_000, 100_000)
 MIDDLE = 1_000_000
 HOUR_MS = 3_600_000
+SHORT_LIVED, MORE_SHORT_LIVED = 0.02, 0.05
 
 ADD, CANCEL, CROSS, EXPIRE = range(4)
 COD = int(OrderFlags.CANCEL_ON_DISCONNECT)
@@ -63,12 +65,12 @@ class Operation(NamedTuple):
 # --- the stream ----------------------------------------------------------------------------------
 
 
-def draw_order(rng: random.Random, now_ms: int, makers: list[bytes]) -> Operation:
-    """A resting order near the middle; one in fifty ends before the stream does."""
+def draw_order(rng: random.Random, now_ms: int, makers: list[bytes], short: float) -> Operation:
+    """A resting order near the middle; of these a share of `short` ends before the stream does."""
     side = rng.choice((Side.BUY, Side.SELL))
     away = 1 + int(rng.expovariate(1 / 25))
     lots = rng.randint(1, 100)
-    life = rng.randint(1, 60_000) if rng.random() < 0.02 else rng.randint(1, 168) * HOUR_MS  # noqa: PLR2004
+    life = rng.randint(1, 60_000) if rng.random() < short else rng.randint(1, 168) * HOUR_MS
     return Operation(
         ADD,
         now_ms,
@@ -84,10 +86,10 @@ def draw_order(rng: random.Random, now_ms: int, makers: list[bytes]) -> Operatio
 
 
 def draw_crossing(
-    rng: random.Random, now_ms: int, makers: list[bytes], book: FlatBook
+    rng: random.Random, now_ms: int, makers: list[bytes], short: float, book: FlatBook
 ) -> Operation:
     """An order a few ticks through the other side's best."""
-    order = draw_order(rng, now_ms, makers)
+    order = draw_order(rng, now_ms, makers, short)
     through = rng.randint(0, 3)
     if order.side is Side.BUY:
         price = (-book.asks[-1] if book.asks else MIDDLE) + through
@@ -111,12 +113,14 @@ def draw_crossing(
     )
 
 
-def draw_stream(resting: int, seed: int = 1) -> tuple[list[Operation], list[Operation]]:
+def draw_stream(
+    resting: int, short: float = SHORT_LIVED
+) -> tuple[list[Operation], list[Operation]]:
     """The orders that rest before, and the steps that are timed."""
-    rng = random.Random(seed)  # noqa: S311 - a repeatable history, not a secret
+    rng = random.Random(1)  # noqa: S311 - a repeatable history, not a secret
     makers = [rng.randbytes(32) for _ in range(200)]
     book = FlatBook()
-    before = [draw_order(rng, 0, makers) for _ in range(resting)]
+    before = [draw_order(rng, 0, makers, short) for _ in range(resting)]
     ids = []
     for op in before:
         do_flat(book, flat_step(op))
@@ -127,11 +131,11 @@ def draw_stream(resting: int, seed: int = 1) -> tuple[list[Operation], list[Oper
         if now_ms % 100 == 0:
             op = Operation(EXPIRE, now_ms)
         elif dice < 0.5:  # noqa: PLR2004
-            op = draw_order(rng, now_ms, makers)
+            op = draw_order(rng, now_ms, makers, short)
         elif dice < 0.9 and book.orders:  # noqa: PLR2004
             op = Operation(CANCEL, now_ms, draw_resting(rng, ids, book))
         else:
-            op = draw_crossing(rng, now_ms, makers, book)
+            op = draw_crossing(rng, now_ms, makers, short, book)
         do_flat(book, flat_step(op))
         if op.order_id in book.orders:
             ids.append(op.order_id)
@@ -296,9 +300,9 @@ class Subject:
         self.filled += filled
 
 
-def measure(resting: int) -> dict[str, Subject]:
+def measure(resting: int, short: float = SHORT_LIVED) -> dict[str, Subject]:
     """Run every book through the same stream, in turns, for some rounds."""
-    before, timed = draw_stream(resting)
+    before, timed = draw_stream(resting, short)
     ours = [book_step(op) for op in before], [book_step(op) for op in timed]
     flat = [flat_step(op) for op in before], [flat_step(op) for op in timed]
     subjects = {
@@ -362,10 +366,11 @@ def rows() -> list[dict[str, object]]:
     """Every figure of this section."""
     found: list[dict[str, object]] = []
     cost: dict[int, Subject] = {}
-    for resting in RESTING:
-        subjects = measure(resting)
-        cost[resting] = subjects[OURS]
-        name = f"{resting} resting"
+    streams = [*((resting, SHORT_LIVED) for resting in RESTING), (RESTING[-1], MORE_SHORT_LIVED)]
+    for resting, short in streams:
+        subjects = measure(resting, short)
+        cost.setdefault(resting, subjects[OURS])
+        name = f"{resting} resting, {short:.0%} short-lived"
         found.append(row(name, subjects[OURS], subjects[FLOOR], FLOOR, ">= 1.0"))
         if PEER in subjects:
             peer = f"{PEER} {peer_version()}"

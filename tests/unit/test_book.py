@@ -148,6 +148,6 @@ def test_an_order_that_was_cancelled_can_be_placed_again_at_the_end_of_the_queue
     assert book.cancel(first.order_id) is first
     assert book.place(first, 0) is None
     assert [resting.order_id[-1] for resting in book.orders(Side.BUY)] == [2, 1]
-    met = [resting.order_id[-1] for resting in book.crossing(Side.SELL, 1) if resting.arrival >= 0]
+    met = [resting.order_id[-1] for resting in book.crossing(Side.SELL, 1) if resting.rests]
     assert met == [2, 1]
     assert book.levels(Side.BUY) == [Level(10, 2, 2, 2)]

@@ -11,9 +11,9 @@ SLOT_MS = 1 << SLOT_BITS
 
 
 def order(number: int, expires_at_ms: int) -> BookOrder:
-    """A resting order that came as the `number`th."""
+    """A resting order with an id of that number."""
     name = number.to_bytes(32, "big")
-    return BookOrder(name, name, Side.BUY, 1, 1, 1, 0, expires_at_ms, number)
+    return BookOrder(name, name, Side.BUY, 1, 1, 1, 0, expires_at_ms, rests=True)
 
 
 def drain(queue: ExpiryQueue) -> list[int]:
@@ -21,7 +21,7 @@ def drain(queue: ExpiryQueue) -> list[int]:
     ends: list[int] = []
     while (first := queue.first()) is not None:
         ends.append(first.expires_at_ms)
-        first.arrival = -2
+        first.rests = False
     return ends
 
 
@@ -67,7 +67,7 @@ def test_orders_that_left_are_passed_over_near_and_far() -> None:
         queue.add(each)
     queue.first()
     for number in (0, 1, 2, 5, 8, 11):
-        orders[number].arrival = -2
+        orders[number].rests = False
     assert drain(queue) == [orders[number].expires_at_ms for number in (3, 4, 6, 7, 9, 10)]
 
 
@@ -80,7 +80,7 @@ def test_sweeping_forgets_those_that_left_near_and_far_a_part_at_a_time() -> Non
     queue.first()
     queue.add(order(99, 3))
     for each in orders[::2]:
-        each.arrival = -2
+        each.rests = False
     forgotten = []
     for _ in range(20):
         queue.sweep(4)
@@ -97,7 +97,7 @@ def test_what_is_due_is_taken_out_across_slots() -> None:
     orders = [order(number, (40 - number) * SLOT_MS // 8) for number in range(40)]
     for each in orders:
         queue.add(each)
-    orders[39].arrival = orders[20].arrival = -2
+    orders[39].rests = orders[20].rests = False
     due = queue.take_due(4 * SLOT_MS)
     assert [one.expires_at_ms for one in due] == [
         number * SLOT_MS // 8 for number in range(2, 33) if number != 20

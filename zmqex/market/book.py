@@ -26,8 +26,6 @@ from zmqex.reasons import RejectReason
 # Dead entries are swept when they outnumber the living and this many, so each pays for itself once.
 _SWEEP_MIN: Final = 1_024
 _BUY: Final = Side.BUY
-_NEW: Final = -1
-_GONE: Final = -2
 
 
 class Level(msgspec.Struct, frozen=True, gc=False):
@@ -89,7 +87,7 @@ class Book:
             or len(orders) >= self._orders_max
         ):
             return self.why_not(order, now_ms)
-        if order.arrival != _NEW:  # A queue may still have it among its dead.
+        if order.rests is not None:  # A queue may still have it among its dead.
             order = msgspec.structs.replace(order)
         if orders.setdefault(order.order_id, order) is not order:
             return RejectReason.DUPLICATE_ORDER
@@ -106,12 +104,13 @@ class Book:
             insort(self._bids if key > 0 else self._asks, key)
         queue.lots = before + lots
         queue.orders.append(order)
-        self._arrivals = order.arrival = arrival = self._arrivals + 1
+        order.rests = True
+        self._arrivals = arrivals = self._arrivals + 1
         try:
             self._far[expires_at_ms >> SLOT_BITS].append(order)
         except KeyError:
             self._expiries.add(order)
-        if not arrival % _SWEEP_MIN:
+        if not arrivals % _SWEEP_MIN:
             self._sweep_expiries()
         return None
 
@@ -121,7 +120,7 @@ class Book:
         if order is None:
             return None
         queue = self._queues[order.key]
-        order.arrival = _GONE
+        order.rests = False
         lots = order.available_lots
         if lots:
             queue.lots = after = queue.lots - lots
@@ -135,7 +134,7 @@ class Book:
             return order
         queue.dead = dead = queue.dead + 1
         if dead > _SWEEP_MIN and 2 * dead > len(queue.orders):
-            queue.orders = deque(order for order in queue.orders if order.arrival >= 0)
+            queue.orders = deque(order for order in queue.orders if order.rests)
             queue.dead = 0
         return order
 
@@ -226,13 +225,13 @@ class Book:
         buying = side is _BUY
         for key in sorted((key for key in self._queues if (key > 0) is buying), reverse=True):
             for order in self._queues[key].orders:
-                if order.arrival >= 0:
+                if order.rests:
                     yield order
 
     def crossing(self, side: Side, price_ticks: int) -> Iterator[BookOrder]:
         """Every resting order that one of `side` at that price would meet, best first.
 
-        Hidden, expired and dead ones (`arrival` below 0) too.  Do not write meanwhile.
+        Hidden, expired and dead ones (which do not rest) too.  Do not write meanwhile.
         """
         if side is _BUY:
             return chain.from_iterable(self._levels_from(self._asks, -price_ticks))
@@ -262,7 +261,7 @@ class Book:
                 return
             queue = queues[key]
             orders = queue.orders
-            while orders[0].arrival < 0:  # A level with something to take has a living order.
+            while not orders[0].rests:  # A level with something to take has a living order.
                 orders.popleft()
                 queue.dead -= 1
             yield orders

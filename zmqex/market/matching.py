@@ -95,7 +95,7 @@ def plan(
     filtered = usable is not None or skip_makers is not _NOBODY or skip_orders is not _NOBODY
     for order in book.crossing(incoming.side, incoming.price_ticks):
         lots = order.available_lots
-        if not lots or order.arrival < 0 or order.expires_at_ms <= now_ms:
+        if not lots or not order.rests or order.expires_at_ms <= now_ms:
             continue
         maker = order.maker
         if filtered and (

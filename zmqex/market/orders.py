@@ -53,9 +53,9 @@ class BookOrder(msgspec.Struct, gc=False):
     """An order that rests in a node's book.  Only the book changes it, after `place`.
 
     `order_id` and `maker` are 32 bytes.  `available_lots` is what can be taken now: what remains
-    without what is held.  `arrival` is given by the book: its number among all that came, -1
-    before and -2 when it is gone.  So is `key`, its level: the price, negative for asks.  It holds
-    no containers, so the garbage collector need not walk 100,000 of them.
+    without what is held.  The book writes `rests`, None before and False when it is gone, so that
+    an order has one life; and `key`, its level: the price, negative for asks.  It holds no
+    containers, so the garbage collector need not walk 100,000 of them.
     """
 
     order_id: bytes
@@ -66,7 +66,7 @@ class BookOrder(msgspec.Struct, gc=False):
     minimum_lots: int
     flags: int
     expires_at_ms: int
-    arrival: int = -1
+    rests: bool | None = None
     key: int = 0
 
 
