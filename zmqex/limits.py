@@ -88,6 +88,9 @@ CONFIRM_MAX_MS: Final = DAY_MS
 # Repeats of messages and look-ups: 1, 2, 4 ... 30 seconds apart.
 RETRY_FIRST_MS: Final = SECOND_MS
 RETRY_LAST_MS: Final = 30 * SECOND_MS
+# An invoice that Lightning does not know this long after the hold was never made: what was asked
+# of it within the hold has been answered or given up by then.
+NEVER_MADE_MS: Final = MINUTE_MS
 # A taker that wants out waits this much longer than the hold for the maker's word.
 ABANDON_GRACE_MS: Final = MINUTE_MS
 # After a restart, working orders wait this long for their makers to be found again.

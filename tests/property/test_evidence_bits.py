@@ -29,10 +29,9 @@ def flips(text: str) -> Iterator[str]:
             yield text[:at] + f"{int(digit, 16) ^ bit:x}" + text[at + 1 :]
 
 
-@pytest.mark.parametrize("side", ["buy", "sell"])
-def test_every_flipped_bit_of_every_signed_byte_is_named(side: str) -> None:
+def test_every_flipped_bit_of_every_signed_byte_is_named() -> None:
     """All bits of all messages, of the order, the batch, the preimage and the seal."""
-    file = settled(side).files["bob"]
+    file = settled("buy").files["bob"]
     for number, text in enumerate(file.messages, 1):
         for flipped in flips(text):
             texts = [*file.messages[: number - 1], flipped, *file.messages[number:]]

@@ -186,7 +186,7 @@ def test_an_invoice_that_lightning_refuses_ends_the_hold() -> None:
     assert [one["reason"] for one in answer["skipped"]] == ["lightning_unavailable"]
     assert only_trade(alice).state is State.CANCELLING
     alice.ledger.fail_create = ""
-    world.run(HOLD + 30_000)
+    world.run(HOLD + 2 * MINUTE)
     assert only_trade(alice).state is State.CANCELLED
     assert BTC in available(bob)
 
@@ -212,7 +212,7 @@ def test_an_invoice_call_without_an_answer_is_looked_up_and_repeated_with_patien
     assert 2 <= len(calls) <= 5
     trade = only_trade(alice)
     assert trade.state in {State.INVOICED, State.CANCELLING, State.CANCELLED, State.BASE_DONE}
-    world.run(HOLD)
+    world.run(HOLD + 2 * MINUTE)
     assert only_trade(alice).state in {State.CANCELLED, State.BASE_DONE}
     check_quiet(world)
 

@@ -199,7 +199,7 @@ def test_an_invoice_is_not_made_for_the_last_second_of_a_hold() -> None:
     world.run(only_trade(alice).hold_expires_ms - world.wall_ms - 500)
     alice.ledger.fail_create = ""
     alice.handle(happened.InvoiceSeen(payment_hash, "unknown"))
-    world.run(40_000)
+    world.run(2 * MINUTE)
     assert alice.ledger.invoices == {}
     assert only_trade(alice).state is State.CANCELLED
     assert available(alice) == [BTC]
@@ -237,7 +237,7 @@ def test_a_restart_while_a_hold_is_being_ended_goes_on_ending_it() -> None:
     alice.start()
     world.run(3_000)
     assert only_trade(alice).state is State.CANCELLING
-    world.run(HOLD + 30_000)
+    world.run(HOLD + 2 * MINUTE)
     assert only_trade(alice).state is State.CANCELLED
     assert available(alice) == [BTC]
 

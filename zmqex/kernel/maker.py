@@ -25,7 +25,13 @@ from zmqex.kernel.orders import OwnOrders
 from zmqex.kernel.records import Trade
 from zmqex.kernel.sessions import Incoming
 from zmqex.kernel.trades import Trades
-from zmqex.limits import CLTV_LIMIT_BLOCKS, CONFIRM_MAX_MS, RETRY_LAST_MS, SECOND_MS
+from zmqex.limits import (
+    CLTV_LIMIT_BLOCKS,
+    CONFIRM_MAX_MS,
+    NEVER_MADE_MS,
+    RETRY_LAST_MS,
+    SECOND_MS,
+)
 from zmqex.protocol.messages import (
     Accept,
     InvoiceFailed,
@@ -143,8 +149,9 @@ class Maker:
             self._arm(trade)
 
     def _cancelling(self, trade: Trade, event: InvoiceSeen) -> None:
-        # "unknown" is an end only when nothing that may still arrive could be paid any more.
-        never_made = event.state == "unknown" and (self._core.now.wall_ms >= trade.hold_expires_ms)
+        # "unknown" is an end only when no call that could still make the invoice is under way.
+        over_ms = trade.hold_expires_ms + NEVER_MADE_MS
+        never_made = event.state == "unknown" and self._core.now.wall_ms >= over_ms
         if event.state == "canceled" or never_made:
             trade = self._trades.move(trade, Input.BASE_NEGATIVE)
             self._returned(trade)

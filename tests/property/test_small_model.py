@@ -1,0 +1,89 @@
+"""Every order of takes, payments, look-ups, time and crashes on one order: none oversells."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.small_model import Order, ViolationError, walk
+from zmqex.kernel.kernel import Kernel
+from zmqex.kernel.records import Trade
+from zmqex.reasons import RejectReason
+from zmqex.trading.states import Input, State
+
+LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
+ONE = [
+    pytest.param(Order("buy", 1, (1, 1), people=False), id="buys-1-of-two-takers"),
+    pytest.param(Order("sell", 1, (1, 1), people=False), id="sells-1-to-two-takers"),
+    pytest.param(Order("buy", 1, (1,)), id="buys-1-and-people-change-their-minds"),
+]
+# Minutes each: quantity 2, and people who change their minds in the middle of two trades.
+MANY = [
+    pytest.param(Order(side, lots, asked, people=people), id=f"{side}s-{lots}-{asked}-{people}")
+    for side in ("buy", "sell")
+    for lots, asked, people in (
+        (1, (1,), True),
+        (1, (1, 1), True),
+        (2, (1, 1), False),
+        (2, (2, 1), False),
+    )
+]
+
+
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("order", [*ONE, *(MANY if LONG else [])])
+def test_no_history_of_one_order_breaks_an_invariant(order: Order) -> None:
+    """The walk ends by itself, and from every state a quiet one can be reached."""
+    seen = walk(order)
+    bought = {"invoiced", "cancelling", "base_done"}
+    sold = {"quote_sent", "pay_intent", "paying", "settled"}
+    assert seen.seen >= {"reserved", "cancelled"} | (bought if order.side == "buy" else sold)
+    assert seen.quiet > len(order.asked)
+
+
+def free_at_the_end_of_the_hold(kernel: Kernel) -> None:
+    """The naive variant: the quantity returns with the clock, whatever Lightning may say."""
+
+    def end(trade: Trade, reason: RejectReason) -> None:
+        trade = kernel.trades.move(trade, Input.END_ASKED, reason=reason.value)
+        if trade.state is not State.CANCELLED:
+            trade = kernel.trades.move(trade, Input.BASE_NEGATIVE)
+        kernel.maker._returned(trade)
+
+    object.__setattr__(kernel.maker, "_end", end)
+
+
+def test_the_walk_finds_what_the_naive_variant_oversells() -> None:
+    """So the walk is known to bite: it pays two takers for one lot, or one that was cancelled."""
+    naive = Order("buy", 1, (1, 1), people=False, change=free_at_the_end_of_the_hold)
+    with pytest.raises(ViolationError, match="is cancelled, and may still be paid"):
+        walk(naive)
+    oversold = Order(
+        "buy", 1, (1, 1), people=False, change=free_at_the_end_of_the_hold, only="oversold"
+    )
+    with pytest.raises(ViolationError, match="oversold") as found:
+        walk(oversold)
+    words = [" ".join(map(str, one)) for one in found.value.trace]
+    assert words.index("hold ends") < words.index("take 1") < len(words) - 1
+    assert words[-1].startswith("pay")
+
+
+def forget_what_was_paid(kernel: Kernel) -> None:
+    """Another naive variant: after a crash, a payment without an answer is taken for failed."""
+    resume = kernel.maker.resume
+
+    def naive(trade: Trade) -> None:
+        if trade.state is State.PAYING:
+            kernel.maker._payment_failed(trade, RejectReason.PAYMENT_FAILED)
+        else:
+            resume(trade)
+
+    object.__setattr__(kernel.maker, "resume", naive)
+
+
+def test_the_walk_finds_who_pays_twice() -> None:
+    """A crash in the middle of a payment must not make a second one."""
+    naive = Order("sell", 1, (1,), people=False, change=forget_what_was_paid, only="paid twice")
+    with pytest.raises(ViolationError, match="a trade was paid twice"):
+        walk(naive)

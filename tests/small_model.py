@@ -1,0 +1,583 @@
+"""Every history of one order, two takers and a node that may end between any two steps.
+
+A breadth-first search over the real kernel of the maker: the state is what its journal has, what
+Lightning has, what is on its way, and what the kernel has in memory only.  A state that was seen
+is not walked again, so nothing is bounded but the order and the takers: crashes, look-ups and
+jumps of the clock happen in any number and order.  Not modelled: the network, and a call to
+Lightning that takes longer than the hold.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+
+from tests.outside import MemoryJournal
+from zmqex.bolt11 import Draft, InvoiceNetwork, encode, public_key
+from zmqex.errors import ZmqexError
+from zmqex.kernel import effects as out
+from zmqex.kernel import events as happened
+from zmqex.kernel.commands import CancelOrder, PlaceOrder, ReceivedTrade
+from zmqex.kernel.core import Settings
+from zmqex.kernel.kernel import Kernel
+from zmqex.kernel.records import Trade
+from zmqex.kernel.requests import Incoming
+from zmqex.market.instruments import Currencies
+from zmqex.protocol.codec import encode as packed
+from zmqex.protocol.identity import IdentityKey, seal, trade_id
+from zmqex.protocol.messages import (
+    QuoteSent,
+    Take,
+    TradeCancel,
+    TradeInvoice,
+    TradeMessage,
+    TradeSaid,
+)
+from zmqex.trading.states import TERMINAL, State
+
+START_MS = 1_800_000_000_000
+SOON_MS = 31_000  # every repeat of a look-up is due
+HOLD_MS = 16 * 60_000
+MARKET = "BTC/USD"
+PRICE = 100_000_000  # so that one lot costs a cent
+MAKER = IdentityKey(bytes([7]) * 32)
+TAKERS = (IdentityKey(bytes([8]) * 32), IdentityKey(bytes([9]) * 32))
+TAKE_IDS = (bytes([1]) * 32, bytes([2]) * 32)
+IDS = tuple(
+    trade_id("play", MAKER.public_key, key.public_key, take_id)
+    for key, take_id in zip(TAKERS, TAKE_IDS, strict=True)
+)
+ROUTE = happened.Route(bytes(32), b"taker", "10.9.9.9")
+_NODE = public_key(bytes([5]) * 32)
+_TAKER_SECRET = bytes([6]) * 32
+_TAKER_NODE = public_key(_TAKER_SECRET)
+_CURRENCIES = Currencies()
+_WORKING = {State.RESERVED, State.INVOICED, State.CANCELLING, State.PAYING}
+
+# What was asked of Lightning within the hold is answered before NEVER_MADE_MS after it.
+_SHORT = {("CreateInvoice",), ("InvoiceSeen", "unknown"), ("InvoiceCreated", "")}
+
+# The network is not modelled, so nothing is published and nobody is looked for.
+_NETWORK = {
+    "publisher": ("restore", "append", "published", "flush"),
+    "sessions": ("start",),
+}
+
+Action = tuple[Any, ...]
+Label = tuple[Any, ...]
+Change = Callable[[Kernel], None]
+
+
+def _silent(*_: object) -> None:
+    """Say nothing."""
+
+
+class ViolationError(AssertionError):
+    """An invariant does not hold; `trace` leads there."""
+
+    def __init__(self, what: str, trace: tuple[Action, ...]) -> None:
+        """Say what is wrong, and how it came about."""
+        super().__init__(f"{what}: {' > '.join(' '.join(map(str, one)) for one in trace)}")
+        self.trace = trace
+
+
+class Order(msgspec.Struct, frozen=True):
+    """What is tried: one order, and how much each taker asks for."""
+
+    side: str
+    lots: int
+    asked: tuple[int, ...]
+    people: bool = True  # takers may cancel, the maker may close the order
+    change: Change = lambda _kernel: None  # what makes a naive variant of the node
+    only: str = ""  # look for this violation alone
+
+
+class Lightning(msgspec.Struct):
+    """Invoices and payments by hash: nothing expires here, so a payment may come late."""
+
+    invoices: dict[bytes, str] = msgspec.field(default_factory=dict)
+    payments: dict[bytes, str] = msgspec.field(default_factory=dict)
+    owner: dict[bytes, int] = msgspec.field(default_factory=dict)
+
+    def copy(self) -> Lightning:
+        """An independent copy."""
+        return Lightning(dict(self.invoices), dict(self.payments), dict(self.owner))
+
+
+def _journal(journal: MemoryJournal) -> MemoryJournal:
+    copy = MemoryJournal()
+    for name, value in vars(journal).items():
+        setattr(copy, name, dict(value) if isinstance(value, dict) else value)
+    return copy
+
+
+class Saved(msgspec.Struct, frozen=True):
+    """All that outlives the process."""
+
+    journal: MemoryJournal
+    lightning: Lightning
+    offered: frozenset[int]
+    clock_ms: int
+
+
+class Run:
+    """A maker's node in the middle of a history."""
+
+    def __init__(self, order: Order, saved: Saved) -> None:
+        """Start the node from what is on disk."""
+        self.order = order
+        self.journal = _journal(saved.journal)
+        self.lightning = saved.lightning.copy()
+        self.offered = set(saved.offered)
+        self.clock_ms = saved.clock_ms
+        self.pending: list[tuple[Label, out.Effect | happened.Event]] = []
+        self._steps = 0
+        settings = Settings(lightning_node=_NODE, markets=(MARKET,))
+        self.kernel = Kernel(settings, MAKER, _CURRENCIES, self.journal.snapshot())
+        for part, names in _NETWORK.items():
+            for name in names:
+                setattr(getattr(self.kernel, part), name, _silent)
+        order.change(self.kernel)
+        self._poke(lambda: self.kernel._on_started(happened.Started()))
+
+    def saved(self) -> Saved:
+        """What a crash leaves."""
+        return Saved(
+            _journal(self.journal), self.lightning.copy(), frozenset(self.offered), self.clock_ms
+        )
+
+    # --- the kernel ------------------------------------------------------------------------------
+
+    def _poke(self, call: Callable[[], object]) -> None:
+        """One event, as `Kernel.handle` carries it, and its effects."""
+        core = self.kernel.core
+        self._steps += 1
+        moment = f"{self.clock_ms} {self.journal.commits} {self._steps}".encode()
+        entropy = hashlib.sha256(moment).digest()
+        core.begin(happened.Now(self.clock_ms, self.clock_ms - START_MS, entropy))
+        core.run_timers()
+        call()
+        for effect in core.finish():
+            self._effect(effect)
+
+    def _effect(self, effect: out.Effect) -> None:
+        match effect:
+            case out.Persist(writes):
+                self.journal.commit(writes)
+                self._remember_hashes()
+            case out.ReserveHold():
+                answer = happened.HoldAnswered(effect.trade_id, "reserved")
+                self.pending.append((("hold", _index(effect.trade_id)), answer))
+            case (
+                out.CreateInvoice()
+                | out.LookupInvoice()
+                | out.CancelInvoice()
+                | out.PayInvoice()
+                | out.LookupPayment()
+            ):
+                of = self.lightning.owner[effect.payment_hash]
+                self._wait(("call", of, type(effect).__name__), effect)
+            case _:
+                pass  # words for peers, log lines, the hold server's own bookkeeping
+
+    def _wait(self, label: Label, what: out.Effect | happened.Event) -> None:
+        if any(one == label for one, _ in self.pending):
+            return  # the same question, or the same answer, is on its way
+        self.pending.append((label, what))
+        self.pending.sort(key=lambda one: one[0])
+
+    def _remember_hashes(self) -> None:
+        for payment_hash, of in self.journal.hashes.items():
+            self.lightning.owner.setdefault(payment_hash, _index(of))
+
+    # --- what can happen -------------------------------------------------------------------------
+
+    def actions(self) -> Iterator[Action]:
+        """Everything that may happen next."""
+        trades = self.trades()
+        for at, _asked in enumerate(self.order.asked):
+            if at not in trades and at not in self._reserving():
+                yield ("take", at)
+            yield from self._moves_of(at, trades.get(at))
+        for label, _ in self.pending:
+            yield ("go", *label)
+            if label[0] == "call" and label[2] == "PayInvoice":
+                yield ("fail", *label)
+        live = [trade for trade in trades.values() if trade.state in _WORKING | {State.QUOTE_SENT}]
+        holding = any(self.clock_ms < trade.hold_expires_ms for trade in live)
+        if holding and not any(label[2:] in _SHORT for label, _ in self.pending):
+            yield ("hold ends",)
+        due_ms = self.clock_ms - START_MS + SOON_MS
+        if any(due <= due_ms and name[0] == "trade" for due, name in _timers(self.kernel)):
+            yield ("soon",)
+        yield ("crash",)
+        if self.order.people and next(iter(self.journal.orders.values())).state == "open":
+            yield ("close",)
+
+    def _moves_of(self, at: int, trade: Trade | None) -> Iterator[Action]:
+        if trade is None:
+            return
+        if self.order.side == "buy":
+            invoice = self.lightning.invoices.get(trade.payment_hash)
+            if at in self.offered and invoice == "open":
+                yield ("pay", at)
+        else:
+            if trade.state is State.RESERVED:
+                yield ("sent", at)
+            if trade.state is State.QUOTE_SENT:
+                yield ("received", at)
+            if trade.state is State.PAY_INTENT:
+                yield ("invoice", at)
+            if self.lightning.payments.get(trade.payment_hash) == "in_flight":
+                yield ("land", at)
+                yield ("bounce", at)
+        if self.order.people and trade.state not in {*TERMINAL, State.DISPUTED}:
+            yield ("cancel", at)
+
+    def do(self, action: Action) -> None:
+        """Let it happen."""
+        kind, *rest = action
+        match kind:
+            case "take":
+                self._poke(lambda: self.kernel.admission._on_take(self._take(rest[0])))
+            case "cancel":
+                key = TAKERS[rest[0]].public_key
+                ask = (TAKE_IDS[rest[0]], key, "cancelled")
+                self._hear(rest[0], TradeCancel(*self._head(rest[0]), *ask))
+            case "sent":
+                self._hear(rest[0], QuoteSent(*self._head(rest[0]), ""))
+            case "invoice":
+                text = self._takers_invoice(rest[0])
+                node = _TAKER_NODE
+                self._hear(rest[0], TradeInvoice(*self._head(rest[0]), text, node))
+            case "received":
+                command = ReceivedTrade(IDS[rest[0]].hex())
+                self._poke(lambda: self.kernel.operator.on_command(b"cli", 1, command))
+            case "close":
+                self._poke(lambda: self.kernel.desk.cancel(b"cli", 1, CancelOrder("")))
+            case "soon" | "hold ends":
+                self.clock_ms += SOON_MS if kind == "soon" else HOLD_MS
+                self._poke(lambda: None)
+            case "pay" | "land" | "bounce":
+                self._money(kind, self.trades()[rest[0]].payment_hash)
+            case "go" | "fail":
+                self._go(tuple(rest), fails=kind == "fail")
+            case _:
+                raise AssertionError(action)
+
+    def _go(self, label: Label, *, fails: bool) -> None:
+        """Carry out a call, or tell the node of what has come of one."""
+        at = next(at for at, (one, _) in enumerate(self.pending) if one == label)
+        _, what = self.pending.pop(at)
+        if isinstance(what, happened.Event):
+            self._poke(lambda: self.kernel._calls[type(what)](what))
+        else:
+            event = self._call(what, fails=fails)
+            name = type(event).__name__
+            state = getattr(event, "state", "")
+            self._wait(("told", label[1], name, state), event)
+
+    def _call(self, effect: Any, *, fails: bool) -> happened.Event:  # noqa: ANN401 - five kinds
+        payment_hash, trade = effect.payment_hash, effect.trade_id
+        invoices, payments = self.lightning.invoices, self.lightning.payments
+        match effect:
+            case out.CreateInvoice():
+                invoices.setdefault(payment_hash, "open")
+                self.offered.add(_index(trade))
+                return happened.InvoiceCreated(trade, payment_hash, "lnbcrt1")
+            case out.CancelInvoice():
+                if invoices.get(payment_hash) == "open":
+                    invoices[payment_hash] = "canceled"
+                state: Any = invoices.get(payment_hash, "unknown")
+                return happened.InvoiceSeen(payment_hash, state)
+            case out.LookupInvoice():
+                state = invoices.get(payment_hash, "unknown")
+                return happened.InvoiceSeen(payment_hash, state)
+            case out.PayInvoice():
+                if payments.get(payment_hash, "failed") == "failed":
+                    payments[payment_hash] = "failed" if fails else "in_flight"
+                return self._paid(trade, payment_hash)
+            case _:
+                return self._paid(trade, payment_hash)
+
+    def _paid(self, trade: bytes, payment_hash: bytes) -> happened.PaymentSeen:
+        state: Any = self.lightning.payments.get(payment_hash, "none")
+        preimage = _preimage(payment_hash) if state == "succeeded" else None
+        return happened.PaymentSeen(trade, payment_hash, state, preimage)
+
+    def _money(self, kind: str, payment_hash: bytes) -> None:
+        """Money moves; the payee's backend tells its node."""
+        if kind == "pay":
+            self.lightning.invoices[payment_hash] = "settled"
+            seen = happened.InvoiceSeen(payment_hash, "settled")
+            of = self.lightning.owner[payment_hash]
+            self._wait(("told", of, "InvoiceSeen", "settled"), seen)
+        else:
+            self.lightning.payments[payment_hash] = "succeeded" if kind == "land" else "failed"
+
+    # --- what the takers say ---------------------------------------------------------------------
+
+    def _head(self, at: int) -> tuple[bytes, bytes, int]:
+        return IDS[at], bytes(32), self.clock_ms
+
+    def _take(self, at: int) -> Incoming:
+        (row,) = self.journal.orders.values()
+        sells = self.order.side == "sell"
+        message = Take(
+            *self._head(at),
+            take_id=TAKE_IDS[at],
+            maker=MAKER.public_key,
+            taker=TAKERS[at].public_key,
+            order_id=row.order_id,
+            quantity_lots=self.order.asked[at],
+            price_ticks=PRICE,
+            settlement="plain",
+            payment_hash=_first_hash(at) if sells else None,
+        )
+        return _incoming(at, "take", message)
+
+    def _hear(self, at: int, message: TradeMessage) -> None:
+        incoming = _incoming(at, "trade", message)
+        self._poke(lambda: self.kernel.dialogue._on_trade(incoming))
+
+    def _takers_invoice(self, at: int) -> str:
+        trade = self.trades()[at]
+        payment_hash = trade.payment_hash
+        if payment_hash in self.lightning.payments:
+            # Asked for a fresh one: another preimage.
+            payment_hash = _next_hash(payment_hash)
+        self.lightning.owner[payment_hash] = at
+        return _text(payment_hash, self.clock_ms, trade.base_msat)
+
+    # --- the state -------------------------------------------------------------------------------
+
+    def trades(self) -> dict[int, Trade]:
+        """The trades by the number of their taker."""
+        return {
+            at: self.journal.trades[one] for at, one in enumerate(IDS) if one in self.journal.trades
+        }
+
+    def _reserving(self) -> set[int]:
+        return {_index(one) for one in self.kernel.admission._reserving}
+
+    def key(self) -> tuple[Any, ...]:
+        """Everything that the future depends on, without names and numbers that only count."""
+        (row,) = self.journal.orders.values()
+        return (
+            row.state,
+            row.filled_lots,
+            row.dropped_lots,
+            tuple(self._key_of(at, trade) for at, trade in sorted(self.trades().items())),
+            tuple(sorted(label for label, _ in self.pending)),
+            tuple(sorted(self._reserving())),
+            tuple(sorted(self.offered)),
+        )
+
+    def _key_of(self, at: int, trade: Trade) -> tuple[Any, ...]:
+        kernel, lightning = self.kernel, self.lightning
+        timers = {name: due for due, name in _timers(kernel)}
+        due = timers.get(("trade", trade.trade_id))
+        passed = self.clock_ms - START_MS
+        return (
+            at,
+            trade.state,
+            trade.late,
+            trade.quantity_lots,
+            bool(trade.invoice),
+            self.clock_ms >= trade.hold_expires_ms,
+            None if due is None else ("soon" if due - passed <= SOON_MS else "later"),
+            trade.trade_id in kernel.maker._ending,
+            trade.trade_id in kernel.admission.recovering,
+            lightning.invoices.get(trade.payment_hash),
+            lightning.payments.get(trade.payment_hash),
+            tuple(
+                sorted({s for one, s in lightning.payments.items() if lightning.owner[one] == at})
+            ),
+        )
+
+    # --- what must be true -----------------------------------------------------------------------
+
+    def wrong(self) -> str | None:
+        """The first invariant that does not hold here, or None."""
+        trades, lightning = self.trades(), self.lightning
+        paid: list[int] = []
+        for payment_hash, state in [*lightning.invoices.items(), *lightning.payments.items()]:
+            if state in {"settled", "succeeded"}:
+                paid.append(lightning.owner[payment_hash])
+        if len(set(paid)) != len(paid):
+            return "a trade was paid twice"
+        if sum(trades[at].quantity_lots for at in paid) > self.order.lots:
+            return "oversold"
+        timers = {name for _, name in _timers(self.kernel)}
+        for at, trade in trades.items():
+            if (
+                trade.state is State.CANCELLED
+                and not trade.late
+                and (
+                    at in paid
+                    or lightning.invoices.get(trade.payment_hash) == "open"
+                    or lightning.payments.get(trade.payment_hash) == "in_flight"
+                )
+            ):
+                return f"trade {at} is cancelled, and may still be paid"
+            if trade.state in _WORKING and ("trade", trade.trade_id) not in timers:
+                return f"nothing ends trade {at}, {trade.state}"
+        return None
+
+    def is_quiet(self) -> bool:
+        """Whether no trade waits for anything but a person, and nothing is on its way."""
+        return not self.pending and not any(
+            trade.state in _WORKING for trade in self.trades().values()
+        )
+
+
+def _timers(kernel: Kernel) -> Iterator[tuple[int, Any]]:
+    core = kernel.core
+    for due, serial in core._timers:
+        entry = core._timer_calls.get(serial)
+        if entry is not None:
+            yield due, entry[0]
+
+
+def _index(trade: bytes) -> int:
+    return IDS.index(trade)
+
+
+def _preimage(payment_hash: bytes) -> bytes:
+    return _PREIMAGES[payment_hash]
+
+
+_PREIMAGES: dict[bytes, bytes] = {}
+
+
+def _hash(preimage: bytes) -> bytes:
+    payment_hash = hashlib.sha256(preimage).digest()
+    _PREIMAGES[payment_hash] = preimage
+    return payment_hash
+
+
+def _first_hash(at: int) -> bytes:
+    return _hash(bytes([at + 1]) * 32)
+
+
+def _next_hash(payment_hash: bytes) -> bytes:
+    return _hash(hashlib.sha256(b"next" + payment_hash).digest())
+
+
+@functools.cache
+def _text(payment_hash: bytes, now_ms: int, amount_msat: int) -> str:
+    draft = Draft(
+        network=InvoiceNetwork.REGTEST,
+        timestamp_s=now_ms // 1_000,
+        payment_hash=payment_hash,
+        payment_secret=bytes(32),
+        amount_msat=amount_msat,
+        description="",
+        expiry_s=3_600,
+    )
+    return encode(draft, _TAKER_SECRET)
+
+
+@functools.cache
+def _incoming(at: int, kind: str, message: TradeMessage) -> Incoming:
+    key, tag = TAKERS[at], str(message.__struct_config__.tag)
+    said = TradeSaid(seal(key, "play", tag, packed(message)))
+    return Incoming(ROUTE, 1, kind, msgspec.Raw(packed(said)), key.public_key)
+
+
+# --- the search ----------------------------------------------------------------------------------
+
+
+class Walk(msgspec.Struct):
+    """What a search has seen."""
+
+    states: int = 0
+    steps: int = 0
+    quiet: int = 0
+    seen: set[str] = msgspec.field(default_factory=set)  # states of trades
+
+
+def begin(order: Order) -> Saved:
+    """The order rests in the book."""
+    empty = Saved(MemoryJournal(), Lightning(), frozenset(), START_MS)
+    run = Run(order, empty)
+    command = PlaceOrder(MARKET, order.side, order.lots, PRICE)
+    run._poke(lambda: run.kernel.desk.place(b"cli", 1, command))
+    return run.saved()
+
+
+def walk(order: Order, states_max: int = 1_000_000) -> Walk:
+    """Visit every state that can be reached; raises ViolationError where something is wrong.
+
+    Each quiet state and each way to it is found: from every state one can be reached.
+    """
+    seen = Walk()
+    first = begin(order)
+    numbers: dict[tuple[Any, ...], int] = {}
+    back: list[set[int]] = []
+    good: list[int] = []
+    todo: deque[tuple[Saved, list[Action], tuple[Action, ...], tuple[Action, ...]]] = deque()
+
+    def visit(run: Run, came_from: int | None, since: Saved, path: Any, trace: Any) -> None:  # noqa: ANN401 - actions
+        what = run.wrong()
+        if what is not None and order.only in what:
+            raise ViolationError(what, trace)
+        key = run.key()
+        number = numbers.get(key)
+        if number is None:
+            number = numbers[key] = len(numbers)
+            back.append(set())
+            todo.append((since, list(run.actions()), path, trace))
+            seen.seen.update(f"{trade.state}" for trade in run.trades().values())
+            if run.is_quiet():
+                good.append(number)
+        if came_from is not None:
+            back[number].add(came_from)
+
+    visit(Run(order, first), None, first, (), ())
+    at = 0
+    while todo and len(numbers) <= states_max:
+        since, actions, path, trace = todo.popleft()
+        for action in actions:
+            run = _replay(order, since, path, trace)
+            seen.steps += 1
+            if action == ("crash",):
+                left = run.saved()
+                visit(Run(order, left), at, left, (), (*trace, action))
+                continue
+            _do(run, action, trace)
+            visit(run, at, since, (*path, action), (*trace, action))
+        at += 1
+    seen.states, seen.quiet = len(numbers), len(good)
+    if not todo:
+        _check_ends(back, good)
+    return seen
+
+
+def _replay(order: Order, since: Saved, path: tuple[Action, ...], trace: tuple[Action, ...]) -> Run:
+    run = Run(order, since)
+    for action in path:
+        _do(run, action, trace)
+    return run
+
+
+def _do(run: Run, action: Action, trace: tuple[Action, ...]) -> None:
+    try:
+        run.do(action)
+    except (AssertionError, LookupError, RuntimeError, ZmqexError) as error:
+        raise ViolationError(repr(error), (*trace, action)) from error
+
+
+def _check_ends(back: list[set[int]], good: list[int]) -> None:
+    """From every state a quiet one can be reached."""
+    reached, todo = set(good), list(good)
+    while todo:
+        for before in back[todo.pop()] - reached:
+            reached.add(before)
+            todo.append(before)
+    assert len(reached) == len(back), f"{len(back) - len(reached)} states never end"
