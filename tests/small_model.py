@@ -22,7 +22,14 @@ from zmqex.bolt11 import Draft, InvoiceNetwork, encode, public_key
 from zmqex.errors import ZmqexError
 from zmqex.kernel import effects as out
 from zmqex.kernel import events as happened
-from zmqex.kernel.commands import CancelOrder, PlaceOrder, ReceivedTrade
+from zmqex.kernel.commands import (
+    CancelOrder,
+    Command,
+    DisputeTrade,
+    PlaceOrder,
+    ReceivedTrade,
+    ResolveTrade,
+)
 from zmqex.kernel.core import Settings
 from zmqex.kernel.kernel import Kernel
 from zmqex.kernel.records import Trade
@@ -238,6 +245,10 @@ class Run:
                 yield ("bounce", at)
         if self.order.people and trade.state not in {*TERMINAL, State.DISPUTED}:
             yield ("cancel", at)
+            yield ("dispute", at)
+        if trade.state is State.DISPUTED:
+            yield ("resolve", at, "settled")
+            yield ("resolve", at, "cancelled")
 
     def do(self, action: Action) -> None:
         """Let it happen."""
@@ -256,8 +267,11 @@ class Run:
                 node = _TAKER_NODE
                 self._hear(rest[0], TradeInvoice(*self._head(rest[0]), text, node))
             case "received":
-                command = ReceivedTrade(IDS[rest[0]].hex())
-                self._poke(lambda: self.kernel.operator.on_command(b"cli", 1, command))
+                self._tell(ReceivedTrade(IDS[rest[0]].hex()))
+            case "dispute":
+                self._tell(DisputeTrade(IDS[rest[0]].hex()))
+            case "resolve":
+                self._tell(ResolveTrade(IDS[rest[0]].hex(), rest[1]))
             case "close":
                 self._poke(lambda: self.kernel.desk.cancel(b"cli", 1, CancelOrder("")))
             case "soon" | "hold ends":
@@ -269,6 +283,9 @@ class Run:
                 self._go(tuple(rest), fails=kind == "fail")
             case _:
                 raise AssertionError(action)
+
+    def _tell(self, command: Command) -> None:
+        self._poke(lambda: self.kernel._offer(b"cli", 1, command))
 
     def _go(self, label: Label, *, fails: bool) -> None:
         """Carry out a call, or tell the node of what has come of one."""
@@ -392,6 +409,7 @@ class Run:
             self.clock_ms >= trade.hold_expires_ms,
             None if due is None else ("soon" if due - passed <= SOON_MS else "later"),
             trade.trade_id in kernel.maker._ending,
+            trade.trade_id in kernel.disputes._asking,
             trade.trade_id in kernel.admission.recovering,
             lightning.invoices.get(trade.payment_hash),
             lightning.payments.get(trade.payment_hash),

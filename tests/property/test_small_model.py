@@ -49,7 +49,7 @@ def free_at_the_end_of_the_hold(kernel: Kernel) -> None:
         trade = kernel.trades.move(trade, Input.END_ASKED, reason=reason.value)
         if trade.state is not State.CANCELLED:
             trade = kernel.trades.move(trade, Input.BASE_NEGATIVE)
-        kernel.maker._returned(trade)
+        kernel.maker.returned(trade)
 
     object.__setattr__(kernel.maker, "_end", end)
 

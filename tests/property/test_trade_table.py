@@ -59,8 +59,13 @@ class OneOrder(RuleBasedStateMachine):
         assert before not in TERMINAL or (before, happened) == (State.CANCELLED, Input.QUOTE_SAID)
         was = self.claim_of(number)
         self.states[number] = after
-        self.late[number] = before is State.CANCELLED
-        if happened in {Input.BASE_SETTLED, Input.PAY_SUCCEEDED}:
+        self.late[number] |= before is State.CANCELLED
+        if self.late[number]:
+            # Its quantity has returned: whatever becomes of the claim, it has no part in it.
+            assert was is self.claim_of(number) is Claim.FREE
+            return
+        sold = {Input.BASE_SETTLED, Input.PAY_SUCCEEDED}
+        if happened in sold or (happened is Input.RESOLVE_SETTLED and self.side == "sell"):
             self.filled += self.lots[number]
             assert was is Claim.HELD
         if after is State.CANCELLED:

@@ -69,6 +69,8 @@ NEEDS_NODE = [
     "trade received 12345678 --yes",
     "trade cancel 12345678",
     "trade evidence 12345678",
+    "trade dispute 12345678 --yes",
+    "trade resolve 12345678 settled --yes",
     "hold list",
 ]
 

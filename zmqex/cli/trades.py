@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from zmqex.cli import tables
-from zmqex.cli.context import INVOCATION, Json, new_app, say, show_json
+from zmqex.cli.context import INVOCATION, Json, new_app, say, show_json, usage
 from zmqex.cli.orders import confirm
 from zmqex.errors import EvidenceError
 from zmqex.kernel.commands import (
     CancelTrade,
     Command,
+    DisputeTrade,
     ExportTrade,
     ListHolds,
     ListTrades,
     PayTrade,
     ReceivedTrade,
+    ResolveTrade,
     SentTrade,
     ShowTrade,
 )
@@ -33,6 +35,27 @@ hold_app = new_app("See what is held for takers.")
 
 TradeId = Annotated[str, typer.Argument(help="A trade id, or its first 8 or more characters.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+
+# What is at stake once a trade is in dispute, by our role and what we do with the base.
+_LOST: Final = {
+    (
+        "maker",
+        "buy",
+    ): "You have got {base}; if {total} never reach the other side, it has lost them.",
+    ("maker", "sell"): "{base} are still yours; if {total} have reached you, the other side has "
+    "lost them unless you pay.",
+    ("taker", "buy"): "If you have sent {total} and {base} are never paid to you, you have lost "
+    "what you sent.",
+    ("taker", "sell"): "You have paid {base}; if {total} never reach you, you have lost what you "
+    "paid.",
+}
+_RESOLVED: Final = {
+    "settled": "You say that nothing is owed any more: this node will not pay, ask or wait for "
+    "anything.  {lost}  This cannot be taken back.",
+    "cancelled": "You say that this trade is off.  Lightning is asked first: what it has paid or "
+    "may still pay is not cancelled.  Then the quantity is free again.  {lost}  This cannot be "
+    "taken back.",
+}
 
 
 @app.command("list")
@@ -93,6 +116,34 @@ def cancel(trade_id: TradeId, *, as_json: Json = False) -> None:
     _do(CancelTrade(trade_id), as_json=as_json)
 
 
+@app.command("dispute")
+def dispute(trade_id: TradeId, *, yes: Yes = False, as_json: Json = False) -> None:
+    """Say that a trade has gone wrong: its quantity stays committed until you resolve it."""
+    if not yes:
+        _confirm(
+            trade_id,
+            "You say that this trade has gone wrong.  Nobody will judge it and nothing is paid or "
+            "paid back: it stays as it is until you `trade resolve` it.  {lost}",
+        )
+    _do(DisputeTrade(trade_id), as_json=as_json)
+
+
+@app.command("resolve")
+def resolve(
+    trade_id: TradeId,
+    outcome: Annotated[str, typer.Argument(help="settled or cancelled.")],
+    *,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """End a disputed trade: `settled` as if all was well, `cancelled` if no base was paid."""
+    if outcome not in _RESOLVED:
+        raise usage("a trade ends as `settled` or as `cancelled`")
+    if not yes:
+        _confirm(trade_id, _RESOLVED[outcome])
+    _do(ResolveTrade(trade_id, outcome), as_json=as_json)
+
+
 @app.command("evidence")
 def evidence(trade_id: TradeId) -> None:
     """Print what both parties signed, for others to check: `trade evidence ID > FILE`."""
@@ -145,7 +196,9 @@ def holds(*, as_json: Json = False) -> None:
 def _confirm(trade_id: str, text: str) -> None:
     trade = INVOCATION.call(ShowTrade(trade_id))["trade"]
     total = format_notional(trade["quote_units"], INVOCATION.instrument(trade["market"]))
-    confirm(f"{text.format(total=total)} Go on?")
+    base = tables.bitcoin(trade["base_msat"])
+    lost = _LOST[trade["role"], trade["side"]].format(total=total, base=base)
+    confirm(f"{text.format(total=total, base=base, lost=lost)}  Go on?")
 
 
 def _do(command: Command, *, as_json: bool) -> None:

@@ -183,6 +183,22 @@ class CancelTrade(CommandBase, frozen=True, tag="cancel_trade"):
     trade_id: Text
 
 
+class DisputeTrade(CommandBase, frozen=True, tag="dispute_trade"):
+    """A trade has gone wrong; its quantity stays committed: `{"trade": TRADE}`."""
+
+    trade_id: Text
+
+
+class ResolveTrade(CommandBase, frozen=True, tag="resolve_trade"):
+    """End a disputed trade: `{"trade": TRADE}`.
+
+    `cancelled` only once Lightning has said that its base was not and will not be paid.
+    """
+
+    trade_id: Text
+    outcome: Text  # settled | cancelled
+
+
 class ListHolds(CommandBase, frozen=True, tag="list_holds"):
     """Every hold on our orders.
 
@@ -279,6 +295,8 @@ Command = (
     | SentTrade
     | ReceivedTrade
     | CancelTrade
+    | DisputeTrade
+    | ResolveTrade
     | ListHolds
     | PingPeer
     | ListPeers

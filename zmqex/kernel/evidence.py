@@ -21,7 +21,7 @@ from zmqex.kernel.views import find_by_prefix, id_problem
 from zmqex.protocol.identity import digest, to_text
 from zmqex.reasons import RejectReason
 from zmqex.trading.evidence import FORMAT, SEAL_KIND, EvidenceFile, seal_body
-from zmqex.trading.states import TradeRole, base_has_moved
+from zmqex.trading.states import TradeRole
 
 
 class EvidenceWriter:
@@ -70,9 +70,8 @@ class EvidenceWriter:
 
     def _file(self, trade: Trade, terms: OrderTerms) -> EvidenceFile:
         order, batch = terms.order, terms.batch
-        side = self._trades.our_side(trade)
-        paid = base_has_moved(trade.role, side, trade.state) and bool(trade.preimage)
-        preimage = trade.preimage if paid else None
+        # The payee's preimage is a secret until Lightning has settled.
+        preimage = trade.preimage if trade.paid else None
         lines = self._trades.lines[trade.trade_id].values()
         seal: dict[str, Any] = {
             "trade_id": trade.trade_id,

@@ -17,6 +17,7 @@ from zmqex.kernel.commands import CancelOrder, Command, MatchOrder, PlaceOrder, 
 from zmqex.kernel.core import Core, Settings
 from zmqex.kernel.desk import Desk
 from zmqex.kernel.dialogue import Dialogue
+from zmqex.kernel.disputes import Disputes
 from zmqex.kernel.effects import Effect
 from zmqex.kernel.events import (
     CandidatesFound,
@@ -105,6 +106,7 @@ class Kernel:
         self.operator = Operator(
             self.core, self.replicas, self.trades, self.orders, self.maker, self.taker
         )
+        self.disputes = Disputes(self.core, self.trades, self.maker, self.taker)
         self.play = PlayRelay(self.core, self.sessions)
         self.lease = Lease(self.core)
         self.admission.may_hold = self.lease.may_hold
@@ -224,6 +226,9 @@ class Kernel:
         if trade is None:
             self.core.count("lightning_event_without_trade")
             return
+        if trade.state is State.DISPUTED:
+            self.disputes.on_lightning(trade, event)
+            return
         side: Maker | Taker = self._side_of(trade)
         match event:
             case InvoiceCreated():
@@ -261,7 +266,7 @@ class Kernel:
 
     def _offer(self, client: bytes, request_id: int, command: Command) -> None:
         """Ask the parts one after the other whose command it is."""
-        parts = (self.operator, self.evidence, self.sessions, self.reach, self.replicas)
+        parts = (self.operator, self.disputes, self.evidence, self.sessions, self.reach, self.replicas)
         if not any(part.on_command(client, request_id, command) for part in parts):
             message = "this node does not know that command; its version may be older"
             self.core.refuse(client, request_id, RejectReason.UNKNOWN_KIND, message)

@@ -154,7 +154,7 @@ class Maker:
         never_made = event.state == "unknown" and self._core.now.wall_ms >= over_ms
         if event.state == "canceled" or never_made:
             trade = self._trades.move(trade, Input.BASE_NEGATIVE)
-            self._returned(trade)
+            self.returned(trade)
         else:
             self._retry(trade)
 
@@ -163,7 +163,7 @@ class Maker:
             return
         self._ending.pop(trade.trade_id, None)
         trade = self._trades.move(trade, Input.BASE_SETTLED, reason="")
-        self._sold(trade)
+        self.sold(trade)
 
     # --- the end of a hold ---------------------------------------------------------------------
 
@@ -192,7 +192,7 @@ class Maker:
         """End a hold on which nothing has moved: look up first, never the other way round."""
         if trade.side == "sell":
             trade = self._trades.move(trade, Input.END_ASKED, reason=reason.value)
-            self._returned(trade)
+            self.returned(trade)
             return
         self._ending[trade.trade_id] = reason
         self._core.emit(LookupInvoice(trade.trade_id, trade.payment_hash))
@@ -219,7 +219,7 @@ class Maker:
             self._core.emit(LookupInvoice(key, trade.payment_hash))
         self._retry(trade)
 
-    def _returned(self, trade: Trade) -> None:
+    def returned(self, trade: Trade) -> None:
         """The quantity is free again: tell Redis, the book and the taker."""
         self._retries.pop(trade.trade_id, None)
         self._core.emit(ReleaseHold(trade.order_id, trade.trade_id, trade.fence))
@@ -227,7 +227,7 @@ class Maker:
         self._admission.refuse(trade, RejectReason(trade.reason))
         self._trades.say(trade, TradeCancelled, reason=trade.reason)
 
-    def _sold(self, trade: Trade) -> None:
+    def sold(self, trade: Trade) -> None:
         """Base has moved for good: the hold becomes a fill."""
         self._retries.pop(trade.trade_id, None)
         self._admission.refuse(trade, RejectReason.FILLED)
@@ -380,7 +380,7 @@ class Maker:
         preimage = event.preimage or b""
         if event.state == "succeeded" and proves_payment(preimage, trade.payment_hash):
             trade = self._trades.move(trade, Input.PAY_SUCCEEDED, preimage=preimage)
-            self._sold(trade)
+            self.sold(trade)
             self._trades.say(trade, TradeSettled)
         elif event.state == "failed":
             self._payment_failed(trade, event.reason or RejectReason.PAYMENT_FAILED)

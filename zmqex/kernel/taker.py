@@ -188,10 +188,14 @@ class Taker:
         trade = self._trades.move(trade, Input.GONE, reason=trade.reason or reason)
         if trade.state is State.CANCELLED:
             # A disputed one goes on saying that the quote was sent.
-            self._trades.forget_outbox(trade)
-            if trade.counted:
-                self._orders.lost(trade.own_order_id, trade.quantity_lots)
+            self.returned(trade)
         self._taking.finish(trade.trade_id)
+
+    def returned(self, trade: Trade) -> None:
+        """Nothing came of it: there is nothing more to say, and our own order has missed a part."""
+        self._trades.forget_outbox(trade)
+        if trade.counted:
+            self._orders.lost(trade.own_order_id, trade.quantity_lots)
 
     def abandon(self, trade: Trade, reason: RejectReason) -> None:
         """Get out of a trade in which we have not moved; we will never pay for it."""

@@ -30,7 +30,7 @@ from zmqex.protocol.codec import decode_envelope, decode_trade_message, encode
 from zmqex.protocol.identity import digest
 from zmqex.protocol.messages import TradeMessage, TradeSaid
 from zmqex.reasons import RejectReason
-from zmqex.trading.states import TERMINAL, Claim, Input, TradeRole, claim, step
+from zmqex.trading.states import TERMINAL, Claim, Input, State, TradeRole, claim, step
 
 # Refusals after which the same message may be accepted later.
 _TRY_AGAIN = frozenset(
@@ -43,6 +43,8 @@ _TRY_AGAIN = frozenset(
         RejectReason.UNAVAILABLE,
     }
 )
+
+_PAID = frozenset({Input.BASE_SETTLED, Input.PAY_SUCCEEDED})
 
 
 class Trades:
@@ -119,9 +121,10 @@ class Trades:
         if state is None:
             msg = f"{happened} is illegal in {trade.role}/{trade.state}"
             raise LocalProtocolError(msg)
-        after = self._replace(trade, state=state, **changes)
+        paid = trade.paid or happened in _PAID
+        after = self._replace(trade, state=state, paid=paid, **changes)
         self._log(after, "trade_moved", was=trade.state.value, because=happened.value)
-        if state in TERMINAL:
+        if state in TERMINAL or state is State.DISPUTED:
             self._core.cancel_timer(("trade", trade.trade_id))
         for call in self.on_moved:
             call(trade, after)

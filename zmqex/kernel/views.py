@@ -52,7 +52,7 @@ _ENDED: Final = {
     _S.SETTLED: "settled: both sides have what they were promised",
     _S.CANCELLED: "cancelled: nothing moved",
     _S.REFUSED: "refused by the maker",
-    _S.DISPUTED: "disputed: the quantity stays committed until you decide",
+    _S.DISPUTED: "disputed: the quantity stays committed until `trade resolve` ends it",
 }
 
 
@@ -87,6 +87,8 @@ def trade_view(trades: Trades, trade: Trade, now_ms: int) -> dict[str, Any]:
     turn, command, text = _NEXT.get((trade.role, side, trade.state), ("nobody", "", ""))
     if trade.state is _S.PAY_INTENT and trade.invoice:
         turn, command, text = "you", "trade pay", "the payment failed; pay again"
+    if trade.state is _S.DISPUTED:
+        turn = "you"
     holds = trade.state in _HOLDING and trade.hold_expires_ms > 0
     return {
         "trade_id": trade.trade_id.hex(),

@@ -66,10 +66,20 @@ class Input(enum.StrEnum):
     PAY_FAILED = "pay_failed"
     CONFIRM_TIME = "confirm_time"
     INVOICE_TIME = "invoice_time"
+    DISPUTE = "dispute"  # the operator says that it has gone wrong
+    RESOLVE_SETTLED = "resolve_settled"  # the operator has decided
+    RESOLVE_CANCELLED = "resolve_cancelled"  # the same; only after Lightning's negative word
 
 
 Table = Mapping[tuple[State, Input], State]
 _S, _I = State, Input
+
+# Base that was paid over Lightning can only be settled; where it was not, it can end either way.
+_RESOLVE_PAID: Final[Table] = {(_S.DISPUTED, _I.RESOLVE_SETTLED): _S.SETTLED}
+_RESOLVE_UNPAID: Final[Table] = {
+    **_RESOLVE_PAID,
+    (_S.DISPUTED, _I.RESOLVE_CANCELLED): _S.CANCELLED,
+}
 
 MAKER_BUYS: Final[Table] = {
     (_S.RESERVED, _I.INVOICE_MADE): _S.INVOICED,
@@ -85,8 +95,11 @@ MAKER_BUYS: Final[Table] = {
     # The taker may confirm before our own operator has said "sent".
     (_S.BASE_DONE, _I.QUOTE_CONFIRMED): _S.SETTLED,
     (_S.BASE_DONE, _I.CONFIRM_TIME): _S.DISPUTED,
+    (_S.BASE_DONE, _I.DISPUTE): _S.DISPUTED,
     (_S.QUOTE_SENT, _I.QUOTE_CONFIRMED): _S.SETTLED,
     (_S.QUOTE_SENT, _I.CONFIRM_TIME): _S.DISPUTED,
+    (_S.QUOTE_SENT, _I.DISPUTE): _S.DISPUTED,
+    **_RESOLVE_PAID,
 }
 
 MAKER_SELLS: Final[Table] = {
@@ -96,13 +109,16 @@ MAKER_SELLS: Final[Table] = {
     (_S.RESERVED, _I.QUOTE_CONFIRMED): _S.PAY_INTENT,
     (_S.QUOTE_SENT, _I.QUOTE_CONFIRMED): _S.PAY_INTENT,
     (_S.QUOTE_SENT, _I.CONFIRM_TIME): _S.DISPUTED,
+    (_S.QUOTE_SENT, _I.DISPUTE): _S.DISPUTED,
     (_S.PAY_INTENT, _I.PAY_STARTED): _S.PAYING,
     (_S.PAY_INTENT, _I.INVOICE_TIME): _S.DISPUTED,
+    (_S.PAY_INTENT, _I.DISPUTE): _S.DISPUTED,
     # Only Lightning ends a payment; there is no timer here.
     (_S.PAYING, _I.PAY_SUCCEEDED): _S.SETTLED,
     (_S.PAYING, _I.PAY_FAILED): _S.PAY_INTENT,
     # A claim after the hold has ended: a dispute of zero quantity.
     (_S.CANCELLED, _I.QUOTE_SAID): _S.DISPUTED,
+    **_RESOLVE_UNPAID,
 }
 
 _TAKE: Final[Table] = {
@@ -125,8 +141,11 @@ TAKER_SELLS: Final[Table] = {
     (_S.BASE_DONE, _I.QUOTE_SAID): _S.QUOTE_SENT,
     (_S.BASE_DONE, _I.QUOTE_CONFIRMED): _S.SETTLED,
     (_S.BASE_DONE, _I.CONFIRM_TIME): _S.DISPUTED,
+    (_S.BASE_DONE, _I.DISPUTE): _S.DISPUTED,
     (_S.QUOTE_SENT, _I.QUOTE_CONFIRMED): _S.SETTLED,
     (_S.QUOTE_SENT, _I.CONFIRM_TIME): _S.DISPUTED,
+    (_S.QUOTE_SENT, _I.DISPUTE): _S.DISPUTED,
+    **_RESOLVE_PAID,
 }
 
 TAKER_BUYS: Final[Table] = {
@@ -138,10 +157,15 @@ TAKER_BUYS: Final[Table] = {
     # The maker ended the hold although we say that the quote was sent.
     (_S.QUOTE_SENT, _I.GONE): _S.DISPUTED,
     (_S.QUOTE_SENT, _I.CONFIRM_TIME): _S.DISPUTED,
+    (_S.QUOTE_SENT, _I.DISPUTE): _S.DISPUTED,
     (_S.CONFIRMED, _I.INVOICE_MADE): _S.INVOICED,
     (_S.INVOICED, _I.BASE_SETTLED): _S.SETTLED,
     (_S.INVOICED, _I.INVOICE_DEAD): _S.CONFIRMED,
     (_S.INVOICED, _I.INVOICE_TIME): _S.DISPUTED,
+    (_S.INVOICED, _I.DISPUTE): _S.DISPUTED,
+    # The maker pays after all.
+    (_S.DISPUTED, _I.BASE_SETTLED): _S.SETTLED,
+    **_RESOLVE_UNPAID,
 }
 
 TABLES: Final[Mapping[tuple[TradeRole, str], Table]] = {
@@ -170,7 +194,7 @@ class Claim(enum.StrEnum):
     FILLED = "filled"
 
 
-# Where the base goes first, it has moved in these states; where it goes last, in the last only.
+# Where the base goes first, it has moved in these states; where it goes last, in SETTLED only.
 _BASE_FIRST: Final = frozenset({State.BASE_DONE, State.QUOTE_SENT, State.SETTLED, State.DISPUTED})
 
 
@@ -182,10 +206,6 @@ def claim(our_side: str, state: State, *, hold_ended: bool = False) -> Claim:
     """
     if state is State.CANCELLED or hold_ended:
         return Claim.FREE
-    return Claim.FILLED if base_has_moved(TradeRole.MAKER, our_side, state) else Claim.HELD
-
-
-def base_has_moved(role: TradeRole, our_side: str, state: State) -> bool:
-    """Whether Lightning has said, for good, that the base of this trade was paid."""
-    base_first = (role is TradeRole.MAKER) == (our_side == "buy")
-    return state is State.SETTLED or (base_first and state in _BASE_FIRST)
+    if state is State.SETTLED or (our_side == "buy" and state in _BASE_FIRST):
+        return Claim.FILLED
+    return Claim.HELD
