@@ -355,6 +355,36 @@ def test_an_invoice_is_watched_once_at_a_time_and_again_when_that_has_ended() ->
     asyncio.run(story())
 
 
+def test_calls_about_one_hash_are_made_one_after_the_other() -> None:
+    """A look-up that overtook a payment would tell of a past in which nothing was paid."""
+
+    class Slow(Lightning):
+        def __init__(self) -> None:
+            super().__init__()
+            self.paid = asyncio.Event()
+
+        async def pay(self, invoice: str, **limits: int) -> PaymentInfo:
+            await self.paid.wait()
+            return await super().pay(invoice, **limits)
+
+    async def story() -> None:
+        backend, events = Slow(), list[happened.Event]()
+        calls = LightningCalls(backend, events.append, lambda _work: None)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(calls.carry_out(out.PayInvoice(TRADE, HASH, "lnbcrt1", 10, 432)))
+            for _ in range(3):
+                tasks.create_task(calls.carry_out(out.LookupPayment(TRADE, HASH)))
+            for _ in range(3):
+                await asyncio.sleep(0)
+            assert (backend.asked, calls._turns[HASH].wanted) == ([], 4)
+            backend.paid.set()
+        assert backend.asked == ["pay", "payment", "payment", "payment"]
+        assert len(events) == 4
+        assert calls._turns == {}
+
+    asyncio.run(story())
+
+
 def test_a_lock_is_not_told_without_the_height_to_compare_it_with() -> None:
     """And that the height is not known says nothing of the payment."""
     backend = Lightning(LightningUnavailableError("down"), only="info")

@@ -133,6 +133,16 @@ _CALLS: dict[type[Effect], LightningCall] = {
 LIGHTNING_EFFECTS = tuple(_CALLS)
 
 
+class _Turn:
+    """Whose turn it is among the calls about one payment hash."""
+
+    __slots__ = ("lock", "wanted")
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.wanted = 0
+
+
 class LightningCalls:
     """Carries out the effects on Lightning."""
 
@@ -142,9 +152,25 @@ class LightningCalls:
         self._post = post
         self._spawn = spawn
         self._watched: set[bytes] = set()
+        self._turns: dict[bytes, _Turn] = {}
 
     async def carry_out(self, effect: LightningEffect) -> None:
-        """Do it, and tell how it ended; an invoice that has not ended is watched from then on."""
+        """Do it, and tell how it ended; an invoice that has not ended is watched from then on.
+
+        Calls about one payment hash are made one after the other: a look-up that was overtaken by
+        a payment would tell of a past in which nothing was paid.
+        """
+        turn = self._turns.setdefault(effect.payment_hash, _Turn())
+        turn.wanted += 1
+        try:
+            async with turn.lock:
+                await self._carry_out(effect)
+        finally:
+            turn.wanted -= 1
+            if not turn.wanted:
+                del self._turns[effect.payment_hash]
+
+    async def _carry_out(self, effect: LightningEffect) -> None:
         try:
             event = await self._call(effect)
         except RejectedError as error:
