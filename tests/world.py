@@ -47,6 +47,7 @@ class SimNode:
         self.ledger = Ledger(world, name)
         self.held: dict[bytes, tuple[bytes, int, int]] = {}  # trade: (order, lots, ends_ms)
         self.holds: HoldMood = "up"
+        self.accepts = True  # what the operator's own program says, if it is asked
         self.links: dict[bytes, str] = {}  # peer identity -> its host, our dialled sockets
         self.record = b""
         self.starts = 0
@@ -305,6 +306,8 @@ class World:
                 self._send(node, effect)
             case out.ReserveHold() | out.ReleaseHold() | out.ExtendHold() | out.RebuildHolds():
                 self._hold(node, effect)
+            case out.AskBeforeAccept():
+                self.soon(node, happened.AcceptDecided(effect.trade_id, node.accepts))
             case out.Announce():
                 pass
             case _:

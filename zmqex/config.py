@@ -38,6 +38,7 @@ from zmqex.settings import (
     read_redis,
     read_services,
     read_text,
+    read_words,
 )
 
 DEFAULT_NODE: Final = "default"
@@ -93,6 +94,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     redis: str | None = None
     holds: Literal["strict", "journal"] = "journal"
     hold_ttl_ms: int = limits.HOLD_TTL_MS
+    accept_command: tuple[str, ...] = ()
     pay: Literal["ask", "auto", "manual"] | None = None
     log_level: str = "info"
     log_format: Literal["human", "json"] = "human"
@@ -265,6 +267,7 @@ _SETTINGS: Final[Mapping[str, tuple[str, Callable[[object], object]]]] = {
     "redis": ("redis", read_redis),
     "holds": ("holds", read_one_of("strict", "journal")),
     "hold_ttl": ("hold_ttl_ms", read_hold_ttl_ms),
+    "accept_command": ("accept_command", read_words),
     "pay": ("pay", read_one_of("ask", "auto", "manual")),
     "log_level": ("log_level", read_one_of("debug", "info", "warning", "error", "critical")),
     "log_format": ("log_format", read_one_of("human", "json")),

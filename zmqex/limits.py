@@ -88,6 +88,9 @@ CONFIRM_MAX_MS: Final = DAY_MS
 # Repeats of messages and look-ups: 1, 2, 4 ... 30 seconds apart.
 RETRY_FIRST_MS: Final = SECOND_MS
 RETRY_LAST_MS: Final = 30 * SECOND_MS
+# The operator's own program decides about a take within this, so that the taker hears in time.
+ACCEPT_COMMAND_WAIT_S: Final = 1
+ACCEPT_COMMANDS_MAX: Final = 8
 # An invoice that Lightning does not know this long after the hold was never made: what was asked
 # of it within the hold has been answered or given up by then.
 NEVER_MADE_MS: Final = MINUTE_MS

@@ -10,6 +10,7 @@ import base64
 import binascii
 import ipaddress
 import re
+import shlex
 from collections.abc import Callable
 from typing import Final
 
@@ -191,6 +192,17 @@ def read_redis(value: object) -> str:
         # The text may hold a password: it is not repeated.
         raise ValueError("it must start with redis://, rediss://, unix:// or redis+sentinel://")
     return url
+
+
+def read_words(value: object) -> tuple[str, ...]:
+    """A program and its arguments, as a shell would split them; there is no shell."""
+    try:
+        words = tuple(shlex.split(read_text(value)))
+    except ValueError as error:
+        raise ValueError(f"{shown(str(value))} is not a command: {error}") from error
+    if not words:
+        raise ValueError("a command needs at least the name of a program")
+    return words
 
 
 def read_number(least: int, most: int) -> Callable[[object], int]:

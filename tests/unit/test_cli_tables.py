@@ -155,7 +155,7 @@ def test_text_of_peers_drives_no_terminal_and_is_no_markup(capsys: Captured) -> 
         trade(reference=EVIL, pay_instructions=EVIL, reason=EVIL, invoice=EVIL),
         [{"kind": EVIL, "sender": "y" * 52, "sent_at_ms": 0, "digest": ""}],
     )
-    skipped = {"maker": EVIL, "order_id": "ef" * 32, "reason": EVIL, "detail": EVIL}
+    skipped = {"maker": EVIL, "order_id": "ef" * 32, "reason": EVIL, "detail": EVIL, "for_ms": 0}
     tables.show_placed({"trades": [], "skipped": [skipped]})
     text = capsys.readouterr().out
 
@@ -268,12 +268,13 @@ def test_a_placed_order_says_what_was_taken_skipped_and_rests(capsys: Captured) 
     """Each maker that was skipped is named with its reason."""
     why = "it did not answer in time"
     skipped = {"maker": "m" * 52, "order_id": "ef" * 32, "reason": "timed_out", "detail": why}
-    tables.show_placed(
-        {"order": order(), "trades": [trade()], "skipped": [skipped], "repeated": True}
-    )
+    both = [{**skipped, "for_ms": 29_001}, {**skipped, "for_ms": 0}]
+    tables.show_placed({"order": order(), "trades": [trade()], "skipped": both, "repeated": True})
     text = capsys.readouterr().out
 
-    assert f"Skipped maker mmmmmmmm: {why} (timed_out, order {'ef' * 6})" in text
+    named = f"{why} (timed_out, order {'ef' * 6})"
+    assert f"Skipped maker mmmmmmmm for 30 s, because {named}" in text
+    assert f"Skipped maker mmmmmmmm: {named}" in text
     assert "nothing was done twice" in text
     assert "0.6 BTC rests in the book" in text
     assert "taken at once: 0.4 BTC" in text

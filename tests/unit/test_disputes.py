@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.stories import BTC, available, check_always, quote_leg, state_of, taken, trade_of
+from tests.stories import BTC, available, check_always, quote_leg, sleep, state_of, taken, trade_of
 from tests.unit.maker_stories import DAY, confirmed_without_funds, scene
 from tests.world import SimNode
 from zmqex.kernel import effects as out
@@ -42,7 +42,8 @@ def test_a_selling_maker_gives_the_quantity_back_when_the_quote_never_came() -> 
     world, (alice, bob) = scene()
     trade = taken(world, alice, bob, "sell")
     bob.tell(SentTrade(trade))
-    world.run(DAY + 5_000)
+    world.run(100)
+    sleep(world, DAY)
     assert state_of(alice, trade) is State.DISPUTED
     assert available(alice, "asks") == [BTC - LOTS]
     assert alice.tell(ListTrades())["trades"][0]["turn"] == "you"
@@ -197,7 +198,7 @@ def test_a_dispute_outlives_a_restart_and_can_be_resolved_then() -> None:
     alice.crash()
     alice.start()
     world.introduce(alice)
-    world.run(2 * DAY)
+    sleep(world, 2 * DAY)
     assert state_of(alice, trade) is State.DISPUTED
     assert alice.ask(ReceivedTrade(trade)).result["reason"] == "wrong_state"
     assert resolved(alice, trade, "cancelled").ok

@@ -37,6 +37,9 @@ def serve(  # noqa: PLR0913 - one parameter per setting
     redis: Annotated[str | None, typer.Option(help="A Redis in place of the embedded one.")] = None,
     holds: Annotated[str | None, typer.Option(help="Redis silent: strict or journal.")] = None,
     hold_ttl: Annotated[str | None, typer.Option(help="Shorter holds, for trying.")] = None,
+    accept_command: Annotated[
+        str | None, typer.Option(help="Asked before a take is accepted: JSON on stdin, 0 is yes.")
+    ] = None,
     network: Annotated[str | None, typer.Option(help="play; others need a backend.")] = None,
     market: Annotated[list[str] | None, typer.Option(help="Like BTC/USD; repeat it.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning, error.")] = None,
@@ -69,6 +72,7 @@ def serve(  # noqa: PLR0913 - one parameter per setting
         "redis": redis,
         "holds": holds,
         "hold_ttl": hold_ttl,
+        "accept_command": accept_command,
         "network": network,
         "markets": market or None,
         "log_level": log_level,

@@ -98,7 +98,9 @@ def show_placed(answer: dict[str, Any]) -> None:
     for one in answer["skipped"]:
         maker, why = plain(one["maker"][:8]), plain(one["detail"])
         named = f"{plain(one['reason'])}, order {one['order_id'][:ID_CHARS]}"
-        out.print(f"Skipped maker {maker}: {why} ({named})")
+        for_s = -(-one["for_ms"] // 1_000)
+        times = f" for {for_s} s, because" if for_s else ":"
+        out.print(f"Skipped maker {maker}{times} {why} ({named})")
     if answer.get("repeated"):
         out.print("This command was given before; nothing was done twice.")
     if "order" in answer:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
 from zmqex.errors import RemoteProtocolError
 from zmqex.kernel.core import Core
-from zmqex.kernel.effects import RebuildHolds, ReleaseHold, ReserveHold
-from zmqex.kernel.events import HoldAnswered, HoldFailed
+from zmqex.kernel.effects import AskBeforeAccept, RebuildHolds, ReleaseHold, ReserveHold
+from zmqex.kernel.events import AcceptDecided, HoldAnswered, HoldFailed
 from zmqex.kernel.orders import OwnOrders
 from zmqex.kernel.records import PutCounter, Trade
 from zmqex.kernel.sessions import Incoming, Sessions
@@ -28,7 +29,7 @@ from zmqex.limits import (
     TAKE_AGE_MAX_MS,
 )
 from zmqex.protocol.codec import decode, decode_envelope, decode_trade_message
-from zmqex.protocol.identity import digest, short, trade_id, verify
+from zmqex.protocol.identity import digest, short, to_text, trade_id, verify
 from zmqex.protocol.messages import Accept, Take, TradeSaid
 from zmqex.reasons import RejectReason
 from zmqex.trading.settlement import PLAIN, amounts
@@ -171,6 +172,23 @@ class Admission:
             take_digest=digest(envelope),
         )
         self._reserving[trade.trade_id] = Reservation(trade, envelope, [incoming])
+        if self._core.settings.asks_before_accept:
+            self._core.emit(AskBeforeAccept(trade.trade_id, _facts(trade)))
+        else:
+            self._reserve(trade)
+
+    def on_accept_decided(self, event: AcceptDecided) -> None:
+        """The operator's own program has said yes or no; what it decides on is held meanwhile."""
+        reservation = self._reserving.get(event.trade_id)
+        if reservation is None:
+            return
+        if event.accepted:
+            self._reserve(reservation.trade)
+        else:
+            del self._reserving[event.trade_id]
+            self._refuse_reservation(reservation, RejectReason.DECLINED)
+
+    def _reserve(self, trade: Trade) -> None:
         self._core.emit(
             ReserveHold(
                 trade.order_id,
@@ -321,6 +339,22 @@ def digest_id(envelope: bytes) -> bytes:
     """The trade id inside the bytes of a take that was decoded before."""
     message = decode_trade_message(decode_envelope(envelope).body)
     return message.trade_id
+
+
+def _facts(trade: Trade) -> dict[str, Any]:
+    """What the operator's own program is told of a take; `side` is what we do with the base."""
+    return {
+        "trade_id": trade.trade_id.hex(),
+        "order_id": trade.order_id.hex(),
+        "taker": to_text(trade.taker),
+        "market": trade.market,
+        "side": trade.side,
+        "settlement": trade.settlement,
+        "quantity_lots": trade.quantity_lots,
+        "price_ticks": trade.price_ticks,
+        "base_msat": trade.base_msat,
+        "quote_units": trade.quote_units,
+    }
 
 
 def _payment_hash(take: Take, preimage: bytes) -> bytes:

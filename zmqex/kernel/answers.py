@@ -58,6 +58,7 @@ _SKIPPED: Final[Mapping[str, str]] = {
     RejectReason.INSUFFICIENT_QUANTITY: "less is left of the order than was to be taken",
     RejectReason.UNKNOWN_ORDER: "it does not know the order",
     RejectReason.ORDER_CLOSED: "the order is closed",
+    RejectReason.DECLINED: "it does not want to",
 }
 
 
@@ -78,13 +79,14 @@ class Job(msgspec.Struct):
     failed: set[bytes] = msgspec.field(default_factory=set)  # those of the trades that came to none
     skipped: list[dict[str, Any]] = msgspec.field(default_factory=list)
 
-    def skip(self, maker: bytes, order_id: bytes, reason: str) -> None:
-        """Name a maker that was passed over, and why."""
+    def skip(self, maker: bytes, order_id: bytes, reason: str, for_ms: int = 0) -> None:
+        """Name a maker that was passed over, why, and for how long it is not asked again."""
         self.skipped.append(
             {
                 "maker": to_text(maker),
                 "order_id": order_id.hex(),
                 "reason": reason,
+                "for_ms": for_ms,
                 "detail": _SKIPPED.get(reason, reason.replace("_", " ")),
             }
         )

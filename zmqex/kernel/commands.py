@@ -26,7 +26,8 @@ class PlaceOrder(CommandBase, frozen=True, tag="place_order"):
     """Match against the book, take what crosses from its makers, rest what is left.
 
     Answered when every take has ended one way or another:
-    `{"order": ORDER, "trades": [TRADE], "skipped": [{"maker", "order_id", "reason", "detail"}],
+    `{"order": ORDER, "trades": [TRADE], "skipped": [{"maker", "order_id", "reason", "for_ms": how
+    long it is not asked again, "detail"}],
     "repeated": bool}`.  With `dry_run`: `{"fills": [{"order_id", "maker", "quantity_lots",
     "price_ticks"}], "filled_lots", "resting_lots", "cancelled_lots", "quote_units",
     "average_price_ticks_numerator", "reason"}` (average = numerator / filled_lots).

@@ -39,6 +39,7 @@ class Settings(msgspec.Struct, frozen=True):
     invoice_prefix: str = "bcrt"
     markets: tuple[str, ...] = ("BTC/USD",)
     holds_strict: bool = False
+    asks_before_accept: bool = False  # the operator's own program decides on each take
     leased: bool = False  # others can reach the hold server: only the owner of its lease leads
     # What the Lightning backend can do: hold a payment, and until so long before its lock ends.
     can_hold: bool = False

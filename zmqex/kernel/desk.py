@@ -272,11 +272,16 @@ class Desk:
         if trade.state in {State.REFUSED, State.ABANDONING, State.CANCELLED}:
             job.failed.add(trade.trade_id)
             if not self._asks_again(job, trade):
-                job.skip(trade.maker, trade.order_id, trade.reason)
+                self._skip(job, trade.maker, trade.order_id, trade.reason)
         if not job.outstanding:
             # In an event of its own: the trade that told us is still being changed.
             pause_ms, job.pause_ms = job.pause_ms, 0
             self._core.call_after(("job", serial), pause_ms, lambda: self._next(serial))
+
+    def _skip(self, job: Job, maker: bytes, order_id: bytes, reason: str) -> None:
+        aside = self._sessions.set_aside_until(maker)
+        for_ms = 0 if aside is None else aside[0] - self._core.now.monotonic_ms
+        job.skip(maker, order_id, reason, for_ms)
 
     def _asks_again(self, job: Job, trade: Trade) -> bool:
         """A maker that had too much of us at once is asked again, a moment later, a few times."""
@@ -351,7 +356,7 @@ class Desk:
                 reason = RejectReason.TOO_MANY_HOLDS  # TAKES_PER_ORDER_MAX
             if to_text(fill.maker) not in named:
                 named.add(to_text(fill.maker))
-                job.skip(fill.maker, fill.order_id, reason.value)
+                self._skip(job, fill.maker, fill.order_id, reason.value)
 
     def _give_up(self, job: Job) -> None:
         """All or nothing has become nothing: no accepted part is paid, and it is whole again."""

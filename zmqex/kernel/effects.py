@@ -147,6 +147,16 @@ class RebuildHolds(Effect, frozen=True):
     rows: tuple[tuple[bytes, bytes, int, int, int], ...]
 
 
+# --- the operator's own program ---------------------------------------------------------------
+
+
+class AskBeforeAccept(Effect, frozen=True):
+    """Ask whether a take may be accepted; ends in one `AcceptDecided`.  `take` is plain data."""
+
+    trade_id: bytes
+    take: dict[str, Any]
+
+
 # --- Lightning: all revealing, so the intent is on disk before the outside hears of it ---------
 
 

@@ -146,6 +146,13 @@ class HoldFailed(Event, frozen=True):
     retry_after_ms: int
 
 
+class AcceptDecided(Event, frozen=True):
+    """The operator's own program has decided about a take; no decision is a no."""
+
+    trade_id: bytes
+    accepted: bool
+
+
 # --- Lightning ---------------------------------------------------------------------------------
 
 InvoiceState = Literal["unknown", "open", "accepted", "settled", "canceled"]

@@ -20,6 +20,7 @@ from zmqex.kernel.dialogue import Dialogue
 from zmqex.kernel.disputes import Disputes
 from zmqex.kernel.effects import Effect
 from zmqex.kernel.events import (
+    AcceptDecided,
     CandidatesFound,
     CommandReceived,
     DialBackEnded,
@@ -131,6 +132,7 @@ class Kernel:
             ReplyReceived: self.sessions.on_reply,
             StreamReceived: self.replicas.on_stream,
             Verified: self.replicas.on_verified,
+            AcceptDecided: self.admission.on_accept_decided,
             HoldAnswered: self.admission.on_hold_answered,
             HoldFailed: self.admission.on_hold_failed,
             HoldsForgotten: self._on_holds_forgotten,

@@ -19,6 +19,7 @@ from zmqex.errors import StorageError
 from zmqex.kernel.effects import (
     Announce,
     AnswerCommand,
+    AskBeforeAccept,
     ConnectPeer,
     CreditPlay,
     DialBack,
@@ -38,6 +39,7 @@ from zmqex.kernel.kernel import Kernel
 from zmqex.kernel.records import Write
 from zmqex.limits import SECOND_MS, SLEPT_MS
 from zmqex.logs import get_logger
+from zmqex.runtime.accepting import AcceptCommand
 from zmqex.runtime.gate import Gate
 from zmqex.runtime.outside import (
     HOLD_EFFECTS,
@@ -65,6 +67,7 @@ class Node:
         # Called with each record of ours, beside the transport.
         self.on_record: Callable[[bytes], None] = lambda _record: None
         self.on_wake: Callable[[], None] = lambda: None
+        self.ask_before_accept = AcceptCommand((), self.post).carry_out
         self._tasks = tasks
         self._running: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
@@ -110,6 +113,7 @@ class Node:
             AnswerCommand: self._on_answer,
             Announce: lambda one: control.announce(one.topic, one.facts),
             PlayPayEnded: wire.ended,
+            AskBeforeAccept: lambda one: self.spawn(self.ask_before_accept(one)),
             CreditPlay: lambda one: self.spawn(self._credit(one)),
         }
         for hold_effect in HOLD_EFFECTS:

@@ -51,6 +51,7 @@ from zmqex.limits import DESCRIPTORS, STOP_WAIT_S
 from zmqex.logs import configure_logs, get_logger
 from zmqex.market.instruments import Currencies
 from zmqex.protocol.identity import IdentityKey, to_text
+from zmqex.runtime.accepting import AcceptCommand
 from zmqex.runtime.faults import crash_hook, open_play
 from zmqex.runtime.hold_watch import HoldWatch, run_id
 from zmqex.runtime.node import Node
@@ -199,6 +200,7 @@ class _Process:
             auto_cancel_blocks=lightning.auto_cancel_blocks,
             markets=config.markets,
             holds_strict=config.holds == "strict",
+            asks_before_accept=bool(config.accept_command),
             leased=config.redis is not None,
             static_peers=config.peers,
             orders_per_stranger=config.orders_per_stranger,
@@ -207,6 +209,8 @@ class _Process:
         currencies = Currencies(config.currencies)
         kernel = Kernel(settings, identity, currencies, self._journal.load())
         self._node = Node(kernel, self._journal, tasks)
+        command = AcceptCommand(config.accept_command, self._node.post)
+        self._node.ask_before_accept = command.carry_out
         wire = KernelWire(self._node.post)
         self._lightning.connect(wire)
         self._lightning_calls = LightningCalls(self._lightning, self._node.post, self._node.spawn)
