@@ -22,7 +22,7 @@ from zmqex.kernel import events as happened
 from zmqex.kernel.commands import Command
 from zmqex.kernel.core import Settings
 from zmqex.kernel.kernel import Kernel
-from zmqex.limits import BLOCK_MS, PLAY_AUTO_CANCEL_BLOCKS
+from zmqex.limits import BLOCK_MS, HOLDS_PER_TAKER_MAX, PLAY_AUTO_CANCEL_BLOCKS
 from zmqex.market.instruments import Currencies
 from zmqex.protocol.identity import IdentityKey, to_text
 from zmqex.runtime.verifying import check_all
@@ -83,7 +83,8 @@ class SimNode:
             lightning_node=self.ledger.node,
             can_hold=True,
             auto_cancel_blocks=PLAY_AUTO_CANCEL_BLOCKS,
-            **self.settings,
+            # Strangers to each other as they are, most stories are not about that.
+            **({"holds_per_address": HOLDS_PER_TAKER_MAX} | self.settings),
         )
         self.links = {}
         self.kernel = Kernel(settings, self.signer, _CURRENCIES, self.journal.snapshot())
@@ -308,8 +309,6 @@ class World:
                 self._hold(node, effect)
             case out.AskBeforeAccept():
                 self.soon(node, happened.AcceptDecided(effect.trade_id, node.accepts))
-            case out.Announce():
-                pass
             case _:
                 self._lightning(node, effect)
 

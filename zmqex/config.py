@@ -95,6 +95,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     holds: Literal["strict", "journal"] = "journal"
     hold_ttl_ms: int = limits.HOLD_TTL_MS
     accept_command: tuple[str, ...] = ()
+    stranger_share: int | None = None
     pay: Literal["ask", "auto", "manual"] | None = None
     log_level: str = "info"
     log_format: Literal["human", "json"] = "human"
@@ -102,6 +103,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     markets: tuple[str, ...] = ("BTC/USD",)
     orders_per_stranger: int = limits.ORDERS_PER_STRANGER_MAX
     supervised: bool = False
+
+    @property
+    def stranger_percent(self) -> int:
+        """What strangers may hold of an order: play money needs no friends."""
+        usual = 100 if self.network == "play" else limits.STRANGER_PERCENT
+        return usual if self.stranger_share is None else self.stranger_share
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -268,6 +275,7 @@ _SETTINGS: Final[Mapping[str, tuple[str, Callable[[object], object]]]] = {
     "holds": ("holds", read_one_of("strict", "journal")),
     "hold_ttl": ("hold_ttl_ms", read_hold_ttl_ms),
     "accept_command": ("accept_command", read_words),
+    "stranger_share": ("stranger_share", read_number(1, 100)),
     "pay": ("pay", read_one_of("ask", "auto", "manual")),
     "log_level": ("log_level", read_one_of("debug", "info", "warning", "error", "critical")),
     "log_format": ("log_format", read_one_of("human", "json")),

@@ -69,6 +69,15 @@ CLOCK_SKEW_MAX_MS: Final = 30 * SECOND_MS
 # One taker's holds that are not paid yet, over all our orders and on one order.
 HOLDS_PER_TAKER_MAX: Final = 16
 HOLDS_PER_ORDER_AND_TAKER_MAX: Final = 1
+# Of all strangers behind one address, this machine's own excepted: identities cost nothing.
+HOLDS_PER_ADDRESS_MAX: Final = 4
+# Of each order, what all strangers together may hold unpaid: the other half stays for friends.
+STRANGER_PERCENT: Final = 50
+# A hold that ran out unpaid after this long has cost its maker something.
+UNPAID_AFTER_MS: Final = MINUTE_MS
+# Its taker waits before its next take, twice as long each time, until it pays one.
+UNPAID_WAIT_FIRST_MS: Final = MINUTE_MS
+UNPAID_WAIT_LAST_MS: Final = DAY_MS
 # How long a taker waits for an answer to a take before it tries the next maker: three makers fit
 # into the five seconds that a user waits without doubt.
 TAKE_DEADLINE_MS: Final = 1_500

@@ -87,7 +87,7 @@ def quantity_freed_by_the_clock(patch: pytest.MonkeyPatch) -> None:
         if trade.side == "buy" and trade.state is State.INVOICED:
             reason = RejectReason.HOLD_ENDED.value
             trade = self._trades.move(trade, Input.END_ASKED, reason=reason)
-            self._returned(self._trades.move(trade, Input.BASE_NEGATIVE))
+            self.returned(self._trades.move(trade, Input.BASE_NEGATIVE))
         else:
             time_up(self, key)
 

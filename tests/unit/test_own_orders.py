@@ -132,14 +132,14 @@ def test_a_take_is_accepted_as_the_terms_allow(
     orders._terms[mine] = msgspec.structs.replace(
         orders.terms(mine), quantity_lots=4, minimum_lots=minimum, flags=int(flags)
     )
-    assert orders.acceptable_lots(mine, asked) == accepted
+    assert orders.acceptable_lots(mine, asked, 4) == accepted
 
 
 def test_an_order_that_is_held_as_a_whole_is_held() -> None:
     """Not closed: it may come back."""
     _, alice, bob, mine = resting()
     place(bob, "buy", 4 * LOTS, 100)
-    assert alice.k.orders.acceptable_lots(mine, 1) is RejectReason.HELD
+    assert alice.k.orders.acceptable_lots(mine, 1, LOTS) is RejectReason.HELD
 
 
 def test_an_order_waits_for_its_expiry_when_the_clock_was_set_back() -> None:

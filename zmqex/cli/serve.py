@@ -14,6 +14,8 @@ from zmqex.config import load_config
 
 Port = Annotated[int | None, typer.Option(help="0: any free one; none: the default or next.")]
 
+Share = Annotated[int | None, typer.Option(help="Percent of an order that strangers may hold.")]
+
 
 def serve(  # noqa: PLR0913 - one parameter per setting
     *,
@@ -40,6 +42,7 @@ def serve(  # noqa: PLR0913 - one parameter per setting
     accept_command: Annotated[
         str | None, typer.Option(help="Asked before a take is accepted: JSON on stdin, 0 is yes.")
     ] = None,
+    stranger_share: Share = None,
     network: Annotated[str | None, typer.Option(help="play; others need a backend.")] = None,
     market: Annotated[list[str] | None, typer.Option(help="Like BTC/USD; repeat it.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning, error.")] = None,
@@ -73,6 +76,7 @@ def serve(  # noqa: PLR0913 - one parameter per setting
         "holds": holds,
         "hold_ttl": hold_ttl,
         "accept_command": accept_command,
+        "stranger_share": stranger_share,
         "network": network,
         "markets": market or None,
         "log_level": log_level,

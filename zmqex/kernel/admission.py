@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from zmqex.errors import RemoteProtocolError
+from zmqex.kernel.caps import Caps
 from zmqex.kernel.core import Core
 from zmqex.kernel.effects import AskBeforeAccept, RebuildHolds, ReleaseHold, ReserveHold
 from zmqex.kernel.events import AcceptDecided, HoldAnswered, HoldFailed
@@ -23,8 +24,6 @@ from zmqex.kernel.sessions import Incoming, Sessions
 from zmqex.kernel.trades import Trades
 from zmqex.limits import (
     CLOCK_SKEW_MAX_MS,
-    HOLDS_PER_ORDER_AND_TAKER_MAX,
-    HOLDS_PER_TAKER_MAX,
     SECOND_MS,
     TAKE_AGE_MAX_MS,
 )
@@ -59,6 +58,8 @@ class Admission:
         self.recovering: set[bytes] = set()  # trades that must be looked up before any new take
         self.on_admitted: Callable[[Trade], None] = lambda _trade: None
         self.may_hold: Callable[[], bool] = lambda: True
+        self._caps = Caps(core, sessions, trades)
+        self._caps.holding = self._all_holding
         orders.reserved_lots = self._reserved_lots
         sessions.serve("take", self._on_take)
 
@@ -135,7 +136,7 @@ class Admission:
         return next(accepts, None)
 
     def _new_take(self, incoming: Incoming, envelope: bytes, take: Take) -> None:
-        refusal = self._why_not(take)
+        refusal = self._why_not(take, incoming.route.address)
         if isinstance(refusal, RejectReason):
             self._refuse_take(incoming, take.trade_id, refusal)
             return
@@ -172,6 +173,7 @@ class Admission:
             take_digest=digest(envelope),
         )
         self._reserving[trade.trade_id] = Reservation(trade, envelope, [incoming])
+        self._caps.note(trade, incoming.route.address)
         if self._core.settings.asks_before_accept:
             self._core.emit(AskBeforeAccept(trade.trade_id, _facts(trade)))
         else:
@@ -200,7 +202,7 @@ class Admission:
             )
         )
 
-    def _why_not(self, take: Take) -> RejectReason | int:  # noqa: PLR0911 - one row per rule
+    def _why_not(self, take: Take, address: str) -> RejectReason | int:  # noqa: PLR0911 - one row per rule
         """The first reason to refuse a take, or the quantity in lots that will be held."""
         now_ms = self._core.now.wall_ms
         if take.sent_at_ms > now_ms + CLOCK_SKEW_MAX_MS:
@@ -222,24 +224,18 @@ class Admission:
             take.payment_hash is None or self._hash_is_known(take.payment_hash)
         ):
             return RejectReason.WRONG_PAYMENT_HASH
-        if self._too_many_holds(take):
+        if self._caps.wait_ms(take.taker):
+            return RejectReason.RATE_LIMITED
+        if self._caps.too_many(take.taker, take.order_id, address):
             return RejectReason.TOO_MANY_HOLDS
-        return self._orders.acceptable_lots(take.order_id, take.quantity_lots)
+        room = self._caps.room_lots(take.taker, take.order_id, order)
+        return self._orders.acceptable_lots(take.order_id, take.quantity_lots, room)
 
     def _hash_is_known(self, payment_hash: bytes) -> bool:
         return self._trades.by_hash(payment_hash) is not None or any(
             reservation.trade.payment_hash == payment_hash
             for reservation in self._reserving.values()
         )
-
-    def _too_many_holds(self, take: Take) -> bool:
-        unpaid = [
-            trade
-            for trade in self._all_holding()
-            if trade.taker == take.taker and _is_unpaid(trade)
-        ]
-        same = sum(trade.order_id == take.order_id for trade in unpaid)
-        return len(unpaid) >= HOLDS_PER_TAKER_MAX or same >= HOLDS_PER_ORDER_AND_TAKER_MAX
 
     def _all_holding(self) -> list[Trade]:
         held = [trade for trade in self._trades.running() if trade.role is TradeRole.MAKER]
@@ -262,6 +258,8 @@ class Admission:
             reason=reason.value,
         )
         retry = SECOND_MS if reason in {RejectReason.HELD, RejectReason.HOLDS_UNAVAILABLE} else 0
+        if reason is RejectReason.RATE_LIMITED:
+            retry = self._caps.wait_ms(incoming.peer)
         self._sessions.refuse(incoming, reason, retry_after_ms=retry)
 
     # --- the hold ------------------------------------------------------------------------------
@@ -359,7 +357,3 @@ def _facts(trade: Trade) -> dict[str, Any]:
 
 def _payment_hash(take: Take, preimage: bytes) -> bytes:
     return take.payment_hash or b"" if not preimage else hashlib.sha256(preimage).digest()
-
-
-def _is_unpaid(trade: Trade) -> bool:
-    return trade.state in {State.RESERVED, State.INVOICED, State.CANCELLING}

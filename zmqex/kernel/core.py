@@ -16,7 +16,7 @@ import msgspec
 from zmqex.kernel.effects import AnswerCommand, Effect, Log, Persist
 from zmqex.kernel.events import Now
 from zmqex.kernel.records import PutCounter, Write
-from zmqex.limits import ORDERS_PER_STRANGER_MAX
+from zmqex.limits import HOLDS_PER_ADDRESS_MAX, ORDERS_PER_STRANGER_MAX
 from zmqex.market.instruments import Currencies
 from zmqex.protocol.identity import Signer, seal
 from zmqex.reasons import RejectReason
@@ -39,6 +39,8 @@ class Settings(msgspec.Struct, frozen=True):
     invoice_prefix: str = "bcrt"
     markets: tuple[str, ...] = ("BTC/USD",)
     holds_strict: bool = False
+    holds_per_address: int = HOLDS_PER_ADDRESS_MAX
+    stranger_percent: int = 100  # of each order, for all strangers together
     asks_before_accept: bool = False  # the operator's own program decides on each take
     leased: bool = False  # others can reach the hold server: only the owner of its lease leads
     # What the Lightning backend can do: hold a payment, and until so long before its lock ends.

@@ -16,6 +16,7 @@ from zmqex.kernel.logs import MakerLog
 from zmqex.kernel.orders import OwnOrders
 from zmqex.kernel.records import OrderTerms, PutTerms, Trade
 from zmqex.kernel.replicas import FoundOrder, Replicas
+from zmqex.kernel.taking import Taking
 from zmqex.kernel.trades import Trades
 from zmqex.kernel.views import find_by_prefix, id_problem
 from zmqex.protocol.identity import digest, to_text
@@ -24,16 +25,19 @@ from zmqex.trading.evidence import FORMAT, SEAL_KIND, EvidenceFile, seal_body
 from zmqex.trading.states import TradeRole
 
 
-class EvidenceWriter:
+class Exports:
     """Answers ExportTrade."""
 
-    def __init__(self, core: Core, replicas: Replicas, trades: Trades, orders: OwnOrders) -> None:
+    def __init__(
+        self, core: Core, replicas: Replicas, trades: Trades, orders: OwnOrders, taking: Taking
+    ) -> None:
         """Keep nothing yet; `restore` brings back what the journal has."""
         self._core = core
         self._replicas = replicas
         self._trades = trades
         self._orders = orders
         self._terms: dict[bytes, OrderTerms] = {}
+        taking.on_asked = self.keep
 
     def restore(self, terms: tuple[OrderTerms, ...]) -> None:
         """Bring back the terms of orders that were taken."""

@@ -48,7 +48,7 @@ from zmqex.kernel.events import (
     Verified,
     Woke,
 )
-from zmqex.kernel.evidence import EvidenceWriter
+from zmqex.kernel.evidence import Exports
 from zmqex.kernel.lease import NOT_LEADING, Lease
 from zmqex.kernel.maker import Maker
 from zmqex.kernel.matches import Matching
@@ -90,8 +90,7 @@ class Kernel:
         self.admission = Admission(self.core, self.sessions, self.trades, self.orders)
         self.maker = Maker(self.core, self.trades, self.orders, self.admission)
         self.taking = Taking(self.core, self.sessions, self.trades, self.orders)
-        self.evidence = EvidenceWriter(self.core, self.replicas, self.trades, self.orders)
-        self.taking.on_asked = self.evidence.keep
+        self.exports = Exports(self.core, self.replicas, self.trades, self.orders, self.taking)
         self.taker = Taker(self.core, self.trades, self.orders, self.taking)
         self.desk = Desk(
             self.core,
@@ -117,7 +116,7 @@ class Kernel:
         self._restored = restored
         self.trades.restore(restored.trades, restored.lines, restored.outbox)
         self.orders.restore(restored.orders)
-        self.evidence.restore(restored.terms)
+        self.exports.restore(restored.terms)
         self.desk.keys.update(restored.commands)
         self._calls: dict[type[Event], Callable[[Any], None]] = {
             Started: self._on_started,
@@ -268,7 +267,8 @@ class Kernel:
 
     def _offer(self, client: bytes, request_id: int, command: Command) -> None:
         """Ask the parts one after the other whose command it is."""
-        parts = (self.operator, self.disputes, self.evidence, self.sessions, self.reach, self.replicas)
+        trade = (self.operator, self.disputes, self.exports)
+        parts = (*trade, self.sessions, self.reach, self.replicas)
         if not any(part.on_command(client, request_id, command) for part in parts):
             message = "this node does not know that command; its version may be older"
             self.core.refuse(client, request_id, RejectReason.UNKNOWN_KIND, message)

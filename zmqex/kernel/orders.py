@@ -83,12 +83,17 @@ class OwnOrders:
             return RejectReason.EXPIRED
         return None
 
-    def acceptable_lots(self, order_id: bytes, asked_lots: int) -> int | RejectReason:
-        """How much of a take can be held: what is asked or less, or why nothing can be."""
+    def acceptable_lots(
+        self, order_id: bytes, asked_lots: int, room_lots: int
+    ) -> int | RejectReason:
+        """How much of a take can be held: what is asked or less, or why nothing can be.
+
+        `room_lots`: what this taker may hold of it.
+        """
         order, available = self._terms[order_id], self.available_lots(order_id)
-        if available <= 0:
+        if min(available, room_lots) <= 0:
             return RejectReason.HELD
-        lots = min(asked_lots, available)
+        lots = min(asked_lots, available, room_lots)
         if order.flags & OrderFlags.ALL_OR_NONE and lots < order.quantity_lots:
             return RejectReason.ALL_OR_NONE
         if lots < min(order.minimum_lots, available):

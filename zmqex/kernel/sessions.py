@@ -48,6 +48,7 @@ _PUBLISHED: Final = (
     ("requests_per_second", limits.REQUESTS_PER_SECOND),
     ("requests_burst", limits.REQUESTS_BURST),
     ("holds_per_taker", limits.HOLDS_PER_TAKER_MAX),
+    ("holds_per_address", limits.HOLDS_PER_ADDRESS_MAX),
 )
 
 

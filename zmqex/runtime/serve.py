@@ -200,6 +200,7 @@ class _Process:
             auto_cancel_blocks=lightning.auto_cancel_blocks,
             markets=config.markets,
             holds_strict=config.holds == "strict",
+            stranger_percent=config.stranger_percent,
             asks_before_accept=bool(config.accept_command),
             leased=config.redis is not None,
             static_peers=config.peers,

@@ -1,0 +1,117 @@
+"""How much of our orders takers may hold without paying: what a griefer can cost, bounded.
+
+A stranger is a taker that has not settled a trade with us and was not named by the operator.
+Strangers of one address share a few holds, all strangers together hold a share of each order, and
+who let a hold run out waits, twice as long each time.  What counts is what is not paid yet.
+Waits and addresses are in memory only: a restart forgives.  Not for deciding on takes
+(admission.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from zmqex.dht.address import Scope, scope_of
+from zmqex.kernel.core import Core
+from zmqex.kernel.records import Trade
+from zmqex.kernel.sessions import Sessions
+from zmqex.kernel.trades import Trades
+from zmqex.limits import (
+    HOLDS_PER_ORDER_AND_TAKER_MAX,
+    HOLDS_PER_TAKER_MAX,
+    PEERS_KNOWN_MAX,
+    UNPAID_AFTER_MS,
+    UNPAID_WAIT_FIRST_MS,
+    UNPAID_WAIT_LAST_MS,
+)
+from zmqex.market.orders import OrderFlags
+from zmqex.protocol.messages import Order
+from zmqex.trading.states import State, TradeRole
+
+_UNPAID = frozenset({State.RESERVED, State.INVOICED, State.CANCELLING})
+
+
+class Caps:
+    """What takers hold of us unpaid, and what they may."""
+
+    def __init__(self, core: Core, sessions: Sessions, trades: Trades) -> None:
+        """Everybody is a stranger; `holding` is set by the admission."""
+        self._core = core
+        self._sessions = sessions
+        self._trades = trades
+        self._friends: set[bytes] | None = None  # who has settled with us, once it is asked
+        self._addresses: dict[bytes, str] = {}  # trade id -> where its take came from
+        self._waits: dict[bytes, tuple[int, int]] = {}  # taker -> (unpaid holds, wait until)
+        self.holding: Callable[[], Iterable[Trade]] = lambda: ()
+        trades.on_moved.append(self._moved)
+
+    def note(self, trade: Trade, address: str) -> None:
+        """A take that is being admitted came from this address."""
+        self._addresses[trade.trade_id] = address
+
+    def wait_ms(self, taker: bytes) -> int:
+        """How long this taker must still wait, because of holds that it did not pay."""
+        return max(self._waits.get(taker, (0, 0))[1] - self._core.now.monotonic_ms, 0)
+
+    def too_many(self, taker: bytes, order_id: bytes, address: str) -> bool:
+        """Whether this taker has as many unpaid holds as it may, or strangers at its address."""
+        unpaid = self._unpaid()
+        own = [trade for trade in unpaid if trade.taker == taker]
+        same = sum(trade.order_id == order_id for trade in own)
+        if len(own) >= HOLDS_PER_TAKER_MAX or same >= HOLDS_PER_ORDER_AND_TAKER_MAX:
+            return True
+        if not self._is_stranger(taker) or scope_of(address) is Scope.LOOPBACK:
+            return False
+        there = [one for one in unpaid if self._addresses.get(one.trade_id) == address]
+        strangers = sum(self._is_stranger(one.taker) for one in there)
+        return strangers >= self._core.settings.holds_per_address
+
+    def room_lots(self, taker: bytes, order_id: bytes, order: Order) -> int:
+        """How much of an order this taker may hold: strangers share a part of it."""
+        whole = bool(order.flags & OrderFlags.ALL_OR_NONE)
+        if whole or not self._is_stranger(taker):
+            return order.quantity_lots
+        share = order.quantity_lots * self._core.settings.stranger_percent // 100
+        held = sum(
+            trade.quantity_lots
+            for trade in self._unpaid()
+            if trade.order_id == order_id and self._is_stranger(trade.taker)
+        )
+        return max(share, order.minimum_lots) - held
+
+    # --- private -------------------------------------------------------------------------------
+
+    def _unpaid(self) -> list[Trade]:
+        return [trade for trade in self.holding() if trade.state in _UNPAID]
+
+    def _is_stranger(self, taker: bytes) -> bool:
+        if self._friends is None:
+            self._friends = {
+                self._trades.counterparty(one)
+                for one in self._trades.by_id.values()
+                if one.state is State.SETTLED
+            }
+        peer = self._sessions.peers.get(taker)
+        pinned = peer is not None and peer.pinned
+        return not pinned and taker not in self._friends
+
+    def _moved(self, before: Trade, after: Trade) -> None:
+        if after.state is State.SETTLED and self._friends is not None:
+            self._friends.add(self._trades.counterparty(after))
+        if after.role is not TradeRole.MAKER or after.state in _UNPAID:
+            return
+        self._addresses.pop(after.trade_id, None)
+        if before.state in _UNPAID and after.state is State.CANCELLED:
+            self._ran_out(after)
+        elif before.state in _UNPAID:
+            self._waits.pop(after.taker, None)
+
+    def _ran_out(self, trade: Trade) -> None:
+        """A hold came to nothing; what ended at once has cost nobody anything."""
+        if self._core.now.wall_ms - trade.created_ms < UNPAID_AFTER_MS:
+            return
+        times = self._waits.pop(trade.taker, (0, 0))[0]
+        wait_ms = min(UNPAID_WAIT_FIRST_MS << min(times, 16), UNPAID_WAIT_LAST_MS)
+        if len(self._waits) >= PEERS_KNOWN_MAX:
+            del self._waits[next(iter(self._waits))]
+        self._waits[trade.taker] = times + 1, self._core.now.monotonic_ms + wait_ms
