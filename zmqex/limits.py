@@ -83,6 +83,8 @@ UNPAID_WAIT_LAST_MS: Final = DAY_MS
 TAKE_DEADLINE_MS: Final = 1_500
 # A maker that failed us is not asked again for this long.
 SKIP_MAKER_MS: Final = 30 * SECOND_MS
+# Orders that cross and both rest are looked for so long after others' orders have changed.
+CROSSED_WAIT_MS: Final = 100
 # Takes of one incoming order that are on their way at the same time, and in all.
 TAKES_AT_ONCE_MAX: Final = 32
 TAKES_PER_ORDER_MAX: Final = 256

@@ -23,7 +23,7 @@ from tests.stories import BTC, place, state_of, taken
 from tests.unit.maker_stories import confirmed_without_funds
 from tests.world import World
 from zmqex.errors import EvidenceError
-from zmqex.kernel.commands import ExportTrade
+from zmqex.kernel.commands import CancelOrder, ExportTrade
 from zmqex.market.instruments import Currencies
 from zmqex.protocol.messages import AnyTradeMessage
 from zmqex.trading.evidence import FIELDS, SEAL_KIND, read_evidence, seal_body
@@ -118,6 +118,7 @@ def test_what_was_never_taken_has_no_evidence() -> None:
     bob.command(place("sell", BTC // 2))
     world.run(2_000)
     world.drop = lambda *_: False
+    alice.tell(CancelOrder(""))
     world.run(5_000)
     (tombstone,) = alice.journal.trades.values()
     refused = alice.ask(ExportTrade(tombstone.trade_id.hex()))

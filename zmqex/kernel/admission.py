@@ -136,6 +136,7 @@ class Admission:
         return next(accepts, None)
 
     def _new_take(self, incoming: Incoming, envelope: bytes, take: Take) -> None:
+        self._orders.asked.get(take.order_id, set()).add(take.taker)
         refusal = self._why_not(take, incoming.route.address)
         if isinstance(refusal, RejectReason):
             self._refuse_take(incoming, take.trade_id, refusal)

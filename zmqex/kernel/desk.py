@@ -16,6 +16,7 @@ import msgspec
 from zmqex.kernel.answers import Answers, Job
 from zmqex.kernel.commands import CancelOrder, PlaceOrder, TakeOrder
 from zmqex.kernel.core import Core
+from zmqex.kernel.crossing import Crossing
 from zmqex.kernel.orders import CLOSED, OPEN, WORKING, OwnOrders
 from zmqex.kernel.records import OwnOrder, PutCommand, Trade
 from zmqex.kernel.replicas import FoundOrder, Replicas
@@ -72,6 +73,7 @@ class Desk:
         self._taking = taking
         self._taker = taker
         self._answers = Answers(core, trades, orders)
+        self._crossing = Crossing(core, sessions, replicas, orders, taking)
         self._jobs: dict[int, Job] = {}
         self._job_serial = 0
         self.keys: dict[str, bytes] = {}

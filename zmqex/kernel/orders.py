@@ -39,6 +39,8 @@ class OwnOrders:
         self.rows: dict[bytes, OwnOrder] = {}
         self._terms: dict[bytes, Order] = {}
         self.reserved_lots: Callable[[bytes], int] = lambda _order_id: 0
+        self.asked: dict[bytes, set[bytes]] = {}  # open order -> who has asked to take of it
+        self.on_published: Callable[[OwnOrder], None] = lambda _row: None
         self.on_expired: Callable[[OwnOrder], None] = lambda _row: None
         trades.capacity = self.capacity
 
@@ -138,6 +140,8 @@ class OwnOrders:
             return
         if self.remaining_lots(order_id) != self._terms[order_id].quantity_lots:
             self.publish_update(order_id)
+        self.asked[order_id] = set()
+        self.on_published(row)
         self._arm(row)
 
     def publish_update(self, order_id: bytes) -> None:
@@ -152,6 +156,14 @@ class OwnOrders:
     def taken(self, order_id: bytes, lots: int) -> None:
         """A maker holds this much for us: the order needs that much less."""
         self._change(order_id, taken_lots=self.rows[order_id].taken_lots + lots)
+        self.publish_update(order_id)
+
+    def not_taken(self, order_id: bytes, lots: int) -> None:
+        """What was held for a take that came to nothing: an open order has it again."""
+        if self.rows[order_id].state == OPEN:
+            self.taken(order_id, -lots)
+        else:
+            self.lost(order_id, lots)
 
     def lost(self, order_id: bytes, lots: int) -> None:
         """A trade that we had taken came to nothing: that part is dropped, not rested again."""
@@ -188,6 +200,7 @@ class OwnOrders:
         )
         if row.published:
             self._publisher.append(row.market, Close(order_id, reason.value))
+        self.asked.pop(order_id, None)
         self._core.cancel_timer(("order", order_id))
         self._core.log(
             "info", "order_closed", order_id=order_id.hex(), reason=reason.value, dropped=dropped

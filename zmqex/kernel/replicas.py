@@ -56,6 +56,7 @@ class Replicas:
         self.makers: dict[bytes, Maker] = {core.identity: Maker(core.identity, trusted=True)}
         self._books = {market: Book(market) for market in core.settings.markets}
         self._changed: dict[str, None] = {}
+        self.on_changed: list[Callable[[str], None]] = []
         # Set by the publisher: others have more of our own log than we; our heartbeat.
         self.on_own_ahead: Callable[[str, int], None] = lambda _market, _epoch: None
         self.own_heartbeat: Callable[[], bytes] = lambda: b""
@@ -138,6 +139,8 @@ class Replicas:
         self.claims.on_verified(event)
         for market in self._changed:
             self._core.emit(Announce("book", {"market": market}))
+            for call in self.on_changed:
+                call(market)
         self._changed = {}
 
     def trust(self, maker: bytes) -> None:

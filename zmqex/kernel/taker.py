@@ -199,6 +199,8 @@ class Taker:
 
     def abandon(self, trade: Trade, reason: RejectReason) -> None:
         """Get out of a trade in which we have not moved; we will never pay for it."""
+        if trade.state is State.TAKING:
+            trade = self._taking.give_back(trade)
         trade = self._trades.move(trade, Input.ABANDON, reason=reason.value)
         self._deferred.discard(trade.trade_id)
         trade = self._trades.say(

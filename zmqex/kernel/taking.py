@@ -68,8 +68,12 @@ class Taking:
         own_order_id: bytes,
         pay_mode: str,
         done: Done,
+        hold_own: bool = False,
     ) -> Trade:
-        """Take a quantity of an order; `done` is called once, when the maker's answer is known."""
+        """Take a quantity of an order; `done` is called once, when the maker's answer is known.
+
+        `hold_own`: our own order rests, so what it takes is held of it in the same transaction.
+        """
         core, now_ms = self._core, self._core.now.wall_ms
         take_id = core.random(32)
         buying = order.order.side == "sell"
@@ -110,8 +114,11 @@ class Taking:
                 payment_hash=payment_hash,
                 preimage=preimage,
                 pay_mode=pay_mode,
+                counted=hold_own,
             )
         )
+        if hold_own:
+            self._orders.taken(own_order_id, quantity_lots)
         self.on_asked(order)
         trade, envelope = self._trades.sign(trade, message)
         trade = self._trades.amend(trade, take_digest=digest(envelope))
@@ -154,8 +161,15 @@ class Taking:
         if reason in _MAY_HAVE_ARRIVED and key != self._unsent:
             self.on_abandoned(trade, reason)
         else:
-            self._trades.move(trade, Input.REFUSE, reason=reason.value)
+            self._trades.move(self.give_back(trade), Input.REFUSE, reason=reason.value)
         self.finish(key)
+
+    def give_back(self, trade: Trade) -> Trade:
+        """The maker has nothing of it: what was held of our own resting order is free again."""
+        if not trade.counted:
+            return trade
+        self._orders.not_taken(trade.own_order_id, trade.quantity_lots)
+        return self._trades.amend(trade, counted=False)
 
     def finish(self, key: bytes) -> None:
         """Tell whoever waits for this take how it stands; only the first call does."""
@@ -178,6 +192,7 @@ class Taking:
         trade = self._trades.heard(trade, said.envelope)
         if reason is RejectReason.MALFORMED:
             return Refusal(reason, 0, "the accept does not match the take")
+        asked_lots = trade.quantity_lots
         own_clock_end = trade.first_sent_ms + min(accept.hold_ttl_ms, HOLD_TTL_MS)
         trade = self._trades.move(
             trade,
@@ -195,13 +210,15 @@ class Taking:
             counterparty_node=accept.lightning_node,
         )
         self.on_accepted(trade)
-        self._count(self._trades.by_id[trade.trade_id])
+        self._count(self._trades.by_id[trade.trade_id], asked_lots)
         self.finish(trade.trade_id)
         return None
 
-    def _count(self, trade: Trade) -> None:
+    def _count(self, trade: Trade, asked_lots: int) -> None:
         """A take that was not abandoned at once is a part of our order that need not be worked."""
-        if trade.own_order_id and trade.state is not State.ABANDONING:
+        if trade.counted:
+            self._orders.not_taken(trade.own_order_id, asked_lots - trade.quantity_lots)
+        elif trade.own_order_id and trade.state is not State.ABANDONING:
             self._trades.amend(trade, counted=True)
             self._orders.taken(trade.own_order_id, trade.quantity_lots)
 

@@ -1,0 +1,140 @@
+"""Orders that cross and both rest, because they were published at the same moment.
+
+Of two such orders the one with the lower id is the maker's: its owner waits.  The other owner
+takes it, after holding that quantity of its own order in its own journal, so that nobody else can
+take it meanwhile.  One take at a time for each own order; who refuses is left alone for a while.
+Whom a plan has seen was asked or passed over then, and who has asked for our order knows it: such
+orders do not cross by accident.  Post-only and all-or-none orders take nothing once they rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from zmqex.kernel.core import Core
+from zmqex.kernel.orders import OPEN, OwnOrders
+from zmqex.kernel.records import OwnOrder, Trade
+from zmqex.kernel.replicas import FoundOrder, Replicas
+from zmqex.kernel.sessions import Sessions
+from zmqex.kernel.taking import Taking
+from zmqex.limits import CROSSED_WAIT_MS, SKIP_MAKER_MS
+from zmqex.market.matching import plan
+from zmqex.market.orders import BookOrder, IncomingOrder, OrderFlags, Side, TimeInForce
+from zmqex.reasons import RejectReason
+from zmqex.trading.states import State
+
+_FAILED = frozenset({State.REFUSED, State.ABANDONING, State.CANCELLED})
+
+
+class Crossing:
+    """Looks for crossed own orders whenever others' orders have changed."""
+
+    def __init__(
+        self, core: Core, sessions: Sessions, replicas: Replicas, orders: OwnOrders, taking: Taking
+    ) -> None:
+        """Look from now on."""
+        self._core = core
+        self._sessions = sessions
+        self._replicas = replicas
+        self._orders = orders
+        self._taking = taking
+        self._soon: set[str] = set()  # markets that will be looked at
+        self._outstanding: set[bytes] = set()  # own orders for which a take is under way
+        self._known: dict[bytes, frozenset[bytes]] = {}  # own order -> what it crossed at first
+        self._refused: set[tuple[bytes, bytes]] = set()  # (own order, asked in vain)
+        replicas.on_changed.append(self._look_soon)
+        orders.on_published = self._published
+
+    def _published(self, row: OwnOrder) -> None:
+        """An own order rests from now on: whatever it crosses at this moment is known."""
+        order = self._orders.terms(row.order_id)
+        crossing = self._replicas.book(row.market).crossing(Side(order.side), order.price_ticks)
+        self._known[row.order_id] = frozenset(one.order_id for one in crossing)
+
+    def _look_soon(self, market: str) -> None:
+        if market not in self._soon:
+            self._soon.add(market)
+            self._core.call_after(("crossed", market), CROSSED_WAIT_MS, lambda: self._look(market))
+
+    def _look(self, market: str) -> None:
+        self._soon.discard(market)
+        book = self._replicas.book(market)
+        bid, ask = book.best_bid(), book.best_ask()
+        if bid is None or ask is None or bid < ask:
+            return
+        for own_id in list(self._known):
+            row = self._orders.rows[own_id]
+            if row.state != OPEN:
+                del self._known[own_id]
+            elif row.market == market and not row.post_only and own_id not in self._outstanding:
+                self._try(row)
+
+    def _try(self, row: OwnOrder) -> None:
+        order, lots = self._orders.terms(row.order_id), self._orders.available_lots(row.order_id)
+        if lots <= 0 or order.flags & OrderFlags.ALL_OR_NONE:
+            return
+        incoming = IncomingOrder(
+            owner=self._core.identity,
+            side=Side(order.side),
+            price_ticks=order.price_ticks,
+            quantity_lots=lots,
+            minimum_lots=min(order.minimum_lots, lots),
+            time_in_force=TimeInForce.IOC,
+            expires_at_ms=order.expires_at_ms,
+        )
+        planned = plan(
+            self._replicas.book(row.market),
+            incoming,
+            self._core.now.wall_ms,
+            skip_orders=frozenset(asked for own, asked in self._refused if own == row.order_id),
+            usable=self._is_makers(row.order_id),
+        )
+        for fill in planned.fills[:1]:
+            found = self._replicas.row(fill.order_id)
+            if found is not None:
+                self._take(row, found, fill.quantity_lots)
+
+    def _is_makers(self, own_id: bytes) -> Callable[[BookOrder], bool]:
+        """Whether an order is the maker's of the two, new to us, and its maker can be asked."""
+        known, asked = self._known[own_id], self._orders.asked[own_id]
+
+        def usable(one: BookOrder) -> bool:
+            return (
+                one.order_id < own_id
+                and one.order_id not in known
+                and one.maker not in asked
+                and one.maker != self._core.identity
+                and not self._replicas.is_stale(one.maker)
+                and self._sessions.set_aside_until(one.maker) is None
+            )
+
+        return usable
+
+    def _take(self, row: OwnOrder, found: FoundOrder, lots: int) -> None:
+        own_id = row.order_id
+        self._core.log("info", "crossed", order_id=own_id.hex(), maker_order=found.order_id.hex())
+        self._outstanding.add(own_id)
+        self._taking.take(
+            found,
+            lots,
+            own_order_id=own_id,
+            pay_mode=row.pay_mode,
+            done=lambda trade: self._taken(own_id, trade),
+            hold_own=True,
+        )
+
+    def _taken(self, own_id: bytes, trade: Trade) -> None:
+        self._outstanding.discard(own_id)
+        if trade.state in _FAILED:
+            self._refused.add((own_id, trade.order_id))
+            name = ("crossed", own_id, trade.order_id)
+            self._core.call_after(name, SKIP_MAKER_MS, lambda: self._ask_again(own_id, trade))
+        else:
+            is_open = self._orders.rows[own_id].state == OPEN
+            if is_open and self._orders.remaining_lots(own_id) == 0:
+                self._orders.close(own_id, RejectReason.FILLED)
+            self._look_soon(trade.market)
+
+    def _ask_again(self, own_id: bytes, trade: Trade) -> None:
+        self._refused.discard((own_id, trade.order_id))
+        self._look_soon(trade.market)
