@@ -95,10 +95,10 @@ def test_a_crash_at_any_commit_loses_and_repeats_nothing(side: str, name: str, w
         states = {one.state for node in (alice, bob) for one in node.journal.trades.values()}
         # A take that was called off leaves two orders that cross, which may then trade as such.
         assert states <= {State.SETTLED, State.CANCELLED}, (where, states)
-        both = [one for one in alice.journal.trades.values() if one.state is State.SETTLED]
-        assert len(both) <= 1, where
+        ended = [one for one in alice.journal.trades.values() if one.state is State.SETTLED]
+        assert len(ended) <= 1, where
         moved = alice.ledger.balance_msat - TEN_BTC_MSAT
-        if both:
+        if ended:
             settled += 1
             assert moved == (1 if side == "buy" else -1) * 4 * BTC // 10 * 1_000, where
         else:
