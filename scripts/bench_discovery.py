@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import bench_dht
+import bench_meeting
 
 Row = Mapping[str, object]
 
 # What measures each source of peers, in the order of printing.
-SOURCES: Final[tuple[Callable[[], Sequence[Row]], ...]] = (bench_dht.rows,)
+SOURCES: Final[tuple[Callable[[], Sequence[Row]], ...]] = (bench_dht.rows, bench_meeting.rows)
 
 
 def rows() -> list[Row]:

@@ -49,6 +49,8 @@ HOLD_CONNECTIONS_MAX: Final = 16
 LEASE_TTL_MS: Final = 10 * SECOND_MS
 # How often a hold server is asked for the lease and whether it still has our holds.
 HOLD_SERVER_ASK_S: Final = 1
+# Nobody else uses our own server, so whether it has kept its memory is asked less often.
+HOLD_SERVER_ASK_OWN_S: Final = 5
 # The embedded hold server starts in tens of milliseconds; a busy disk may take seconds.
 HOLD_SERVER_START_S: Final = 5
 HOLD_SERVER_STOP_S: Final = 5

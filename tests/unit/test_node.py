@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import msgspec
 
 from tests.unit.test_outside import Holds, Lightning, hold_calls
+from zmqex.adapters.discovery.routes import own_addresses
 from zmqex.adapters.storage.journal import Journal
 from zmqex.errors import StorageError
 from zmqex.kernel import effects as out
@@ -291,6 +293,29 @@ def test_a_frame_that_is_not_sent_is_counted(tmp_path: Path) -> None:
         assert scene.sockets.kinds()[2:] == ["dial_hello", "connect", "disconnect", "announce"]
 
     run(tmp_path, story)
+
+
+def test_another_network_is_noticed_and_one_that_comes_back(tmp_path: Path) -> None:
+    """Everybody is dialled and every source asked anew; a network that is down is waited for."""
+
+    async def story(scene: Scene) -> None:
+        node, woken = scene.node, list[str]()
+        now: tuple[str, ...]
+        node.on_wake = lambda: woken.append("".join(now))
+        for now in ((), ("a",), ("a",), ("b", "c"), (), (), ("b", "c"), ("b", "c")):
+            node.beat(now)
+        assert woken == ["a", "bc", "bc"]
+
+    run(tmp_path, story)
+
+
+def test_the_addresses_on_the_way_out_are_ours() -> None:
+    """A UDP socket of that address can be opened here."""
+    for address in own_addresses():
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as one:
+            one.bind((address, 0))
+    assert len(own_addresses()) <= 2
 
 
 def test_a_machine_that_slept_is_noticed(tmp_path: Path) -> None:

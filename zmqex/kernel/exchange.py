@@ -13,6 +13,7 @@ from zmqex.dht.address import Scope, is_believable, scope_of
 from zmqex.kernel.core import Core
 from zmqex.kernel.events import CandidatesFound
 from zmqex.kernel.links import Links
+from zmqex.kernel.peers import CONNECTED
 from zmqex.kernel.requests import Answer, Incoming, Refusal
 from zmqex.limits import (
     EXCHANGE_EVERY_MS,
@@ -77,8 +78,17 @@ class Exchange:
         """Dial whom a peer vouches for; whatever cannot be believed is passed over."""
         network, now_ms = self._core.settings.network, self._core.now.wall_ms
         where = self._links.peers[teller].host
+        # Most of what is told is known already: its signature need not be checked again.
+        connected = {
+            peer.raw: peer.identity
+            for peer in self._links.peers.values()
+            if peer.state in CONNECTED
+        }
         found, last = [], after
         for one in told:
+            if one.record in connected:
+                last = max(last, connected[one.record])
+                continue
             record = check_record(one.record, network, now_ms)
             if not isinstance(record, PeerRecord):
                 continue

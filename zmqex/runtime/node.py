@@ -77,6 +77,7 @@ class Node:
         self._handling = False
         self._timer: asyncio.TimerHandle | None = None
         self._beat = (wall_ms(), monotonic_ms())
+        self._addresses: tuple[str, ...] | None = None  # at the last beat
         self._answered: dict[tuple[bytes, int], Callable[[AnswerCommand], None]] = {}
 
     def attach(
@@ -144,15 +145,23 @@ class Node:
         """Give the kernel's answer to one command to `call` in place of the control socket."""
         self._answered[client, request_id] = call
 
-    def beat(self) -> None:
-        """To be called every second: notices that the machine or the process was suspended."""
+    def beat(self, addresses: tuple[str, ...] = ()) -> None:
+        """To be called every second, with our addresses on the way out.
+
+        Notices that the machine or the process was suspended, and that the network is another one,
+        or back.
+        """
         wall, monotonic = wall_ms(), monotonic_ms()
         wall_before, monotonic_before = self._beat
         self._beat = (wall, monotonic)
+        before, self._addresses = self._addresses, addresses
         slept_ms = max(wall - wall_before, monotonic - monotonic_before) - SECOND_MS
         if slept_ms > SLEPT_MS:
             self._log.warning("woke", slept_ms=slept_ms)
             self.wake(slept_ms)
+        elif addresses and before is not None and addresses != before:
+            self._log.warning("network_changed")
+            self.wake()
 
     def wake(self, slept_ms: int = 0) -> None:
         """Everybody must be found and heard anew: the machine slept, or its network changed."""

@@ -294,15 +294,10 @@ class _Process:
 
     async def _beat(self) -> None:
         parent = os.getppid()
-        proxied = self._config.proxy is not None
-        addresses = () if proxied else own_addresses()
         while True:
             await asyncio.sleep(1)
-            self._node.beat()
-            before, addresses = addresses, () if proxied else own_addresses()
-            if addresses and addresses != before:
-                self._log.warning("network_changed")
-                self._node.wake()
+            # Behind a proxy our address is the proxy's business.
+            self._node.beat(() if self._config.proxy else own_addresses())
             if self._config.supervised and os.getppid() != parent:
                 self._log.warning("supervisor_ended")
                 self._node.stopped.set()
