@@ -138,7 +138,7 @@ def test_everything_that_is_broken_outside_is_found_with_its_fix(
         in (sick["reachable"]["text"])
     )
     assert "`announce_host`" in sick["reachable"]["fix"]
-    assert "behind the middle one of 3 peers" in sick["clock"]["text"]
+    assert "behind that of 3 peers, the middle one" in sick["clock"]["text"]
     assert "timedatectl" in sick["clock"]["fix"]
     assert sick["journal"]["state"] == "ok"
 
@@ -147,7 +147,7 @@ def test_a_healthy_pair_has_nothing_wrong(user: Home) -> None:
     """Each reaches all three ports of the other; the command says so in words."""
     alice, bob = user.start("alice", "bob")
     shown = alice.cli("doctor")
-    assert "1 peers have reached all three ports at 127.0.0.1" in shown
+    assert "all three ports, by 1 peer, at 127.0.0.1" in shown
     assert shown.endswith("Nothing is wrong.\n")
     assert findings(bob, 0)["clock"]["state"] == "ok"
 

@@ -55,7 +55,7 @@ NO_PEERS = {"live": 0, "known": 3}
         (
             diagnosis.judge_peers({**STATUS, "peers": NO_PEERS}),
             "wrong",
-            "3 peers are known",
+            "of 3 peers that we know",
             "peers --why",
         ),
         (diagnosis.judge_clock([], refused(0)), "unknown", "no peer to compare", ""),
@@ -70,14 +70,19 @@ NO_PEERS = {"live": 0, "known": 3}
         (
             diagnosis.judge_clock([peer(-60_000)] * 2 + [peer(0)], refused(0)),
             "wrong",
-            "60 s ahead of the middle one of 3 peers",
+            "60 s ahead of that of 3 peers, the middle one",
             "timedatectl",
         ),
         (diagnosis.judge_clock([peer(0)], refused(1)), "ok", "within", ""),
         (diagnosis.judge_clock([peer(0)], refused(2)), "wrong", "2 peers", "timedatectl"),
         (diagnosis.judge_reach([], STATUS), "unknown", "no peer to ask", ""),
         (diagnosis.judge_reach([NOBODY], STATUS), "unknown", "asked lately", "ten seconds"),
-        (diagnosis.judge_reach([dialled(), NOBODY], STATUS), "ok", "1 peers have reached", ""),
+        (
+            diagnosis.judge_reach([dialled(), NOBODY], STATUS),
+            "ok",
+            "all three ports, by 1 peer, at",
+            "",
+        ),
         (
             diagnosis.judge_reach([dialled(rpc="closed"), dialled(rpc="closed")], STATUS),
             "wrong",
@@ -142,6 +147,16 @@ def test_each_fact_is_judged_and_what_is_wrong_has_its_fix(
     assert text in found.text
     assert fix in found.fix
     assert bool(found.fix) or state in {"ok", "unknown"}
+
+
+def test_grapes_are_judged_where_there_are_any() -> None:
+    """Each of their warnings is something wrong."""
+    healthy = {"used": "http://127.0.0.1:30001", "warnings": []}
+    assert diagnosis.judge_grapes({"grapes": None}) == []
+    assert diagnosis.judge_grapes({"grapes": healthy})[0].state == "ok"
+    (found,) = diagnosis.judge_grapes({"grapes": {**healthy, "warnings": ["a lonely grape"]}})
+    assert (found.state, found.text) == ("wrong", "a lonely grape")
+    assert "--grape" in found.fix
 
 
 def test_problems_of_a_file_are_told_in_one_line_each() -> None:

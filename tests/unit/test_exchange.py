@@ -9,6 +9,7 @@ import pytest
 from tests.unit.stranger import Stranger, alone, dials, state
 from tests.wire import HELLO, Wire
 from zmqex import limits
+from zmqex.kernel import events as happened
 from zmqex.kernel.peers import State
 from zmqex.protocol.codec import decode
 from zmqex.protocol.messages import Endpoint, Page, PeerRecord, Peers, ToldPeer
@@ -75,6 +76,19 @@ def test_peers_tell_each_other_of_peers() -> None:
     wire.run(3_000)
     assert state(carol, alice.identity) is State.LIVE
     assert carol.n.sessions.peers[alice.identity].source == "exchange"
+
+
+def test_sybils_that_own_the_dht_hide_nobody_from_the_other_sources() -> None:
+    """All that the DHT names is silent, again and again; the rest is connected within 5 s."""
+    wire = Wire()
+    alice, bob = wire.meet("alice", "bob")
+    (carol,) = wire.add("carol", start=False)
+    carol.start(static_peers=((b"", bob.address, HELLO),))
+    silent = tuple((f"11.{number}.1.1", 1, "dht") for number in range(200))
+    for _ in range(20):
+        carol.handle(happened.CandidatesFound(silent))
+        wire.run(250)
+    assert [state(carol, one.identity) for one in (alice, bob)] == [State.LIVE, State.LIVE]
 
 
 def test_two_halves_of_a_network_find_each_other_by_asking_again() -> None:

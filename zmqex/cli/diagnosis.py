@@ -17,6 +17,7 @@ PEERS: Final = "peers"
 CLOCK: Final = "clock"
 REACHABLE: Final = "reachable"
 DHT: Final = "dht"
+GRAPES: Final = "grapes"
 LIGHTNING: Final = "lightning"
 JOURNAL: Final = "journal"
 
@@ -31,12 +32,12 @@ def judge_peers(status: Row) -> Finding:
     """Whether anybody is connected, or could be found."""
     live, known = status["peers"]["live"], status["peers"]["known"]
     if live:
-        return ok(PEERS, f"connected to {live} of {known} known peers")
+        return ok(PEERS, f"connected to {live} of {_peers(known)}")
     if status["no_source"]:
         fix = "name one: `peers add HOST:PORT`, or `serve --bootstrap HOST:PORT` or `--peer`"
         return wrong(PEERS, "nobody is connected, and there is nobody to ask for others", fix)
     fix = "`peers --why` says of each address why it is not connected"
-    return wrong(PEERS, f"nobody is connected; {known} peers are known", fix)
+    return wrong(PEERS, f"nobody is connected, of {_peers(known)} that we know", fix)
 
 
 def judge_clock(peers: list[Row], candidates: list[Row]) -> Finding:
@@ -47,16 +48,16 @@ def judge_clock(peers: list[Row], candidates: list[Row]) -> Finding:
     if not skews and not refused:
         return unknown(CLOCK, "there is no peer to compare clocks with")
     if refused > len(skews):
-        text = f"{refused} peers and this node do not talk, for a clock that is wrong by over 30 s"
+        text = f"{_peers(refused)} and this node do not talk, for a clock that is over 30 s off"
         return wrong(CLOCK, text, _SET_CLOCK)
     middle = skews[len(skews) // 2]
     said = f"{abs(middle) // SECOND_MS} s {'behind' if middle > 0 else 'ahead of'}"
-    text = f"this clock is {said} the middle one of {len(skews)} peers"
+    text = f"this clock is {said} that of {_peers(len(skews))}, the middle one"
     if abs(middle) > CLOCK_SKEW_MAX_MS:
         return wrong(CLOCK, text, _SET_CLOCK)
     if abs(middle) > CLOCK_SKEW_NOTED_MS:
         return note(CLOCK, text, _SET_CLOCK)
-    return ok(CLOCK, f"within {CLOCK_SKEW_NOTED_MS // SECOND_MS} s of {len(skews)} peers")
+    return ok(CLOCK, f"within {CLOCK_SKEW_NOTED_MS // SECOND_MS} s of {_peers(len(skews))}")
 
 
 def judge_reach(rows: list[Row], status: Row) -> Finding:
@@ -85,7 +86,7 @@ def judge_reach(rows: list[Row], status: Row) -> Finding:
     if partly:
         text = f"not every peer that dialled {places} got through to: {', '.join(partly)}"
         return note(REACHABLE, text, "look at what stands between you and them")
-    return ok(REACHABLE, f"{len(answers)} peers have reached all three ports at {places}")
+    return ok(REACHABLE, f"all three ports, by {_peers(len(answers))}, at {places}")
 
 
 def judge_dht(status: Row) -> Finding:
@@ -104,6 +105,16 @@ def judge_dht(status: Row) -> Finding:
         )
         return wrong(DHT, text, fix)
     return note(DHT, "no other DHT node is known", "name one: `serve --bootstrap HOST:PORT`")
+
+
+def judge_grapes(status: Row) -> list[Finding]:
+    """What the grapes in use have shown; nothing where none are used."""
+    grapes = status["grapes"]
+    if grapes is None:
+        return []
+    fix = "docs/operating.md says how grapes are started; `--grape` may name several"
+    found = [wrong(GRAPES, text, fix) for text in grapes["warnings"]]
+    return found or [ok(GRAPES, f"{grapes['used']} answers")]
 
 
 def judge_hold_server(status: Row) -> Finding:
@@ -131,3 +142,7 @@ def judge_journal(problems: list[str]) -> Finding:
     if problems:
         return wrong(JOURNAL, f"the journal is damaged: {'; '.join(problems)}", RESTORE)
     return ok(JOURNAL, "the journal is whole")
+
+
+def _peers(count: int) -> str:
+    return "1 peer" if count == 1 else f"{count} peers"

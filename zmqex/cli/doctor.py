@@ -103,6 +103,7 @@ def _of_running() -> list[Finding]:
             diagnosis.judge_clock(peers, candidates),
             diagnosis.judge_reach(INVOCATION.call(CheckReach())["peers"], status),
             diagnosis.judge_dht(status),
+            *diagnosis.judge_grapes(status),
             diagnosis.judge_hold_server(status),
             diagnosis.judge_lightning(status),
             diagnosis.judge_journal(INVOCATION.call(CheckJournal())["problems"]),

@@ -389,9 +389,11 @@ def show_makers(makers: list[dict[str, Any]]) -> None:
 def show_findings(findings: list[Finding]) -> None:
     """What `doctor` has found, a line each, with what to do below it."""
     out = console()
+    said = ""
     for one in findings:
         out.print(f"{one.state:<8} {one.check:<12} {plain(one.text)}", soft_wrap=True)
-        if one.fix:
+        if one.fix and one.fix != said:
+            said = one.fix
             out.print(f"{'':<8} {'':<12} {'do: ':<4}{plain(one.fix)}", soft_wrap=True)
     sick = sum(one.state == "wrong" for one in findings)
     things = "thing is" if sick == 1 else "things are"

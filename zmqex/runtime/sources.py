@@ -148,8 +148,10 @@ class Sources:
         return {**self._dht.health(), "bootstrap": len(self._config.bootstrap)}
 
     def grapes(self) -> dict[str, Any] | None:
-        """The state of the grapes; None where none are used."""
-        return None if self._grapes is None else self._grapes.health()
+        """The state of the grapes, and what is wrong with them; None where none are used."""
+        if self._grapes is None:
+            return None
+        return {**self._grapes.health(), "warnings": self._grapes.warnings()}
 
     def warnings(self) -> list[str]:
         """What is wrong, each with what to do."""

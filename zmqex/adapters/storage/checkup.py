@@ -35,6 +35,8 @@ RESTORE: Final = (
 
 def check_modes(data_dir: Path, runtime_dir: Path) -> list[Finding]:
     """Whether the data and socket directories, and all in them, are this user's alone."""
+    if not data_dir.exists():
+        return [note(MODES, f"there is no {data_dir} yet")]
     found = [*_modes(data_dir), *_modes(runtime_dir)]
     return found or [ok(MODES, f"only you can use {data_dir}")]
 
