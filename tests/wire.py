@@ -18,6 +18,7 @@ from zmqex.kernel import effects as out
 from zmqex.kernel import events as happened
 from zmqex.kernel.commands import Command
 from zmqex.kernel.core import Core, Settings
+from zmqex.kernel.following import Following
 from zmqex.kernel.publisher import Publisher
 from zmqex.kernel.reach import Reach
 from zmqex.kernel.records import (
@@ -63,6 +64,7 @@ class LogNode:
         self.sessions = Sessions(self.core)
         self.reach = Reach(self.core, self.sessions)
         self.replicas = Replicas(self.core, self.sessions)
+        self.following = Following(self.core, self.sessions, self.replicas)
         self.publisher = Publisher(self.core, self.replicas, self.sessions)
         self.batches: tuple[OwnBatch, ...] = ()
         self.checkpoints: tuple[OwnCheckpoint, ...] = ()
@@ -128,6 +130,7 @@ class Host:
         self.peers: dict[bytes, KnownPeer] = {}
         self.counters: dict[str, int] = {}
         self.links: dict[bytes, tuple[str, bytes]] = {}  # peer: (host, CURVE key)
+        self.topics: dict[bytes, tuple[bytes, ...]] = {}  # what we listen to of a peer
         self.effects: list[out.Effect] = []
         self.starts = 0
         self.record = b""
@@ -309,8 +312,11 @@ class Wire:
 
     def _carry_out_on_sockets(self, host: Host, effect: out.Effect) -> None:
         match effect:
-            case out.ConnectPeer(peer, curve_key, rpc):
+            case out.ConnectPeer(peer, curve_key, rpc, _, topics):
                 host.links[peer] = (rpc[0], curve_key)
+                host.topics[peer] = topics
+            case out.FollowPeer(peer, topics):
+                host.topics[peer] = topics
             case out.DisconnectPeer(peer):
                 host.links.pop(peer, None)
             case out.DialBack(ticket, curve_key, hello, rpc, orders):
@@ -326,7 +332,8 @@ class Wire:
                     self._carry(host, target, happened.ReplyReceived(host.identity, frame))
             case out.Publish(topic, envelope):
                 for target in self.hosts.values():
-                    if self._linked(target, host.identity) is host:
+                    hears = topic in target.topics.get(host.identity, ())
+                    if hears and self._linked(target, host.identity) is host:
                         self._carry(host, target, happened.StreamReceived(((topic, envelope),)))
             case _:
                 assert isinstance(effect, out.Log | out.AnswerCommand | out.Announce)

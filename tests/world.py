@@ -49,6 +49,7 @@ class SimNode:
         self.holds: HoldMood = "up"
         self.accepts = True  # what the operator's own program says, if it is asked
         self.links: dict[bytes, str] = {}  # peer identity -> its host, our dialled sockets
+        self.topics: dict[bytes, tuple[bytes, ...]] = {}  # what we listen to of a peer
         self.record = b""
         self.starts = 0
         self.settings = settings
@@ -299,10 +300,8 @@ class World:
             case out.DialBack(ticket, _, (host, _)):
                 found = self._at_host(host) is not None
                 self.soon(node, happened.DialBackEnded(ticket, found, found, found))
-            case out.ConnectPeer():
-                node.links[effect.peer] = effect.rpc[0]
-            case out.DisconnectPeer():
-                node.links.pop(effect.peer, None)
+            case out.ConnectPeer() | out.FollowPeer() | out.DisconnectPeer():
+                self._link(node, effect)
             case out.SendRequest() | out.SendReply() | out.Publish():
                 self._send(node, effect)
             case out.ReserveHold() | out.ReleaseHold() | out.ExtendHold() | out.RebuildHolds():
@@ -311,6 +310,16 @@ class World:
                 self.soon(node, happened.AcceptDecided(effect.trade_id, node.accepts))
             case _:
                 self._lightning(node, effect)
+
+    def _link(
+        self, node: SimNode, effect: out.ConnectPeer | out.FollowPeer | out.DisconnectPeer
+    ) -> None:
+        if isinstance(effect, out.DisconnectPeer):
+            node.links.pop(effect.peer, None)
+            return
+        node.topics[effect.peer] = effect.topics
+        if isinstance(effect, out.ConnectPeer):
+            node.links[effect.peer] = effect.rpc[0]
 
     def _at_host(self, host: str) -> SimNode | None:
         for node in self.nodes.values():
@@ -339,7 +348,8 @@ class World:
                     self._wire(node, target, effect, happened.ReplyReceived(node.identity, frame))
             case out.Publish(topic, envelope):
                 for target in self.nodes.values():
-                    if target.links.get(node.identity) == node.host:
+                    hears = topic in target.topics.get(node.identity, ())
+                    if hears and target.links.get(node.identity) == node.host:
                         event = happened.StreamReceived(((topic, envelope),))
                         self._wire(node, target, effect, event)
 

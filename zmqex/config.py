@@ -102,6 +102,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     currencies: Mapping[str, int] = {}
     markets: tuple[str, ...] = ("BTC/USD",)
     orders_per_stranger: int = limits.ORDERS_PER_STRANGER_MAX
+    follow_all_max: int = limits.FOLLOW_ALL_MAX
+    price_band: int = limits.PRICE_BAND_PERCENT
     supervised: bool = False
 
     @property
@@ -285,6 +287,8 @@ _SETTINGS: Final[Mapping[str, tuple[str, Callable[[object], object]]]] = {
         "orders_per_stranger",
         read_number(0, limits.ORDERS_PER_MAKER_MAX),
     ),
+    "follow_all_max": ("follow_all_max", read_number(0, limits.PEERS_MAX)),
+    "price_band": ("price_band", read_number(0, limits.PRICE_BAND_PERCENT_MAX)),
 }
 
 # --- nodes on this machine -----------------------------------------------------------------------

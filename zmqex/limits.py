@@ -31,6 +31,10 @@ ORDER_LIFE_DEFAULT_MS: Final = 7 * DAY_MS
 ORDERS_PER_MAKER_MAX: Final = 10_000
 # A stranger, until it has been known for a while or has settled a trade.
 ORDERS_PER_STRANGER_MAX: Final = 100
+# An order that reaches further than this many percent beyond the best price on the other side is
+# more often a slip than a wish; the most that can be set.
+PRICE_BAND_PERCENT: Final = 10
+PRICE_BAND_PERCENT_MAX: Final = 1_000
 # Everything that one node holds: about 1 KB each.
 ORDERS_TOTAL_MAX: Final = 1_000_000
 
@@ -172,6 +176,8 @@ GAP_BATCHES_MAX: Final = 64
 GAP_WAIT_MS: Final = 20
 # Envelopes whose signatures are being checked; what comes beyond is dropped and asked for again.
 VERIFYING_MAX: Final = 20_000
+# Envelopes that have verified and are known again when they come from the next relay.
+VERIFIED_KEPT_MAX: Final = 16_384
 # Three heartbeats may be lost before a maker counts as silent.
 HEARTBEAT_EVERY_MS: Final = 5 * SECOND_MS
 # And one this soon after a batch, for peers that ask for heads meanwhile.
@@ -179,6 +185,8 @@ HEARTBEAT_SOON_MS: Final = 200
 SILENT_MS: Final = 15 * SECOND_MS
 # Held and remaining change with every take; readers need no more than this of one order.
 UPDATE_EVERY_MS: Final = 250
+# The maker of a void epoch hears the proof again this often while it goes on as if nothing was.
+PROOF_EVERY_MS: Final = 10 * SECOND_MS
 # A proof of a fork costs two signature checks: one a second, a few at once.
 FORK_PROOFS_PER_SECOND: Final = 1
 FORK_PROOFS_BURST: Final = 8
@@ -214,6 +222,12 @@ EXCHANGE_PAGES_MAX: Final = 8
 # Peers with open sockets, and peers that are remembered.
 PEERS_MAX: Final = 256
 PEERS_KNOWN_MAX: Final = 1_024
+# With more live peers than this a node listens to some of them, and relays what it accepts.
+FOLLOW_ALL_MAX: Final = 48
+FOLLOWED: Final = 12
+# A live peer that nobody relays for so long is listened to directly, for so long.
+UNHEARD_MS: Final = 10 * SECOND_MS
+FOLLOW_DIRECTLY_MS: Final = 5 * MINUTE_MS
 # A request that has no answer by then has none.
 REQUEST_DEADLINE_MS: Final = 3 * SECOND_MS
 REQUESTS_PENDING_MAX: Final = 4_096

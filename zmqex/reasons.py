@@ -51,6 +51,7 @@ class RejectReason(enum.StrEnum):
     SELF_TRADE = "self_trade"
     WOULD_CROSS = "would_cross"
     NOT_FILLABLE = "not_fillable"
+    OUTSIDE_PRICE_BAND = "outside_price_band"
     # --- a take ------------------------------------------------------------------------------
     ORDER_CLOSED = "order_closed"
     OWN_ORDER = "own_order"

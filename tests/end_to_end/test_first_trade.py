@@ -42,10 +42,19 @@ def test_when_the_maker_sells_the_taker_sends_the_quote_first(user: Home) -> Non
     """The taker goes first in this direction too, and the maker pays its invoice at the end."""
     alice, bob = user.start("alice", "bob")
 
-    alice.cli("order", "sell", "0.1BTC@2USD")
-    order_id = alice.orders()[0]["order_id"]
+    alice.cli("order", "sell", "0.1BTC@3USD")
+    replaced = alice.cli("order", "replace", alice.orders()[0]["order_id"][:12], "0.1BTC@2USD")
+    assert "replaced, 0 BTC of it stays held" in replaced
+    (order,) = alice.orders()
+    order_id = order["order_id"]
     bob.wait_book(order_id, BTC // 10)
-    bob.cli("order", "buy", "0.1BTC@2USD")
+    for words in ([], ["--json"]):
+        slip = user.cli("--node", "bob", "order", "buy", "0.1BTC@20USD", *words)
+        assert slip.returncode == 2
+        assert "20 USD is 900 % above the best ask of 2 USD" in slip.stderr
+        assert "give --yes" in slip.stderr
+    assert bob.orders() == []
+    bob.cli("order", "buy", "0.1BTC@20USD", "--yes")
     trade_id = next(iter(bob.trades()))
     hold = alice.cli_json("hold", "list")["holds"][0]
     assert 895_000 < hold["redis_left_ms"] <= 900_000

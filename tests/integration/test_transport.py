@@ -131,6 +131,37 @@ def test_two_peers_ask_each_other_and_know_each_other_by_curve_key() -> None:
     run(story)
 
 
+def test_what_is_listened_to_can_change_while_connected() -> None:
+    """Topics come and go without a new connection; of a stranger nothing does."""
+
+    async def story() -> None:
+        alice, bob = Side(), Side()
+        async with started(alice, bob):
+            alice.connect(b"bob", bob, b"p")
+            alice.transport.follow(b"nobody", [b"h"])
+            seen: list[bytes] = []
+
+            async def hears(*topics: bytes) -> bool:
+                """Publish on all topics until exactly these have come, the last one twice."""
+                alice.events.clear()
+                while True:
+                    for topic in (b"o", b"h", b"p"):
+                        bob.transport.publish(topic, b"x")
+                    await a_turn()
+                    events = alice.of(StreamReceived)
+                    seen[:] = [topic for event in events for topic, _ in event.messages]
+                    if seen.count(topics[-1]) >= 2 and set(seen[-2 * len(topics) :]) == set(topics):
+                        return True
+
+            assert await hears(b"p")
+            alice.transport.follow(b"bob", [b"o", b"h", b"p"])
+            assert await hears(b"o", b"h", b"p")
+            alice.transport.follow(b"bob", [b"o"])
+            assert await hears(b"o")
+
+    run(story)
+
+
 def test_a_stream_arrives_in_order_in_few_events_and_only_the_topics_asked_for() -> None:
     """A thousand batches are far fewer events, none with more than the bound."""
 

@@ -63,6 +63,7 @@ class Outside:
             out.Verify: self._verify,
             out.DialHello: self._dial,
             out.ConnectPeer: self._connect,
+            out.FollowPeer: self._follow,
             out.DisconnectPeer: self._disconnect,
             out.SendRequest: self._request,
             out.SendReply: self._reply,
@@ -187,6 +188,11 @@ class Outside:
         since = self.sim.schedule.now_ms + 2 * self.latency(machine, target)
         machine.links[effect.peer] = Link(target, effect.curve_key, effect.topics, since)
         target.subscribers[machine.number] = machine
+
+    def _follow(self, machine: Machine, effect: out.FollowPeer) -> None:
+        link = machine.links.get(effect.peer)
+        if link is not None:
+            machine.links[effect.peer] = link._replace(topics=effect.topics)
 
     def _disconnect(self, machine: Machine, effect: out.ConnectPeer | out.DisconnectPeer) -> None:
         link = machine.links.pop(effect.peer, None)

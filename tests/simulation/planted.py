@@ -21,6 +21,7 @@ from zmqex.kernel.orders import CLOSED, OwnOrders
 from zmqex.kernel.publisher import Publisher
 from zmqex.kernel.records import Trade
 from zmqex.kernel.replicas import Replicas
+from zmqex.kernel.shown import Shown
 from zmqex.kernel.trades import Trades
 from zmqex.market.book import Book
 from zmqex.protocol import log as log_module
@@ -37,12 +38,12 @@ F = Fault
 
 def resurrected_order(patch: pytest.MonkeyPatch) -> None:
     """A closed order stays in the book."""
-    show = Replicas._show
+    show = Shown.show
 
-    def keeps(self: Replicas, log: MakerLog, rows: Any, fresh: Any) -> None:  # noqa: ANN401
+    def keeps(self: Shown, log: MakerLog, rows: Any, fresh: Any) -> None:  # noqa: ANN401
         show(self, log, [(key, row) for key, row in rows if row is not None], fresh)
 
-    patch.setattr(Replicas, "_show", keeps)
+    patch.setattr(Shown, "show", keeps)
 
 
 def skipped_gap(patch: pytest.MonkeyPatch) -> None:

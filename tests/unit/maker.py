@@ -56,9 +56,9 @@ class Maker(Stranger):
         fields.update(changes)
         return seal(self.key, NETWORK, "batch", encode(Batch(**fields)))
 
-    def publish(self, *operations: Operation) -> bytes:
+    def publish(self, *operations: Operation, **changes: object) -> bytes:
         """The next batch as envelope bytes, appended to the log."""
-        raw = self.sign(*operations)
+        raw = self.sign(*operations, **changes)
         body = msgspec.msgpack.decode(raw)[0]
         plan = self.fold.check(msgspec.msgpack.decode(body, type=Batch), digest(body))
         assert isinstance(plan, Plan), plan

@@ -50,6 +50,7 @@ NEEDS_NODE = [
     "order cancel 12345678",
     "order cancel --all --yes",
     "order take 12345678 0.4BTC",
+    "order replace 12345678 1BTC@2USD --yes",
     "book",
     "book BTC/USD --orders --depth 5",
     "book --from abcdefgh",

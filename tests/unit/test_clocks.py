@@ -10,7 +10,7 @@ from tests.wire import MARKET, Host, Wire
 from tests.world import SimNode, World
 from zmqex.kernel.commands import PlaceOrder
 from zmqex.kernel.sessions import State
-from zmqex.limits import CLOCK_SKEW_MAX_MS, RECORD_LIFE_MS
+from zmqex.limits import CLOCK_SKEW_MAX_MS, RECORD_LIFE_MS, SILENT_MS
 from zmqex.protocol.messages import PeerRecord
 from zmqex.protocol.record import check_record
 
@@ -34,9 +34,22 @@ def test_a_heartbeat_of_the_future_makes_no_later_one_old() -> None:
     assert counted(host, "ignored_old_heartbeat") == 0
     assert log_of(host, maker).target[1] == 2
     wire.wall_ms += 1
-    maker.say(host, b"h", beat := maker.beat())
-    maker.say(host, b"h", beat)
+    maker.say(host, b"h", maker.beat())
+    maker.say(host, b"h", maker.beat(later_ms=-2))
     assert counted(host, "ignored_old_heartbeat") == 1
+
+
+def test_a_maker_that_sets_its_clock_back_is_heard_before_long() -> None:
+    """What it said when it was 29 s ahead, and we believed, silences it for 15 s and no longer."""
+    wire, host, maker = scene()
+    maker.say(host, b"h", maker.beat(later_ms=29_000))
+    maker.publish(maker.new(1)[1])
+    maker.say(host, b"h", maker.beat())
+    assert counted(host, "ignored_old_heartbeat") == 1
+    wire.run(SILENT_MS)
+    maker.say(host, b"h", maker.beat())
+    assert log_of(host, maker).target[1] == 1
+    assert not host.n.replicas.is_stale(maker.identity)
 
 
 @pytest.mark.parametrize("ahead_ms", [AHEAD_MS, 2 * RECORD_LIFE_MS])

@@ -98,6 +98,8 @@ def test_every_setting_can_stand_in_all_three_places() -> None:
         "currencies": "XYZ=3",
         "markets": "BTC/USD,BTC/XYZ",
         "orders_per_stranger": "10000",
+        "follow_all_max": "0",
+        "price_band": "25",
     }
     by_flags = load(flags=dict(said))
     by_environment = load(
@@ -214,6 +216,7 @@ def test_an_operators_redis_makes_holds_strict_unless_said_otherwise() -> None:
         ("rpc_port", "eighty", "'eighty' is not a port"),
         ("bind_host", "a b", "is not a host name"),
         ("peers", "nobody", "is not an address"),
+        ("price_band", "-1", "is not a whole number from 0 to 1000"),
         ("orders_per_stranger", "10001", "from 0 to 10000"),
         ("peers", "abc@127.0.0.1:7100", "is not a peer id"),
         ("peers", PEER.upper(), "is not a peer id"),

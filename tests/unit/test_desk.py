@@ -291,7 +291,7 @@ def test_a_wrong_order_is_refused_in_one_sentence(reason: str, terms: dict[str, 
 
 def test_more_orders_than_others_accept_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """They would be in nobody's book."""
-    monkeypatch.setattr("zmqex.kernel.desk.ORDERS_PER_MAKER_MAX", 2)
+    monkeypatch.setattr("zmqex.kernel.terms.ORDERS_PER_MAKER_MAX", 2)
     world = World()
     (alice,) = world.meet("alice")
     place(alice, "buy", LOTS, 100)

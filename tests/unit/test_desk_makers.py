@@ -180,7 +180,7 @@ def test_many_orders_of_one_maker_are_all_taken() -> None:
             most = max(most, len(alice.held))
 
     world.spy = spy
-    answer = place(bob, "sell", count * LOTS, 100)
+    answer = place(bob, "sell", count * LOTS, 100, any_price=True)
     assert len(answer["trades"]) == count
     assert answer["skipped"] == []
     assert answer["order"]["close_reason"] == "filled"
@@ -197,7 +197,7 @@ def test_what_a_maker_will_not_hold_any_more_is_named() -> None:
     for number in range(HOLDS_PER_TAKER_MAX + 2):
         place(alice, "sell", LOTS, 100 + number)
     world.run(500)
-    answer = place(bob, "buy", (HOLDS_PER_TAKER_MAX + 2) * LOTS, 200)
+    answer = place(bob, "buy", (HOLDS_PER_TAKER_MAX + 2) * LOTS, 200, any_price=True)
     assert len(answer["trades"]) == HOLDS_PER_TAKER_MAX
     assert skipped(answer, nodes) == [("alice", "too_many_holds")] * 2
     assert answer["order"]["remaining_lots"] == 2 * LOTS

@@ -98,6 +98,8 @@ def test_a_proof_of_a_fork_is_believed_from_anybody() -> None:
     maker.say(host, b"e", proof)
     assert log_of(host, maker).state == "forked"
     maker.say(host, b"e", proof)
+    assert counted(host, "repeats") == 1
+    maker.say(host, b"e", encode(ForkProof(second, first)))
     assert counted(host, "ignored_fork_proof") == 2
 
 
@@ -116,6 +118,23 @@ def test_who_asks_for_a_forked_log_hears_the_proof() -> None:
         wire.run(after_ms)
         assert maker.refused(host, "log", question).reason == "forked_log"
         assert proofs() == said
+
+
+def test_the_maker_of_a_void_epoch_hears_the_proof_until_it_opens_a_new_one() -> None:
+    """It may have missed it: its journal was restored, and it goes on as if nothing was."""
+    wire, host, maker = scene()
+    for number in (1, 2):
+        maker.say(host, maker.topic, maker.sign(maker.new(number)[1]))
+    host.effects.clear()
+    maker.publish(maker.new(3)[1])
+    for _ in range(4):
+        wire.run(limits.HEARTBEAT_EVERY_MS)
+        maker.say(host, b"h", maker.beat())
+    said = [one for one in host.effects if isinstance(one, out.Publish) and one.topic == b"e"]
+    assert len(said) == 2
+    maker.fold.begin(wire.wall_ms + 1)
+    maker.say(host, b"h", maker.beat(later_ms=1))
+    assert log_of(host, maker).state == "current"
 
 
 def test_a_forged_proof_in_a_crowd_harms_nobody_else() -> None:

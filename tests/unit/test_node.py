@@ -47,6 +47,10 @@ class Sockets:
         """See the port."""
         self.said.append(("connect", peer))
 
+    def follow(self, peer: bytes, topics: Sequence[bytes]) -> None:
+        """See the port."""
+        self.said.append(("follow", (peer, topics)))
+
     def disconnect(self, peer: bytes) -> None:
         """See the port."""
         self.said.append(("disconnect", peer))

@@ -105,10 +105,10 @@ def test_what_is_not_worth_a_signature_check_is_ignored() -> None:
     maker.say(host, maker.topic, maker.sign(place, epoch=1))
     maker.say(host, maker.topic, maker.sign(place, market="BTC/EUR"))
     maker.say(host, maker.topic, b"\xc1")
-    maker.say(host, b"x", first)
+    maker.say(host, b"x", b"what is it?")
     assert [one for one in host.effects if isinstance(one, out.Verify)] == []
-    for word in ("duplicate_batch", "future_epoch", "old_epoch", "unknown_topic"):
-        assert counted(host, "ignored_" + word) == 1
+    for word in ("repeats", "ignored_future_epoch", "ignored_old_epoch", "ignored_unknown_topic"):
+        assert counted(host, word) == 1
     assert counted(host, "malformed") == 2
 
 
@@ -314,7 +314,7 @@ def test_a_heartbeat_counts_if_it_is_new_and_fresh() -> None:
     assert not host.n.replicas.is_stale(maker.identity)
     maker.say(host, b"h", beat)
     maker.say(host, b"h", maker.beat(later_ms=-1))
-    assert counted(host, "ignored_old_heartbeat") == 2
+    assert (counted(host, "ignored_old_heartbeat"), counted(host, "repeats")) == (1, 1)
     maker.say(host, b"h", maker.beat(later_ms=limits.CLOCK_SKEW_MAX_MS + 1))
     assert counted(host, "ignored_clock_skew") == 1
     older = decode(msgspec.msgpack.decode(beat)[0], Heartbeat)
@@ -348,3 +348,56 @@ def test_a_heartbeat_of_a_peer_that_backs_off_makes_us_dial() -> None:
     maker.say(host, b"h", maker.beat())
     wire.run(1_000)
     assert any(isinstance(one, out.DialHello) for one in host.effects)
+
+
+# --- what is kept out of the book for a time ------------------------------------------------------
+
+
+def test_an_order_that_ends_too_late_is_shown_when_it_does_not_any_more() -> None:
+    """Its maker's clock is ahead; a while later it is an order like any other."""
+    wire, host, maker = scene()
+    far_ms = wire.wall_ms + limits.ORDER_LIFE_MAX_MS + limits.CLOCK_SKEW_MAX_MS + 6_000
+    (key, place), (gone, other) = maker.new(1, expires_at_ms=far_ms), maker.new(2)
+    maker.say(host, maker.topic, maker.publish(place, other, sent_at_ms=wire.wall_ms + 60_000))
+    maker.say(host, maker.topic, maker.publish(Close(gone, "filled")))
+    assert (resting(host), counted(host, "hidden_expiry_too_far")) == ([], 1)
+    wire.run(2 * limits.HEARTBEAT_EVERY_MS)
+    assert resting(host) == [key]
+    assert log_of(host, maker).hidden == {}
+
+
+def test_orders_that_had_ended_by_a_wrong_clock_come_back() -> None:
+    """Our clock was an hour ahead for a while, and is set right again."""
+    wire, host, maker = scene()
+    key, place = maker.new(1, expires_at_ms=wire.wall_ms + 600_000)
+    maker.say(host, maker.topic, maker.publish(place))
+    wire.wall_ms += 3_600_000
+    late, second = maker.new(2, expires_at_ms=wire.wall_ms - 1_000)
+    maker.say(host, maker.topic, maker.publish(second))
+    wire.run(limits.HEARTBEAT_EVERY_MS)
+    assert resting(host) == []
+    wire.wall_ms -= 3_600_000
+    wire.run(limits.HEARTBEAT_EVERY_MS)
+    assert set(resting(host)) == {key, late}
+
+
+def test_an_order_that_a_full_book_had_no_room_for_is_shown_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As soon as there is room, unless its log is void by then."""
+    wire, host, maker = scene()
+    book = host.n.replicas.book(MARKET)
+    with monkeypatch.context() as patch:
+        patch.setattr(book, "_orders_max", 0)
+        key, place = maker.new(1)
+        maker.say(host, maker.topic, maker.publish(place))
+        wire.run(limits.HEARTBEAT_EVERY_MS)
+        assert log_of(host, maker).hidden == {key: None}
+    wire.run(limits.HEARTBEAT_EVERY_MS)
+    assert resting(host) == [key]
+    with monkeypatch.context() as patch:
+        patch.setattr(book, "_orders_max", 1)
+        maker.say(host, maker.topic, maker.publish(maker.new(2)[1]))
+    maker.say(host, maker.topic, maker.sign(maker.new(3)[1], sequence=1, previous_hash=bytes(32)))
+    wire.run(limits.HEARTBEAT_EVERY_MS)
+    assert (log_of(host, maker).state, resting(host)) == ("forked", [])

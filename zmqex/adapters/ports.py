@@ -44,6 +44,9 @@ class Transport(Protocol):
     ) -> None:
         """Open (or replace) DEALER and SUB to a peer."""
 
+    def follow(self, peer: bytes, topics: Sequence[bytes]) -> None:
+        """From now on listen to these topics of a connected peer, and to no others."""
+
     def disconnect(self, peer: bytes) -> None:
         """Close the sockets to a peer; unknown peers are fine."""
 

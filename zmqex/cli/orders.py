@@ -1,4 +1,4 @@
-"""`zmqex order`: place, take, list, show and cancel orders."""
+"""`zmqex order`: place, take, replace, list, show and cancel orders."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from zmqex.kernel.commands import (
     ListOrders,
     PayTrade,
     PlaceOrder,
+    ReplaceOrder,
     ShowOrder,
     TakeOrder,
 )
@@ -40,7 +41,7 @@ from zmqex.market.units import (
 )
 from zmqex.reasons import RejectReason
 
-app = new_app("Place, take, list, show and cancel orders.")
+app = new_app("Place, take, replace, list, show and cancel orders.")
 
 Words = Annotated[
     list[str], typer.Argument(metavar="ORDER", help="Like 1BTC@1USD or 1 BTC @ 50,000 USD.")
@@ -68,6 +69,7 @@ class Terms(msgspec.Struct, frozen=True):
     time_in_force: str
     dry_run: bool
     pay: str
+    yes: bool
     as_json: bool
 
 
@@ -80,7 +82,7 @@ AllOrNone = Annotated[bool, typer.Option("--all-or-none", help="Never fill a par
 Minimum = Annotated[str, typer.Option("--min", help="The smallest fill, like 0.1BTC.")]
 TimeInForce = Annotated[str, typer.Option("--time-in-force", "--tif", help="gtc, gtd, ioc or fok.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what it would do.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask, also not before a payment.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Ask nothing: pay, and at any price.")]
 
 
 @app.command("buy", context_settings=_WORDS)
@@ -112,6 +114,7 @@ def buy(  # noqa: PLR0913 - one parameter per flag of the command
         time_in_force,
         dry_run,
         _pay_word(pay, yes=yes),
+        yes,
         as_json,
     )
     _place("buy", words, terms)
@@ -146,6 +149,7 @@ def sell(  # noqa: PLR0913 - as for buy
         time_in_force,
         dry_run,
         _pay_word(pay, yes=yes),
+        yes,
         as_json,
     )
     _place("sell", words, terms)
@@ -178,13 +182,29 @@ def _place(side: str, words: list[str], given: Terms) -> None:
         renew=given.renew,
         dry_run=given.dry_run,
         pay_mode="manual" if mode == "ask" else mode,
+        any_price=given.yes,
     )
     if given.dry_run:
         _show_plan(INVOCATION.call(command), as_json=given.as_json)
         return
-    answer = _once(command)
+    _show_placed(_at_this_price(command), mode, as_json=given.as_json)
+
+
+def _at_this_price(command: PlaceOrder | ReplaceOrder) -> dict[str, Any]:
+    """Give a command; a price far beyond the best one needs a yes of the user."""
+    try:
+        return _once(command)
+    except RefusedError as error:
+        if error.reason != RejectReason.OUTSIDE_PRICE_BAND:
+            raise
+        sentence = str(error)
+        confirm(f"{sentence[:1].upper()}{sentence[1:]}. Place it all the same?")
+    return _once(msgspec.structs.replace(command, any_price=True))
+
+
+def _show_placed(answer: dict[str, Any], mode: str, *, as_json: bool) -> None:
     _ask_to_pay(answer, mode)
-    if given.as_json:
+    if as_json:
         show_json(answer)
     else:
         tables.show_placed(answer)
@@ -295,7 +315,7 @@ def _ask_to_pay(answer: dict[str, Any], mode: str) -> None:
                 note(f"zmqex: not paid: {error}")
 
 
-def _once(command: PlaceOrder | TakeOrder) -> dict[str, Any]:
+def _once(command: PlaceOrder | ReplaceOrder | TakeOrder) -> dict[str, Any]:
     """Give a command under a key that a repeat after a lost answer uses again."""
     INVOCATION.check_running()
     path = _pending_path(command)
@@ -308,7 +328,7 @@ def _once(command: PlaceOrder | TakeOrder) -> dict[str, Any]:
     return answer
 
 
-def _pending_path(command: PlaceOrder | TakeOrder) -> Path:
+def _pending_path(command: PlaceOrder | ReplaceOrder | TakeOrder) -> Path:
     """Where the key of a command waits for its answer: named by the command's content."""
     name = hashlib.sha256(msgspec.msgpack.encode(command)).hexdigest()[:32]
     return INVOCATION.choice().data_dir / "pending" / name
@@ -364,11 +384,30 @@ def take(
     lots = parse_quantity(" ".join(quantity), INVOCATION.instrument())
     mode = _pay_mode(_pay_word(pay, yes=yes))
     answer = _once(TakeOrder(order_id, lots, "manual" if mode == "ask" else mode))
-    _ask_to_pay(answer, mode)
-    if as_json:
-        show_json(answer)
-    else:
-        tables.show_placed(answer)
+    _show_placed(answer, mode, as_json=as_json)
+
+
+@app.command("replace", context_settings=_WORDS)
+def replace(
+    order_id: OrderId, words: Words, *, pay: Pay = "", yes: Yes = False, as_json: Json = False
+) -> None:
+    """Replace an open order, like: order replace 1a2b3c4d 1BTC@2USD; what is held stays held."""
+    check_words(words)
+    quantity_lots, instrument, price_ticks = parse_order_text(
+        " ".join(words), INVOCATION.currencies()
+    )
+    word = _pay_word(pay, yes=yes)
+    mode = _pay_mode(word)
+    said = "manual" if mode == "ask" else mode
+    command = ReplaceOrder(
+        order_id,
+        instrument.symbol,
+        quantity_lots,
+        price_ticks,
+        said if word else "",
+        any_price=yes,
+    )
+    _show_placed(_at_this_price(command), mode, as_json=as_json)
 
 
 @app.command("list")

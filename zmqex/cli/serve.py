@@ -49,9 +49,9 @@ def serve(  # noqa: PLR0913 - one parameter per setting
     log_format: Annotated[str | None, typer.Option(help="human or json.")] = None,
     pay: Annotated[str | None, typer.Option(help="What orders do: ask, auto, manual.")] = None,
     currency: Annotated[list[str] | None, typer.Option(help="Like XYZ=2; repeat it.")] = None,
-    orders_per_stranger: Annotated[
-        int | None, typer.Option(help="Orders that a new maker may have here; 100.")
-    ] = None,
+    orders_per_stranger: Annotated[int | None, typer.Option(help="Of a new maker; 100.")] = None,
+    follow_all_max: Annotated[int | None, typer.Option(help="Peers; with more, relay; 48.")] = None,
+    price_band: Annotated[int | None, typer.Option(help="Percent that ask for --yes; 10.")] = None,
     config_file: Annotated[
         Path | None, typer.Option("--config", help="In place of zmqex.toml in the data directory.")
     ] = None,
@@ -84,6 +84,8 @@ def serve(  # noqa: PLR0913 - one parameter per setting
         "pay": pay,
         "currencies": currency or None,
         "orders_per_stranger": orders_per_stranger,
+        "follow_all_max": follow_all_max,
+        "price_band": price_band,
     }
     _run(flags, config_file, no_restart=no_restart)
 

@@ -103,6 +103,10 @@ def show_placed(answer: dict[str, Any]) -> None:
         out.print(f"Skipped maker {maker}{times} {why} ({named})")
     if answer.get("repeated"):
         out.print("This command was given before; nothing was done twice.")
+    if "replaced" in answer:
+        old = answer["replaced"]
+        held = format_quantity(old["held_lots"], INVOCATION.instrument(old["market"]))
+        out.print(f"Order {old['order_id'][:ID_CHARS]}: replaced, {held} of it stays held")
     if "order" in answer:
         order = answer["order"]
         instrument = INVOCATION.instrument(order["market"])

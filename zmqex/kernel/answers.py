@@ -70,6 +70,7 @@ class Job(msgspec.Struct):
     order_id: bytes  # b"" for a bare take
     pay_mode: str
     all_or_nothing: bool = False
+    replaced: dict[str, Any] | None = None  # what became of the order whose place it took
     end: RejectReason | None = None  # why nothing more is taken, and nothing rests
     outstanding: dict[bytes, bytes] = msgspec.field(default_factory=dict)  # order id -> trade id
     tried: set[bytes] = msgspec.field(default_factory=set)  # order ids asked
@@ -156,7 +157,11 @@ class Answers:
         self._core.answer(client, request_id, result)
 
     def refuse(
-        self, client: bytes, request_id: int, reason: RejectReason, blocker: bytes | None = None
+        self,
+        client: bytes,
+        request_id: int,
+        reason: RejectReason,
+        blocker: bytes | None = None,
     ) -> None:
         """The order was refused as a whole; nothing has changed."""
         message = f"the order was refused: {_MESSAGES[reason]}"
@@ -204,6 +209,8 @@ class Answers:
         }
         if job.order_id:
             result["order"] = order_view(self._orders, self._trades, job.order_id)
+        if job.replaced is not None:
+            result["replaced"] = job.replaced
         self._core.answer(job.client, job.request_id, result)
 
     def _view(self, trade: Trade) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from zmqex.limits import (
     FORK_PROOFS_BURST,
     FORK_PROOFS_PER_SECOND,
     MAKERS_MAX,
+    VERIFIED_KEPT_MAX,
     VERIFYING_MAX,
 )
 from zmqex.protocol.codec import decode, decode_envelope
@@ -47,6 +48,7 @@ class Claim(msgspec.Struct, frozen=True):
 
     items: tuple[Item, ...]
     accept: Callable[[], None]
+    key: bytes = b""  # of a streamed message: its digest
 
 
 class Claims:
@@ -61,19 +63,27 @@ class Claims:
         self._tickets: dict[int, tuple[list[Claim], Callable[[int], None]]] = {}
         self._last_ticket = 0
         self._verifying = 0
+        self._verified: dict[bytes, None] = {}  # digests, the latest last
+        self._under_way: dict[bytes, None] = {}
         self._proofs = TokenBucket(FORK_PROOFS_PER_SECOND, FORK_PROOFS_BURST, 0)
 
     def on_stream(self, event: StreamReceived) -> None:
         """Check cheaply what one drain of the sockets brought; ask for the rest's signatures."""
         claims = []
         for about, raw in event.messages:
+            key = digest(raw)
+            if key in self._verified or key in self._under_way:
+                # These very bytes are known to be true, or about to be judged: another relay's.
+                self._core.count("repeats")
+                continue
             try:
                 claim = self._claim(about, raw)
             except RemoteProtocolError:
                 self._core.count("malformed")
                 continue
             if claim is not None:
-                claims.append(claim)
+                claims.append(msgspec.structs.replace(claim, key=key))
+                self._under_way[key] = None
         self.verify(claims)
 
     def verify(
@@ -91,6 +101,8 @@ class Claims:
             if len(items) + len(claim.items) <= room:
                 items.extend(claim.items)
                 taken.append(claim)
+            else:
+                self._under_way.pop(claim.key, None)
         self._core.count("verifications_dropped", len(claims) - len(taken))
         if not items:
             then(0)
@@ -107,7 +119,9 @@ class Claims:
         wrong = at = 0
         for claim in claims:
             end = at + len(claim.items)
+            self._under_way.pop(claim.key, None)
             if all(event.valid[at:end]):
+                self._note_verified(claim.key)
                 claim.accept()
             else:
                 wrong += 1
@@ -115,13 +129,19 @@ class Claims:
         self._core.count("bad_signatures", wrong)
         then(wrong)
 
+    def _note_verified(self, key: bytes) -> None:
+        if key:
+            if len(self._verified) >= VERIFIED_KEPT_MAX:
+                del self._verified[next(iter(self._verified))]
+            self._verified[key] = None
+
     # --- what may be claimed ---------------------------------------------------------------------
 
     def _claim(self, about: bytes, raw: bytes) -> Claim | None:
         """What a stream message claims, or None where it is not worth a signature check."""
         market = self._markets.get(about)
         if market is not None:
-            return self.batch(raw, market)
+            return self.batch(raw, market, streamed=True)
         if about == HEARTBEAT_TOPIC:
             return self.heartbeat(raw)
         if about == PROOF_TOPIC:
@@ -132,13 +152,15 @@ class Claims:
             self._core.count("ignored_unknown_topic")
         return None
 
-    def batch(self, raw: bytes, market: str, maker: bytes = b"") -> Claim | None:
+    def batch(
+        self, raw: bytes, market: str, maker: bytes = b"", *, streamed: bool = False
+    ) -> Claim | None:
         """A batch of this market (and maker, if given); RemoteProtocolError where it is not."""
         body = decode_envelope(raw).body
         batch = decode(body, Batch)
         if batch.market != market or maker not in {b"", batch.maker}:
             raise RemoteProtocolError("a batch of another log", penalty=5)
-        new = Waiting(batch, digest(body), raw)
+        new = Waiting(batch, digest(body), raw, streamed)
         why = self._why_ignore_batch(new)
         if why is not None:
             self._core.count("ignored_" + why.value)
@@ -180,7 +202,7 @@ class Claims:
         maker = self._replicas.makers.get(beat.maker)
         if beat.sent_at_ms > self._core.now.wall_ms + CLOCK_SKEW_MAX_MS:
             return RejectReason.CLOCK_SKEW.value
-        if maker is not None and maker.is_old(beat.sent_at_ms, self._core.now.wall_ms):
+        if maker is not None and maker.is_old(beat.sent_at_ms, self._core.now):
             return "old_heartbeat"
         return RejectReason.MAKER_FULL.value if self._is_full(beat.maker) else None
 

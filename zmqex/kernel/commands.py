@@ -50,6 +50,7 @@ class PlaceOrder(CommandBase, frozen=True, tag="place_order"):
     renew: bool = False
     dry_run: bool = False
     pay_mode: Text = "auto"  # auto | manual
+    any_price: bool = False  # also far beyond the best price on the other side
     key: Text = ""  # a repeat with the same key returns the order made by the first
 
 
@@ -62,6 +63,23 @@ class TakeOrder(CommandBase, frozen=True, tag="take_order"):
     order_id: Text
     quantity_lots: Number
     pay_mode: Text = "auto"
+    key: Text = ""
+
+
+class ReplaceOrder(CommandBase, frozen=True, tag="replace_order"):
+    """Close an open order and place another in its stead, on the same side of the same market.
+
+    All but quantity and price stays as it was; what is held of the old one stays held.  Peers see
+    both at once unless the new one crosses: then the old one goes first.  Answered like PlaceOrder
+    with "replaced": `{"order_id", "market", "removed_lots", "held_lots", "remaining_lots"}`.
+    """
+
+    order_id: Text
+    market: Text
+    quantity_lots: Number
+    price_ticks: Number
+    pay_mode: Text = ""  # auto | manual; "": as the old one
+    any_price: bool = False
     key: Text = ""
 
 
@@ -283,6 +301,7 @@ class StopNode(CommandBase, frozen=True, tag="stop_node"):
 Command = (
     PlaceOrder
     | TakeOrder
+    | ReplaceOrder
     | ListOrders
     | ShowOrder
     | CancelOrder

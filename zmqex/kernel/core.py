@@ -16,7 +16,12 @@ import msgspec
 from zmqex.kernel.effects import AnswerCommand, Effect, Log, Persist
 from zmqex.kernel.events import Now
 from zmqex.kernel.records import PutCounter, Write
-from zmqex.limits import HOLDS_PER_ADDRESS_MAX, ORDERS_PER_STRANGER_MAX
+from zmqex.limits import (
+    FOLLOW_ALL_MAX,
+    HOLDS_PER_ADDRESS_MAX,
+    ORDERS_PER_STRANGER_MAX,
+    PRICE_BAND_PERCENT,
+)
 from zmqex.market.instruments import Currencies
 from zmqex.protocol.identity import Signer, seal
 from zmqex.reasons import RejectReason
@@ -50,6 +55,8 @@ class Settings(msgspec.Struct, frozen=True):
     # (identity or b"", host, hello port) of peers that the operator named.
     static_peers: tuple[tuple[bytes, str, int], ...] = ()
     orders_per_stranger: int = ORDERS_PER_STRANGER_MAX
+    follow_all_max: int = FOLLOW_ALL_MAX
+    price_band_percent: int = PRICE_BAND_PERCENT  # 0: no band
     # Everything that is dialled goes through a proxy.
     proxied: bool = False
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import msgspec
 
+from zmqex.kernel import terms
 from zmqex.kernel.answers import Answers, Job
-from zmqex.kernel.commands import CancelOrder, PlaceOrder, TakeOrder
+from zmqex.kernel.commands import CancelOrder, PlaceOrder, ReplaceOrder, TakeOrder
 from zmqex.kernel.core import Core
 from zmqex.kernel.crossing import Crossing
 from zmqex.kernel.orders import CLOSED, OPEN, WORKING, OwnOrders
@@ -27,8 +28,6 @@ from zmqex.kernel.trades import Trades
 from zmqex.kernel.views import find_by_prefix, id_problem
 from zmqex.limits import (
     HOLDS_PER_TAKER_MAX,
-    ORDER_LIFE_DEFAULT_MS,
-    ORDERS_PER_MAKER_MAX,
     RESUME_WAIT_MS,
     TAKE_RETRIES_MAX,
     TAKE_RETRY_MS,
@@ -36,16 +35,13 @@ from zmqex.limits import (
     TAKES_PER_ORDER_MAX,
 )
 from zmqex.market.matching import Plan, plan
-from zmqex.market.orders import BookOrder, IncomingOrder, OrderFlags, Side, TimeInForce
-from zmqex.market.units import check_notional
+from zmqex.market.orders import BookOrder, IncomingOrder, OrderFlags, TimeInForce
 from zmqex.protocol.identity import to_text
 from zmqex.protocol.messages import Order
 from zmqex.reasons import RejectReason
 from zmqex.trading.settlement import PLAIN
 from zmqex.trading.states import State
 
-_RESTS = (TimeInForce.GTC, TimeInForce.GTD)
-_PAY_MODES = ("auto", "manual")
 # What a maker says that is of use, but has too much of us at the moment.
 _BUSY = frozenset({RejectReason.TOO_MANY_HOLDS.value, RejectReason.RATE_LIMITED.value})
 _NOTHING = Plan((), 0, 0, 0)
@@ -86,55 +82,61 @@ class Desk:
         if command.key in self.keys:
             self._answers.repeated(client, request_id, self.keys[command.key])
             return
-        incoming = self._incoming(command)
+        self._place(client, request_id, command)
+
+    def replace(self, client: bytes, request_id: int, command: ReplaceOrder) -> None:
+        """Close an open order and place another in its stead; answered as a placement."""
+        if command.key in self.keys:
+            self._answers.repeated(client, request_id, self.keys[command.key])
+            return
+        found = self._find(client, request_id, command.order_id, "replaced")
+        if found is None:
+            return
+        row = self._orders.rows[found]
+        if row.market != command.market:
+            message = f"order {found.hex()[:12]} is of {row.market}: an order stays in its market"
+            self._core.refuse(client, request_id, RejectReason.WRONG_MARKET, message)
+        elif row.state != OPEN:
+            message = f"order {found.hex()[:12]} is being matched; try again in a moment"
+            self._core.refuse(client, request_id, RejectReason.WRONG_STATE, message)
+        else:
+            placed = terms.replacement(self._core, self._orders, row, command)
+            self._place(client, request_id, placed, found)
+
+    def _place(
+        self, client: bytes, request_id: int, command: PlaceOrder, replaced: bytes = b""
+    ) -> None:
+        incoming = terms.incoming(self._core, self._orders, command, replaced)
         if isinstance(incoming, RejectReason):
             self._answers.refuse(client, request_id, incoming)
             return
-        planned = self._plan(command.market, incoming, Job(client, request_id, b"", ""))
+        job = Job(client, request_id, b"", "")
+        job.tried.add(replaced)
+        planned = self._plan(command.market, incoming, job)
+        book = self._replicas.book(command.market)
+        beyond = (
+            ""
+            if command.any_price
+            else terms.outside_band(self._core, book, incoming, self._crosses_others)
+        )
         if planned.reason is not None:
             self._answers.refuse(client, request_id, planned.reason, planned.blocker)
         elif command.dry_run:
             self._answers.planned(client, request_id, command, planned)
+        elif beyond:
+            self._core.refuse(client, request_id, RejectReason.OUTSIDE_PRICE_BAND, beyond)
         else:
-            self._begin(client, request_id, command, incoming)
-
-    def _incoming(self, command: PlaceOrder) -> IncomingOrder | RejectReason:
-        if command.market not in self._core.settings.markets:
-            return RejectReason.WRONG_MARKET
-        instrument = self._core.currencies.instrument(command.market)
-        reason = check_notional(command.quantity_lots, command.price_ticks, instrument)
-        if reason is not None:
-            return reason
-        try:
-            side, time_in_force = Side(command.side), TimeInForce(command.time_in_force)
-        except ValueError:
-            return RejectReason.MALFORMED
-        if command.pay_mode not in _PAY_MODES:
-            return RejectReason.MALFORMED
-        rests = time_in_force in _RESTS
-        if command.renew and not rests:
-            return RejectReason.CONTRADICTORY_FLAGS
-        if rests and self._orders.live_count() >= ORDERS_PER_MAKER_MAX:
-            return RejectReason.MAKER_FULL
-        flags = OrderFlags.ALL_OR_NONE if command.all_or_none else OrderFlags.NONE
-        # What never rests has no life of its own; the terms name one all the same.
-        life_ms = command.expires_in_ms if rests and command.expires_in_ms else 0
-        life_ms = life_ms or ORDER_LIFE_DEFAULT_MS
-        return IncomingOrder(
-            owner=self._core.identity,
-            side=side,
-            price_ticks=command.price_ticks,
-            quantity_lots=command.quantity_lots,
-            minimum_lots=max(command.minimum_lots, 1),
-            flags=int(flags),
-            post_only=command.post_only,
-            time_in_force=time_in_force,
-            expires_at_ms=self._core.now.wall_ms + life_ms,
-        )
+            self._begin(client, request_id, command, incoming, replaced)
 
     def _begin(
-        self, client: bytes, request_id: int, command: PlaceOrder, incoming: IncomingOrder
+        self,
+        client: bytes,
+        request_id: int,
+        command: PlaceOrder,
+        incoming: IncomingOrder,
+        replaced: bytes,
     ) -> None:
+        gone = self._cancel(replaced, RejectReason.REPLACED) if replaced else None
         order = Order(
             market=command.market,
             side=incoming.side,
@@ -157,7 +159,12 @@ class Desk:
             command_key=command.key,
         )
         self._remember(command.key, row.order_id)
-        self._work(self._new_job(client, request_id, row))
+        serial = self._new_job(client, request_id, row)
+        if replaced:
+            # It leaves the book only with this event's batch, and must not stop its successor.
+            self._jobs[serial].tried.add(replaced)
+            self._jobs[serial].replaced = gone
+        self._work(serial)
 
     def _new_job(self, client: bytes, request_id: int, row: OwnOrder) -> int:
         order = self._orders.terms(row.order_id)
@@ -253,6 +260,9 @@ class Desk:
             and self._sessions.set_aside_until(order.maker) is None
         )
 
+    def _crosses_others(self, order: BookOrder) -> bool:
+        return order.maker != self._core.identity and self._usable(order)
+
     def _take(self, serial: int, found: FoundOrder, quantity_lots: int) -> None:
         job = self._jobs[serial]
         trade = self._taking.take(
@@ -322,7 +332,7 @@ class Desk:
         if job.all_or_nothing and row.taken_lots < quantity:
             self._give_up(job)
         left = self._orders.remaining_lots(job.order_id)
-        rests = row.time_in_force in _RESTS and job.end is None
+        rests = row.time_in_force in terms.RESTS and job.end is None
         if left == 0:
             self._orders.close(job.order_id, RejectReason.FILLED)
             self._release(job)
@@ -383,7 +393,7 @@ class Desk:
                 client, request_id, *id_problem(command.order_id, found, "order in the book")
             )
             return
-        reason = self._why_not_take(found, command.quantity_lots, command.pay_mode)
+        reason = terms.why_not_take(self._core, self._replicas, found, command)
         if reason is not None:
             self._answers.not_taken(client, request_id, found, reason)
             return
@@ -395,21 +405,6 @@ class Desk:
         self._take(serial, found, command.quantity_lots)
         self._remember(command.key, job.trades[0])
 
-    def _why_not_take(
-        self, found: FoundOrder, quantity_lots: int, pay_mode: str
-    ) -> RejectReason | None:
-        if pay_mode not in _PAY_MODES:
-            return RejectReason.MALFORMED
-        if found.maker == self._core.identity:
-            return RejectReason.OWN_ORDER
-        if self._replicas.is_stale(found.maker):
-            return RejectReason.STALE_MAKER
-        if quantity_lots < 1:
-            return RejectReason.INVALID_QUANTITY
-        if quantity_lots > found.available_lots:
-            return RejectReason.INSUFFICIENT_QUANTITY
-        return None
-
     # --- cancel and expiry ---------------------------------------------------------------------
 
     def cancel(self, client: bytes, request_id: int, command: CancelOrder) -> None:
@@ -420,22 +415,30 @@ class Desk:
                 client, request_id, {"cancelled": [self._cancel(one) for one in live]}
             )
             return
-        found = find_by_prefix(command.order_id, self._orders.rows)
+        found = self._find(client, request_id, command.order_id, "cancelled")
+        if found is not None:
+            self._core.answer(client, request_id, {"cancelled": [self._cancel(found)]})
+
+    def _find(self, client: bytes, request_id: int, text: str, verb: str) -> bytes | None:
+        """The own order that is meant and not closed; None where that was refused."""
+        found = find_by_prefix(text, self._orders.rows)
         if not isinstance(found, bytes):
-            self._core.refuse(client, request_id, *id_problem(command.order_id, found, "order"))
-            return
+            self._core.refuse(client, request_id, *id_problem(text, found, "order"))
+            return None
         row = self._orders.rows[found]
         if row.state == CLOSED:
             why = row.close_reason or RejectReason.ORDER_CLOSED.value
-            message = f"order {found.hex()[:12]} cannot be cancelled: it is closed ({why})"
+            message = f"order {found.hex()[:12]} cannot be {verb}: it is closed ({why})"
             self._core.refuse(client, request_id, RejectReason.ORDER_CLOSED, message)
-            return
-        self._core.answer(client, request_id, {"cancelled": [self._cancel(found)]})
+            return None
+        return found
 
-    def _cancel(self, order_id: bytes) -> dict[str, Any]:
+    def _cancel(
+        self, order_id: bytes, reason: RejectReason = RejectReason.CANCELLED
+    ) -> dict[str, Any]:
         before = self._orders.rows[order_id]
         if before.state == OPEN:
-            self._orders.close(order_id, RejectReason.CANCELLED)
+            self._orders.close(order_id, reason)
         else:
             self._stop_working(order_id)
         after = self._orders.rows[order_id]

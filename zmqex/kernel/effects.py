@@ -63,6 +63,13 @@ class ConnectPeer(Effect, frozen=True):
     topics: tuple[bytes, ...]
 
 
+class FollowPeer(Effect, frozen=True):
+    """From now on listen to these topics of a connected peer, and to no others."""
+
+    peer: bytes
+    topics: tuple[bytes, ...]
+
+
 class DisconnectPeer(Effect, frozen=True):
     """Close DEALER and SUB of a peer."""
 

@@ -13,7 +13,14 @@ from typing import Any
 import msgspec
 
 from zmqex.kernel.admission import Admission
-from zmqex.kernel.commands import CancelOrder, Command, MatchOrder, PlaceOrder, TakeOrder
+from zmqex.kernel.commands import (
+    CancelOrder,
+    Command,
+    MatchOrder,
+    PlaceOrder,
+    ReplaceOrder,
+    TakeOrder,
+)
 from zmqex.kernel.core import Core, Settings
 from zmqex.kernel.desk import Desk
 from zmqex.kernel.dialogue import Dialogue
@@ -49,6 +56,7 @@ from zmqex.kernel.events import (
     Woke,
 )
 from zmqex.kernel.evidence import Exports
+from zmqex.kernel.following import Following
 from zmqex.kernel.lease import NOT_LEADING, Lease
 from zmqex.kernel.maker import Maker
 from zmqex.kernel.matches import Matching
@@ -84,6 +92,7 @@ class Kernel:
         self.sessions = Sessions(self.core)
         self.reach = Reach(self.core, self.sessions)
         self.replicas = Replicas(self.core, self.sessions)
+        self.following = Following(self.core, self.sessions, self.replicas)
         self.publisher = Publisher(self.core, self.replicas, self.sessions)
         self.trades = Trades(self.core, self.sessions)
         self.orders = OwnOrders(self.core, self.trades, self.publisher)
@@ -252,12 +261,14 @@ class Kernel:
     def _on_command(self, event: CommandReceived) -> None:
         client, request_id, command = event.client, event.request_id, event.command
         match command:
-            case PlaceOrder() | TakeOrder() if not self.lease.leads():
+            case PlaceOrder() | ReplaceOrder() | TakeOrder() if not self.lease.leads():
                 self.core.refuse(client, request_id, RejectReason.UNAVAILABLE, NOT_LEADING)
             case PlaceOrder():
                 self.desk.place(client, request_id, command)
             case TakeOrder():
                 self.desk.take(client, request_id, command)
+            case ReplaceOrder():
+                self.desk.replace(client, request_id, command)
             case CancelOrder():
                 self.desk.cancel(client, request_id, command)
             case MatchOrder():

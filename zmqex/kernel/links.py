@@ -16,7 +16,7 @@ from zmqex.kernel.aside import Aside
 from zmqex.kernel.core import Core
 from zmqex.kernel.effects import ConnectPeer, DisconnectPeer
 from zmqex.kernel.events import CandidatesFound, HelloAnswered, HelloFailed, Route, Woke
-from zmqex.kernel.own_record import RECORD_TOPIC, OwnRecord
+from zmqex.kernel.own_record import OwnRecord
 from zmqex.kernel.peers import ASKABLE, CONNECTED, Input, Peer, State
 from zmqex.kernel.places import in_reach, why_no_place
 from zmqex.kernel.records import DropPeer, KnownPeer, PutPeer
@@ -36,7 +36,6 @@ from zmqex.limits import (
 )
 from zmqex.protocol.codec import decode
 from zmqex.protocol.identity import short
-from zmqex.protocol.log import topic
 from zmqex.protocol.messages import Envelope, Greet, PeerRecord
 from zmqex.protocol.record import check_record
 from zmqex.reasons import RejectReason
@@ -57,7 +56,10 @@ class Links:
         self._removed: dict[bytes, None] = {}
         self._aside = Aside(core)
         self._own = OwnRecord(core)
-        # Called with the identity whenever a peer becomes askable; and after the machine slept.
+        # Called at the start; with the identity whenever a peer becomes askable; after a sleep.
+        self.on_start: list[Callable[[], None]] = []
+        self.every_second: list[Callable[[], None]] = []
+        self.topics_of: Callable[[bytes], tuple[bytes, ...]] = lambda _peer: ()
         self.on_live: list[Callable[[bytes], None]] = []
         self.after_sleep: list[Callable[[], None]] = []
         self.set_aside = self._aside.set_aside
@@ -89,6 +91,8 @@ class Links:
             self.add(host, port, identity, "static")
         for known in known_peers:
             self._remember(known)
+        for call in self.on_start:
+            call()
 
     def stop(self) -> None:
         """Tell everybody that we leave: a newer record without endpoints."""
@@ -287,12 +291,9 @@ class Links:
         self._requests.drop(peer.identity, RejectReason.NOT_CONNECTED)
         record = peer.record
         self._note_address(peer)
-        topics = (b"h", RECORD_TOPIC, b"e", *map(topic, self._core.settings.markets))
-        self._core.emit(
-            ConnectPeer(
-                peer.identity, record.curve_key, peer.at(record.rpc), peer.at(record.orders), topics
-            )
-        )
+        rpc, orders = peer.at(record.rpc), peer.at(record.orders)
+        topics = self.topics_of(peer.identity)
+        self._core.emit(ConnectPeer(peer.identity, record.curve_key, rpc, orders, topics))
         self._greet(peer, lambda: None)
 
     def _greet(self, peer: Peer, then: Callable[[], None]) -> None:
@@ -489,6 +490,8 @@ class Links:
                 peer.penalty //= 2
                 peer.blamed_ms = now.monotonic_ms
         self._own.renew()
+        for call in self.every_second:
+            call()
 
 
 def _reachable(record: PeerRecord) -> bool:

@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from zmqex.limits import CLOCK_SKEW_MAX_MS
+from zmqex.kernel.events import Now
+from zmqex.limits import CLOCK_SKEW_MAX_MS, SILENT_MS
 from zmqex.market.orders import BookOrder
 from zmqex.protocol.log import Fold, Frozen, Row
 from zmqex.protocol.messages import Batch, Order
@@ -32,6 +33,7 @@ class Waiting(msgspec.Struct, frozen=True):
     batch: Batch
     digest: bytes
     envelope: bytes
+    streamed: bool = False  # it came by itself, so others may want it from us
 
 
 class Anchor(msgspec.Struct):
@@ -58,6 +60,7 @@ class MakerLog(msgspec.Struct):
     probe: int = 0  # a sequence number where the maker's chain differs from ours
     tried: dict[bytes, None] = msgspec.field(default_factory=dict)
     hint: bytes = b""  # who told us of the target
+    hidden: dict[bytes, None] = msgspec.field(default_factory=dict)  # open, and not in the book
     open_orders: int = 0  # at the target, as its maker signed
     by_snapshot: bool = False  # what is missing comes as a snapshot
     buckets: dict[bytes, Bucket] = msgspec.field(default_factory=dict)  # fetched so far, by digest
@@ -115,13 +118,17 @@ class Maker(msgspec.Struct):
     trusted: bool = False
     logs: dict[str, MakerLog] = msgspec.field(default_factory=dict)
 
-    def is_old(self, sent_at_ms: int, now_ms: int) -> bool:
+    def is_old(self, sent_at_ms: int, now: Now) -> bool:
         """Whether a heartbeat of that time is not newer than the newest.
 
-        One that lies further ahead of us than clocks may differ was believed while our own clock
-        was wrong; it makes nothing old.
+        A newest one of the future was said or believed while a clock was wrong.  It makes nothing
+        old where it lies further ahead than clocks may differ, or has been the last one for long:
+        else its maker would be silent until that time has come.
         """
-        return sent_at_ms <= self.sent_at_ms <= now_ms + CLOCK_SKEW_MAX_MS
+        ahead_ms = self.sent_at_ms - now.wall_ms
+        silent = self.heard_ms is None or now.monotonic_ms - self.heard_ms >= SILENT_MS
+        wrong = ahead_ms > CLOCK_SKEW_MAX_MS or (silent and ahead_ms > 0)
+        return sent_at_ms <= self.sent_at_ms and not wrong
 
 
 class FoundOrder(msgspec.Struct, frozen=True):

@@ -1,8 +1,8 @@
-"""Every maker's orders as this node knows them: folds over signed logs, and one book per market.
+"""Every maker's orders as this node knows them: folds over signed logs.
 
 Nothing that a peer repeats, reorders or invents changes the result.
 Not for: what arrives before its signature has been checked (`claims`), fetching what is missing
-and serving others (`sync`), or what we publish (`publisher`).
+and serving others (`sync`), the books (`shown`), or what we publish (`publisher`).
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from zmqex.kernel.books import Books
-from zmqex.kernel.claims import PROOF_TOPIC, Claims
+from zmqex.kernel.claims import HEARTBEAT_TOPIC, PROOF_TOPIC, Claims
 from zmqex.kernel.commands import Command
 from zmqex.kernel.core import Core
-from zmqex.kernel.effects import Announce, Publish
+from zmqex.kernel.effects import Publish
 from zmqex.kernel.events import Verified
-from zmqex.kernel.logs import FoundOrder, Maker, MakerLog, Waiting, kept, resting
+from zmqex.kernel.logs import FoundOrder, Maker, MakerLog, Waiting, kept
 from zmqex.kernel.sessions import Sessions
+from zmqex.kernel.shown import Shown
 from zmqex.kernel.snapshots import Snapshots
 from zmqex.kernel.sync import Sync
 from zmqex.limits import (
@@ -27,18 +28,17 @@ from zmqex.limits import (
     ID_PREFIX_CHARS_MIN,
     LOG_BYTES_KEPT_MIN,
     MAKERS_MAX,
-    ORDER_LIFE_MAX_MS,
     ORDERS_PER_MAKER_MAX,
     ORDERS_TOTAL_MAX,
+    PROOF_EVERY_MS,
     ROW_BYTES,
     SECOND_MS,
     SILENT_MS,
     STRANGER_MS,
 )
-from zmqex.market.book import Book
 from zmqex.protocol.codec import encode
 from zmqex.protocol.identity import short, to_text
-from zmqex.protocol.log import Fold, Plan, Row
+from zmqex.protocol.log import Fold, Plan, Row, topic
 from zmqex.protocol.messages import Batch, ForkProof, Head, Heartbeat
 from zmqex.protocol.tail import Tail
 from zmqex.reasons import RejectReason
@@ -54,9 +54,10 @@ class Replicas:
         self._core = core
         self._sessions = sessions
         self.makers: dict[bytes, Maker] = {core.identity: Maker(core.identity, trusted=True)}
-        self._books = {market: Book(market) for market in core.settings.markets}
-        self._changed: dict[str, None] = {}
-        self.on_changed: list[Callable[[str], None]] = []
+        self._shown = Shown(core, self._all_logs)
+        self.book = self._shown.book
+        self.relaying = False  # set by `following`: what is accepted from a stream is passed on
+        self.on_changed = self._shown.on_changed
         # Set by the publisher: others have more of our own log than we; our heartbeat.
         self.on_own_ahead: Callable[[str, int], None] = lambda _market, _epoch: None
         self.own_heartbeat: Callable[[], bytes] = lambda: b""
@@ -68,18 +69,13 @@ class Replicas:
         sessions.order_view = self._order_view
         sessions.maker_views = self.maker_views
         sessions.after_sleep.append(self._after_sleep)
+        sessions.on_start.append(self._shown.look_again)
 
     # --- reading ---------------------------------------------------------------------------------
 
     def markets(self) -> tuple[str, ...]:
         """The markets that this node follows."""
         return self._core.settings.markets
-
-    def book(self, market: str) -> Book:
-        """The book of a followed market, without what has expired; treat it as read-only."""
-        book = self._books[market]
-        book.expire(self._core.now.wall_ms)
-        return book
 
     def row(self, order_id: bytes) -> FoundOrder | None:
         """An open order of anybody, expired ones too, but none of a void log."""
@@ -137,11 +133,7 @@ class Replicas:
     def on_verified(self, event: Verified) -> None:
         """Accept what was truly signed, in order of arrival; announce which books changed."""
         self.claims.on_verified(event)
-        for market in self._changed:
-            self._core.emit(Announce("book", {"market": market}))
-            for call in self.on_changed:
-                call(market)
-        self._changed = {}
+        self._shown.announce()
 
     def trust(self, maker: bytes) -> None:
         """A maker is a stranger no more: it settled a trade with us, or the operator says so."""
@@ -194,6 +186,8 @@ class Replicas:
             plan = fold.check(next_one.batch, next_one.digest)
             if isinstance(plan, Plan):
                 self._apply(log, plan, next_one.envelope)
+                if next_one.streamed and self.relaying:
+                    self._core.emit(Publish(topic(fold.market), next_one.envelope))
             elif plan is RejectReason.FORKED_LOG:
                 # One of our batches differs from what the maker built on: find the proof.
                 self.sync.probe(log)
@@ -226,14 +220,16 @@ class Replicas:
                     self.on_own_ahead(head.market, head.epoch)
             return
         maker = self._maker_for(beat.maker)
-        if maker is None or maker.is_old(beat.sent_at_ms, now.wall_ms):
+        if maker is None or maker.is_old(beat.sent_at_ms, now):
             return
         maker.sent_at_ms, maker.heartbeat = beat.sent_at_ms, raw
+        if self.relaying and not hint:
+            self._core.emit(Publish(HEARTBEAT_TOPIC, raw))
         if beat.sent_at_ms >= now.wall_ms - CLOCK_SKEW_MAX_MS:
             maker.heard_ms = now.monotonic_ms
             self._sessions.heard(beat.maker)
         for head in beat.heads:
-            if head.market in self._books and head.epoch <= now.wall_ms + CLOCK_SKEW_MAX_MS:
+            if head.market in self._shown.books and head.epoch <= now.wall_ms + CLOCK_SKEW_MAX_MS:
                 self._accept_head(self._log_in(maker, head.market), head, raw, hint)
 
     def _accept_head(self, log: MakerLog, head: Head, raw: bytes, hint: bytes) -> None:
@@ -241,6 +237,8 @@ class Replicas:
         fold = log.fold
         if head.epoch > fold.epoch:
             self.begin(log, head.epoch)
+        if log.forked and head.epoch == fold.epoch:
+            self._repeat_proof(log, PROOF_EVERY_MS)  # its maker does not know that it is void
         if head.epoch < fold.epoch or log.forked or log.refused:
             return
         if (head.epoch, head.sequence) >= log.target:
@@ -262,7 +260,7 @@ class Replicas:
 
     def own_is_ahead(self, head: Head) -> bool:
         """Whether somebody has more of our own log than we, or another version of it."""
-        if head.market not in self._books:
+        if head.market not in self._shown.books:
             return False
         fold = self.own_log(head.market).fold
         if (head.epoch, head.sequence) != (fold.epoch, fold.sequence):
@@ -283,7 +281,7 @@ class Replicas:
 
     def begin(self, log: MakerLog, epoch: int) -> None:
         """Start a newer epoch of a log: whatever was said in older ones is void."""
-        self._hide(log)
+        self._shown.hide(log)
         log.fold.begin(epoch)
         log.tail, log.gap, log.anchors, log.buckets = Tail(), {}, [], {}
         log.forked = log.refused = log.widening = log.by_snapshot = False
@@ -310,7 +308,7 @@ class Replicas:
             fold.restore(head, rows)
             gone: list[tuple[bytes, Row | None]] = [(key, None) for key in old if key not in rows]
             changed = [(key, row) for key, row in rows.items() if old.get(key) is not row]
-            self._show(log, [*gone, *changed], {key: None for key in rows if key not in old})
+            self._shown.show(log, [*gone, *changed], {key: None for key in rows if key not in old})
         log.tail, log.anchors, log.widening = Tail(head.sequence), [], False
         log.gap = {at: one for at, one in log.gap.items() if at > head.sequence}
         self._advance(log)
@@ -327,35 +325,7 @@ class Replicas:
         if over:
             self._go_head_only(log)
         else:
-            self._show(log, plan.rows.items(), fresh)
-
-    def _show(
-        self, log: MakerLog, rows: Iterable[tuple[bytes, Row | None]], fresh: dict[bytes, Any]
-    ) -> None:
-        """Bring the rows of a log into its book; `fresh` ones are new to it."""
-        fold, now_ms = log.fold, self._core.now.wall_ms
-        book = self._books.get(fold.market)
-        if book is None:
-            return  # our own log of a market that is no longer followed
-        self._changed[fold.market] = None
-        latest_ms = now_ms + ORDER_LIFE_MAX_MS + CLOCK_SKEW_MAX_MS
-        for key, row in rows:
-            if row is None:
-                book.cancel(key)
-            elif key not in fresh:
-                book.update(key, row.available_lots)
-            elif row.order.expires_at_ms <= latest_ms:
-                refused = book.place(resting(key, fold.maker, row), now_ms)
-                if refused is not None:
-                    self._core.count("hidden_" + refused.value)
-
-    def _hide(self, log: MakerLog) -> None:
-        """Take a log's orders out of the book; the fold keeps them."""
-        book = self._books.get(log.fold.market)
-        if book is not None and log.fold.orders:
-            self._changed[log.fold.market] = None
-            for key in log.fold.orders:
-                book.cancel(key)
+            self._shown.show(log, plan.rows.items(), fresh)
 
     def accept_fork(self, log: MakerLog, epoch: int, proof: ForkProof) -> None:
         """A maker said two things at once: its epoch is void until it opens a new one."""
@@ -364,13 +334,17 @@ class Replicas:
             return
         if log.forked or epoch != log.fold.epoch:
             return
-        self._hide(log)
+        self._shown.hide(log)
         log.forked, log.gap, log.probe = True, {}, 0
         self._core.count("forked_logs")
         self._core.log("error", "log_forked", maker=short(log.fold.maker), market=log.fold.market)
         raw = encode(proof)
         if len(raw) <= FRAME_BYTES_MAX:
             log.proof = raw
+            self._say_proof(log)
+
+    def _repeat_proof(self, log: MakerLog, after_ms: int) -> None:
+        if log.proof and self._core.now.monotonic_ms - log.proof_said_ms >= after_ms:
             self._say_proof(log)
 
     def _say_proof(self, log: MakerLog) -> None:
@@ -403,14 +377,14 @@ class Replicas:
         """Whether a log of so many orders is too much of its maker, or for this node."""
         if orders > self.cap(log.fold.maker):
             return True
-        book = self._books.get(log.fold.market)
+        book = self._shown.books.get(log.fold.market)
         own = log.fold.maker == self._core.identity
         grows = orders > len(log.fold.orders)
         return book is not None and grows and not own and len(book) >= ORDERS_TOTAL_MAX
 
     def _go_head_only(self, log: MakerLog) -> None:
         """Keep following the chain, but keep no orders: better none than some of them."""
-        self._hide(log)
+        self._shown.hide(log)
         log.fold.forget_orders()
         self._core.count("head_only_logs")
         self._core.log(
@@ -440,8 +414,7 @@ class Replicas:
         if not log.forked:
             return None
         # Whoever asks has not seen the proof; it listens to us by now.
-        if log.proof and self._core.now.monotonic_ms - log.proof_said_ms >= SECOND_MS:
-            self._say_proof(log)
+        self._repeat_proof(log, SECOND_MS)
         return RejectReason.FORKED_LOG
 
     def _all_logs(self) -> Iterable[MakerLog]:

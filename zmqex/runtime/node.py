@@ -26,6 +26,7 @@ from zmqex.kernel.effects import (
     DialHello,
     DisconnectPeer,
     Effect,
+    FollowPeer,
     Log,
     PlayPayEnded,
     Publish,
@@ -103,6 +104,7 @@ class Node:
             ConnectPeer: lambda one: transport.connect(
                 one.peer, one.curve_key, one.rpc, one.orders, one.topics
             ),
+            FollowPeer: lambda one: transport.follow(one.peer, one.topics),
             DisconnectPeer: lambda one: transport.disconnect(one.peer),
             PublishRecord: lambda one: self._publish(transport, one.record),
             Verify: self.verifier.submit,

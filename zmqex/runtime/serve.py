@@ -205,6 +205,8 @@ class _Process:
             leased=config.redis is not None,
             static_peers=config.peers,
             orders_per_stranger=config.orders_per_stranger,
+            follow_all_max=config.follow_all_max,
+            price_band_percent=config.price_band,
             proxied=config.proxy is not None,
         )
         currencies = Currencies(config.currencies)

@@ -51,6 +51,7 @@ class PeerSockets:
         self._counted = counted
         self._loop = asyncio.get_running_loop()
         self._peers: dict[bytes, tuple[Drain, Drain]] = {}
+        self._followed: dict[bytes, tuple[zmq.Socket[bytes], set[bytes]]] = {}
         self._stream: list[tuple[bytes, bytes]] = []
         self._flush: asyncio.Handle | None = None
 
@@ -76,6 +77,7 @@ class PeerSockets:
             dealer.close(0)
             self._invalid(peer)
             return
+        self._followed[peer] = subscriber, set(topics)
         self._peers[peer] = (
             Drain(
                 dealer,
@@ -93,8 +95,20 @@ class PeerSockets:
             ),
         )
 
+    def follow(self, peer: bytes, topics: Sequence[bytes]) -> None:
+        """From now on listen to these topics of a connected peer, and to no others."""
+        if peer in self._followed:
+            subscriber, before = self._followed[peer]
+            wanted = set(topics)
+            for topic in wanted - before:
+                subscriber.setsockopt(zmq.SUBSCRIBE, topic)
+            for topic in before - wanted:
+                subscriber.setsockopt(zmq.UNSUBSCRIBE, topic)
+            self._followed[peer] = subscriber, wanted
+
     def disconnect(self, peer: bytes) -> None:
         """Close the sockets to a peer; unknown peers are fine."""
+        self._followed.pop(peer, None)
         for drain in self._peers.pop(peer, ()):
             drain.close()
         for way in self._ways.pop(peer, ()):

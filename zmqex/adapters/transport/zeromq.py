@@ -155,6 +155,10 @@ class ZeroMqTransport:
         if self._open:
             self._peers.connect(peer, curve_key, rpc, orders, topics)
 
+    def follow(self, peer: bytes, topics: Sequence[bytes]) -> None:
+        """From now on listen to these topics of a connected peer, and to no others."""
+        self._peers.follow(peer, topics)
+
     def disconnect(self, peer: bytes) -> None:
         """Close the sockets to a peer; unknown peers are fine."""
         self._peers.disconnect(peer)

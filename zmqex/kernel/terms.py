@@ -1,0 +1,131 @@
+"""What a command to place, replace or take asks for, checked before anything changes.
+
+Not for the book (`market.matching`) or for what becomes of the order (`desk`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from zmqex.kernel.commands import PlaceOrder, ReplaceOrder, TakeOrder
+from zmqex.kernel.core import Core
+from zmqex.kernel.orders import OwnOrders
+from zmqex.kernel.records import OwnOrder
+from zmqex.kernel.replicas import FoundOrder, Replicas
+from zmqex.limits import ORDER_LIFE_DEFAULT_MS, ORDERS_PER_MAKER_MAX
+from zmqex.market.book import Book
+from zmqex.market.orders import BookOrder, IncomingOrder, OrderFlags, Side, TimeInForce
+from zmqex.market.units import check_notional, format_price
+from zmqex.reasons import RejectReason
+
+RESTS: Final = (TimeInForce.GTC, TimeInForce.GTD)
+PAY_MODES: Final = ("auto", "manual")
+_PERCENT: Final = 100
+
+
+def incoming(
+    core: Core, orders: OwnOrders, command: PlaceOrder, replaced: bytes = b""
+) -> IncomingOrder | RejectReason:
+    """The order that a command asks for, or why there can be none.
+
+    `replaced` is the open order whose place it takes, which then does not count any more.
+    """
+    if command.market not in core.settings.markets:
+        return RejectReason.WRONG_MARKET
+    instrument = core.currencies.instrument(command.market)
+    reason = check_notional(command.quantity_lots, command.price_ticks, instrument)
+    if reason is not None:
+        return reason
+    try:
+        side, time_in_force = Side(command.side), TimeInForce(command.time_in_force)
+    except ValueError:
+        return RejectReason.MALFORMED
+    if command.pay_mode not in PAY_MODES:
+        return RejectReason.MALFORMED
+    rests = time_in_force in RESTS
+    if command.renew and not rests:
+        return RejectReason.CONTRADICTORY_FLAGS
+    if rests and orders.live_count() - bool(replaced) >= ORDERS_PER_MAKER_MAX:
+        return RejectReason.MAKER_FULL
+    flags = OrderFlags.ALL_OR_NONE if command.all_or_none else OrderFlags.NONE
+    # What never rests has no life of its own; the terms name one all the same.
+    life_ms = command.expires_in_ms if rests and command.expires_in_ms else 0
+    life_ms = life_ms or ORDER_LIFE_DEFAULT_MS
+    return IncomingOrder(
+        owner=core.identity,
+        side=side,
+        price_ticks=command.price_ticks,
+        quantity_lots=command.quantity_lots,
+        minimum_lots=max(command.minimum_lots, 1),
+        flags=int(flags),
+        post_only=command.post_only,
+        time_in_force=time_in_force,
+        expires_at_ms=core.now.wall_ms + life_ms,
+    )
+
+
+def replacement(core: Core, orders: OwnOrders, row: OwnOrder, command: ReplaceOrder) -> PlaceOrder:
+    """The command that places what an open order is to be replaced by.
+
+    All but quantity and price stays: the end too, unless the order renews itself.
+    """
+    old = orders.terms(row.order_id)
+    started_ms = row.created_ms if row.renew else core.now.wall_ms
+    return PlaceOrder(
+        row.market,
+        old.side.value,
+        command.quantity_lots,
+        command.price_ticks,
+        minimum_lots=min(old.minimum_lots, command.quantity_lots),
+        expires_in_ms=max(old.expires_at_ms - started_ms, 1),
+        time_in_force=row.time_in_force,
+        post_only=row.post_only,
+        all_or_none=bool(old.flags & OrderFlags.ALL_OR_NONE),
+        renew=row.renew,
+        pay_mode=command.pay_mode or row.pay_mode,
+        any_price=command.any_price,
+        key=command.key,
+    )
+
+
+def why_not_take(
+    core: Core, replicas: Replicas, found: FoundOrder, command: TakeOrder
+) -> RejectReason | None:
+    """Why this quantity of that order cannot be asked for, or None."""
+    if command.pay_mode not in PAY_MODES:
+        return RejectReason.MALFORMED
+    if found.maker == core.identity:
+        return RejectReason.OWN_ORDER
+    if replicas.is_stale(found.maker):
+        return RejectReason.STALE_MAKER
+    if command.quantity_lots < 1:
+        return RejectReason.INVALID_QUANTITY
+    if command.quantity_lots > found.available_lots:
+        return RejectReason.INSUFFICIENT_QUANTITY
+    return None
+
+
+def outside_band(
+    core: Core, book: Book, order: IncomingOrder, usable: Callable[[BookOrder], bool]
+) -> str:
+    """How far an order reaches beyond the best price on the other side, if that is too far.
+
+    Only in the direction in which it costs its owner: who asks for too little just waits.
+    """
+    band, now_ms = core.settings.price_band_percent, core.now.wall_ms
+    for other in book.crossing(order.side, order.price_ticks):
+        if not other.available_lots or other.expires_at_ms <= now_ms or not usable(other):
+            continue
+        best, price = other.price_ticks, order.price_ticks
+        beyond = price - best if order.side is Side.BUY else best - price
+        if not band or beyond * _PERCENT <= best * band:
+            return ""
+        instrument = core.currencies.instrument(book.symbol)
+        doing, where, name = ("selling", "below", "bid")
+        if order.side is Side.BUY:
+            doing, where, name = ("buying", "above", "ask")
+        at, than = format_price(price, instrument), format_price(best, instrument)
+        percent = beyond * _PERCENT // best
+        return f"{doing} at {at} is {percent} % {where} the best {name} of {than}"
+    return ""
