@@ -235,6 +235,15 @@ REQUESTS_PENDING_MAX: Final = 4_096
 REQUESTS_PER_SECOND: Final = 100
 REQUESTS_BURST: Final = 500
 REQUEST_SOURCES_MAX: Final = 1_024
+# What one peer may stream: messages cost a signature check each (2,000 are a fifth of a core), a
+# batch's operations and its bytes what comes after.  At once: a large maker's whole book, or what a
+# relay has saved up while the network was slow.
+STREAM_MESSAGES_PER_SECOND: Final = 2_000
+STREAM_MESSAGES_BURST: Final = 20_000
+STREAM_OPERATIONS_PER_SECOND: Final = 50_000
+STREAM_OPERATIONS_BURST: Final = 200_000
+STREAM_BYTES_PER_SECOND: Final = 8 * 1024 * 1024
+STREAM_BYTES_BURST: Final = 32 * 1024 * 1024
 # Unanswered requests in a row after which the peer's hello socket is asked.
 TIMEOUTS_BEFORE_HELLO: Final = 2
 # Points of blame that ban a peer, how long, and how soon half of them are forgotten.

@@ -6,6 +6,7 @@ import asyncio
 import socket
 from typing import Any
 
+import nacl.bindings
 import pytest
 import zmq
 import zmq.utils.z85
@@ -182,6 +183,35 @@ def test_a_stream_arrives_in_order_in_few_events_and_only_the_topics_asked_for()
             assert max(len(event.messages) for event in events) <= STREAM_MESSAGES_MAX
             assert len(events) < count
             assert streamed(alice, b"p") == []
+
+    run(story)
+
+
+def test_a_slow_subscriber_slows_nobody() -> None:
+    """It reads nothing of what is far more than its queue: the others get all of it, in order."""
+
+    async def story() -> None:
+        maker, reader = Side(), Side()
+        async with started(maker, reader):
+            public, secret = nacl.bindings.crypto_box_keypair()
+            keys = {
+                "CURVE_SERVERKEY": zmq.utils.z85.encode(maker.public),
+                "CURVE_PUBLICKEY": zmq.utils.z85.encode(public),
+                "CURVE_SECRETKEY": zmq.utils.z85.encode(secret),
+            }
+            port = maker.transport.orders_port
+            with raw_socket(zmq.SUB, port, RCVHWM=1, RCVBUF=4_096, **keys) as slow:
+                slow.setsockopt(zmq.SUBSCRIBE, b"o")
+                reader.connect(b"maker", maker, b"o")
+                await until_subscribed(reader, maker, b"o")
+                reader.events.clear()
+                for number in range(12_000):
+                    maker.transport.publish(b"o", b"%6d" % number + bytes(500))
+                    if number % 100 == 0:
+                        await a_turn()
+                await reader.until(lambda: len(streamed(reader, b"o")) >= 12_000)
+            numbers = [raw[:6] for _, raw in streamed(reader, b"o") if len(raw) > 500]
+            assert numbers == [b"%6d" % number for number in range(12_000)]
 
     run(story)
 

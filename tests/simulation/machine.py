@@ -86,6 +86,7 @@ class Machine:
         self.backup: MemoryJournal | None = None
         self._waiting: list[happened.Event] = []
         self._stream: list[tuple[bytes, bytes]] = []
+        self._streamed_by: list[bytes] = []
         self._queue: deque[happened.Event] = deque()
         self._handling = False
         self.crashes_at_commit = False
@@ -153,7 +154,7 @@ class Machine:
         self.kernel = None
         self.suspended_ms = None
         self._commits, self._writing = [], 0
-        self._waiting, self._stream = [], []
+        self._waiting, self._stream, self._streamed_by = [], [], []
         self._queue.clear()
         self._armed_ms = None
         for link in self.links.values():
@@ -243,11 +244,12 @@ class Machine:
         sim.invariants.decided(self, event, effects)
         self.gate.pass_through(effects)
 
-    def received(self, topic: bytes, envelope: bytes) -> None:
+    def received(self, topic: bytes, envelope: bytes, peer: bytes = b"") -> None:
         """A stream message; one drain of the sockets brings all of a moment."""
         if not self._stream:
             self.sim.schedule.after(1, self._drain, self.starts)
         self._stream.append((topic, envelope))
+        self._streamed_by.append(peer)
 
     def soon(self, event: happened.Event, delay_ms: int = 1) -> None:
         """An event from this machine itself; a crash in between loses it."""
@@ -260,7 +262,8 @@ class Machine:
     def _drain(self, starts: int) -> None:
         if self.starts == starts and self._stream:
             messages, self._stream = tuple(self._stream), []
-            self.post(happened.StreamReceived(messages))
+            peers, self._streamed_by = tuple(self._streamed_by), []
+            self.post(happened.StreamReceived(messages, peers))
 
     # --- time ------------------------------------------------------------------------------------
 

@@ -238,7 +238,7 @@ class Outside:
         self.sim.measures.arrived(target, source, topic, envelope)
         if target.lies:
             self.sim.liars[target.number].overheard(topic, envelope)
-        target.received(topic, envelope)
+        target.received(topic, envelope, source.identity)
 
     # --- beside the node -------------------------------------------------------------------------
 

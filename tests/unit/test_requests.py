@@ -7,7 +7,8 @@ import pytest
 from tests.unit.stranger import Stranger, alone, dials
 from tests.wire import HELLO
 from zmqex import limits
-from zmqex.kernel.requests import Answer, Refusal, TokenBucket
+from zmqex.kernel.budgets import TokenBucket
+from zmqex.kernel.requests import Answer, Refusal
 from zmqex.protocol.codec import decode, encode_frame
 from zmqex.protocol.messages import (
     Empty,

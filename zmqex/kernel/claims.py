@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from zmqex.errors import RemoteProtocolError
+from zmqex.kernel.budgets import Budgets, TokenBucket
 from zmqex.kernel.core import Core
 from zmqex.kernel.effects import Verify
 from zmqex.kernel.events import StreamReceived, Verified
 from zmqex.kernel.logs import Waiting, kept
 from zmqex.kernel.own_record import RECORD_TOPIC
-from zmqex.kernel.requests import TokenBucket
 from zmqex.kernel.sessions import Sessions
 from zmqex.limits import (
     CLOCK_SKEW_MAX_MS,
@@ -48,6 +48,7 @@ class Claim(msgspec.Struct, frozen=True):
 
     items: tuple[Item, ...]
     accept: Callable[[], None]
+    operations: int = 1
     key: bytes = b""  # of a streamed message: its digest
 
 
@@ -65,12 +66,19 @@ class Claims:
         self._verifying = 0
         self._verified: dict[bytes, None] = {}  # digests, the latest last
         self._under_way: dict[bytes, None] = {}
+        self._budgets = Budgets()
         self._proofs = TokenBucket(FORK_PROOFS_PER_SECOND, FORK_PROOFS_BURST, 0)
 
     def on_stream(self, event: StreamReceived) -> None:
         """Check cheaply what one drain of the sockets brought; ask for the rest's signatures."""
         claims = []
-        for about, raw in event.messages:
+        peers = event.peers or (b"",) * len(event.messages)
+        for (about, raw), peer in zip(event.messages, peers, strict=True):
+            if not self._budgets.admit(
+                peer, self._core.now.monotonic_ms, messages=1, size=len(raw)
+            ):
+                self._core.count("over_budget")
+                continue
             key = digest(raw)
             if key in self._verified or key in self._under_way:
                 # These very bytes are known to be true, or about to be judged: another relay's.
@@ -81,7 +89,11 @@ class Claims:
             except RemoteProtocolError:
                 self._core.count("malformed")
                 continue
-            if claim is not None:
+            if claim is not None and not self._budgets.admit(
+                peer, self._core.now.monotonic_ms, operations=claim.operations
+            ):
+                self._core.count("over_budget")
+            elif claim is not None:
                 claims.append(msgspec.structs.replace(claim, key=key))
                 self._under_way[key] = None
         self.verify(claims)
@@ -166,7 +178,7 @@ class Claims:
             self._core.count("ignored_" + why.value)
             return None
         items = ((batch.maker, "batch", raw),)
-        return Claim(items, lambda: self._replicas.accept_batch(new))
+        return Claim(items, lambda: self._replicas.accept_batch(new), len(batch.operations))
 
     def _why_ignore_batch(self, new: Waiting) -> RejectReason | None:
         batch = new.batch

@@ -106,9 +106,13 @@ class ReplyReceived(Event, frozen=True):
 
 
 class StreamReceived(Event, frozen=True):
-    """What one drain of the SUB sockets brought, in arrival order: `(topic, envelope bytes)`."""
+    """What one drain of the SUB sockets brought, in arrival order: `(topic, envelope bytes)`.
+
+    `peers`: whose socket each message came from; without them nobody's budget is charged.
+    """
 
     messages: tuple[tuple[bytes, bytes], ...]
+    peers: tuple[bytes, ...] = ()
 
 
 class Verified(Event, frozen=True):

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from zmqex.errors import RemoteProtocolError
+from zmqex.kernel.budgets import TokenBucket
 from zmqex.kernel.core import Core
 from zmqex.kernel.effects import SendReply, SendRequest
 from zmqex.kernel.events import ReplyReceived, RequestReceived, Route
@@ -55,30 +56,6 @@ class Incoming(msgspec.Struct, frozen=True):
 Answer = msgspec.Raw | Refusal
 OnAnswer = Callable[[Answer], None]
 Handler = Callable[[Incoming], None]
-
-
-class TokenBucket:
-    """A rate in whole numbers: one token is 1,000 parts, and each millisecond adds `per_second`."""
-
-    __slots__ = ("_at_ms", "_full", "_parts", "_rate")
-
-    def __init__(self, per_second: int, burst: int, now_ms: int) -> None:
-        """Start full."""
-        self._rate = per_second
-        self._full = burst * SECOND_MS
-        self._parts = self._full
-        self._at_ms = now_ms
-
-    def take(self, now_ms: int, tokens: int = 1) -> int:
-        """Take tokens; 0 if they were there, else in how many ms they will be (nothing taken)."""
-        grown = self._parts + (now_ms - self._at_ms) * self._rate
-        self._parts = min(self._full, grown)
-        self._at_ms = now_ms
-        missing = tokens * SECOND_MS - self._parts
-        if missing > 0:
-            return -(-missing // self._rate)  # rounded up: never told to come back too early
-        self._parts -= tokens * SECOND_MS
-        return 0
 
 
 class _Pending(msgspec.Struct):

@@ -47,6 +47,12 @@ _PUBLISHED: Final = (
     ("peers", limits.PEERS_MAX),
     ("requests_per_second", limits.REQUESTS_PER_SECOND),
     ("requests_burst", limits.REQUESTS_BURST),
+    ("stream_messages_per_second", limits.STREAM_MESSAGES_PER_SECOND),
+    ("stream_messages_burst", limits.STREAM_MESSAGES_BURST),
+    ("stream_operations_per_second", limits.STREAM_OPERATIONS_PER_SECOND),
+    ("stream_operations_burst", limits.STREAM_OPERATIONS_BURST),
+    ("stream_bytes_per_second", limits.STREAM_BYTES_PER_SECOND),
+    ("stream_bytes_burst", limits.STREAM_BYTES_BURST),
     ("holds_per_taker", limits.HOLDS_PER_TAKER_MAX),
     ("holds_per_address", limits.HOLDS_PER_ADDRESS_MAX),
 )

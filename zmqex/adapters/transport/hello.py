@@ -24,8 +24,8 @@ from zmqex.adapters.transport.options import (
 )
 from zmqex.adapters.transport.socks import Proxy, Way
 from zmqex.dht.address import Scope, network_of, scope_of
+from zmqex.kernel.budgets import TokenBucket
 from zmqex.kernel.events import Event, HelloAnswered, HelloFailed
-from zmqex.kernel.requests import TokenBucket
 from zmqex.limits import (
     HELLO_DIALS_MAX,
     HELLO_DIALS_WAITING_MAX,

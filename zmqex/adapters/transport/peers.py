@@ -53,6 +53,7 @@ class PeerSockets:
         self._peers: dict[bytes, tuple[Drain, Drain]] = {}
         self._followed: dict[bytes, tuple[zmq.Socket[bytes], set[bytes]]] = {}
         self._stream: list[tuple[bytes, bytes]] = []
+        self._streamed_by: list[bytes] = []
         self._flush: asyncio.Handle | None = None
 
     def connect(
@@ -88,7 +89,7 @@ class PeerSockets:
             ),
             Drain(
                 subscriber,
-                self._on_stream,
+                lambda first, last: self._on_stream(peer, first, last),
                 parts=_STREAM_PARTS,
                 turn=STREAM_FRAMES_A_TURN,
                 on_malformed=lambda: self._malformed("stream_malformed"),
@@ -124,6 +125,7 @@ class PeerSockets:
         for peer in list(self._peers):
             self.disconnect(peer)
         self._stream.clear()
+        self._streamed_by.clear()
         if self._flush is not None:
             self._flush.cancel()
 
@@ -160,8 +162,9 @@ class PeerSockets:
         self._counted["endpoints_invalid"] += 1
         self.disconnect(peer)
 
-    def _on_stream(self, first: list[bytes], last: zmq.Frame) -> None:
+    def _on_stream(self, peer: bytes, first: list[bytes], last: zmq.Frame) -> None:
         self._stream.append((first[0], last.bytes))
+        self._streamed_by.append(peer)
         if len(self._stream) >= STREAM_MESSAGES_MAX:
             self._deliver_stream()
         elif self._flush is None:
@@ -175,7 +178,8 @@ class PeerSockets:
 
     def _deliver_stream(self) -> None:
         messages, self._stream = tuple(self._stream), []
-        self._deliver(StreamReceived(messages))
+        peers, self._streamed_by = tuple(self._streamed_by), []
+        self._deliver(StreamReceived(messages, peers))
 
     def _malformed(self, word: str) -> None:
         self._counted[word] += 1
