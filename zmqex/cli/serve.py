@@ -12,6 +12,12 @@ import typer
 from zmqex.cli.context import INVOCATION, say
 from zmqex.config import load_config
 
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="In place of zmqex.toml in the data directory.")
+]
+NoRestart = Annotated[
+    bool, typer.Option("--no-restart", help="Do not start it again after a crash.")
+]
 Port = Annotated[int | None, typer.Option(help="0: any free one; none: the default or next.")]
 
 Share = Annotated[int | None, typer.Option(help="Percent of an order that strangers may hold.")]
@@ -52,12 +58,8 @@ def serve(  # noqa: PLR0913 - one parameter per setting
     orders_per_stranger: Annotated[int | None, typer.Option(help="Of a new maker; 100.")] = None,
     follow_all_max: Annotated[int | None, typer.Option(help="Peers; with more, relay; 48.")] = None,
     price_band: Annotated[int | None, typer.Option(help="Percent that ask for --yes; 10.")] = None,
-    config_file: Annotated[
-        Path | None, typer.Option("--config", help="In place of zmqex.toml in the data directory.")
-    ] = None,
-    no_restart: Annotated[
-        bool, typer.Option("--no-restart", help="Do not start it again after a crash.")
-    ] = False,
+    config_file: ConfigFile = None,
+    no_restart: NoRestart = False,
 ) -> None:
     """Start a node; it runs until Ctrl-C and is started again if it crashes."""
     flags: dict[str, Any] = {

@@ -87,7 +87,7 @@ class Kernel:
         self, settings: Settings, signer: Signer, currencies: Currencies, restored: Snapshot
     ) -> None:
         """Put the parts together around what the journal has; nothing happens before Started."""
-        self.core = Core(settings, signer, currencies)
+        self.core = core = Core(settings, signer, currencies)
         self.core.counters.update(restored.counters)
         self.sessions = Sessions(self.core)
         self.reach = Reach(self.core, self.sessions)
@@ -102,18 +102,12 @@ class Kernel:
         self.exports = Exports(self.core, self.replicas, self.trades, self.orders, self.taking)
         self.taker = Taker(self.core, self.trades, self.orders, self.taking)
         self.desk = Desk(
-            self.core,
-            self.sessions,
-            self.replicas,
-            self.trades,
-            self.orders,
-            self.taking,
-            self.taker,
+            core, self.sessions, self.replicas, self.trades, self.orders, self.taking, self.taker
         )
         self.dialogue = Dialogue(self.core, self.sessions, self.trades, self.maker, self.taker)
         self.matching = Matching(self.core, self.sessions, self.replicas)
         self.operator = Operator(
-            self.core, self.replicas, self.trades, self.orders, self.maker, self.taker
+            core, self.replicas, self.trades, self.orders, self.maker, self.taker
         )
         self.disputes = Disputes(self.core, self.trades, self.maker, self.taker)
         self.play = PlayRelay(self.core, self.sessions)
