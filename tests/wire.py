@@ -201,7 +201,8 @@ class Host:
         ]
 
     def place(self, number: int = 1, market: str = MARKET, **fields: object) -> bytes:
-        """Publish an order; its id."""
+        """Publish an order, in a batch of its own; its id."""
+        self.n.publisher._sent_ms.clear()
         raw = encode(order(number, self.wire.wall_ms, market=market, **fields))
         self.do(lambda: self.n.publisher.append(market, Place(raw)))
         return order_id(NETWORK, self.identity, raw)

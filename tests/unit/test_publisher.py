@@ -37,7 +37,8 @@ def host_of(wire: Wire | None = None) -> tuple[Wire, Host]:
 
 
 def say(host: Host, *operations: Operation) -> list[Batch]:
-    """Append operations in one event; the batches that went out."""
+    """Append operations in one event, long after the last ones; the batches that went out."""
+    host.n.publisher._sent_ms.clear()
 
     def append() -> None:
         for operation in operations:

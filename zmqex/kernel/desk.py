@@ -244,6 +244,7 @@ class Desk:
         )
 
     def _plan(self, market: str, incoming: IncomingOrder, job: Job) -> Plan:
+        self._orders.settle(market, incoming.side, incoming.price_ticks)
         return plan(
             self._replicas.book(market),
             incoming,

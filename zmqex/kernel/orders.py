@@ -19,7 +19,7 @@ from zmqex.kernel.records import OwnOrder, PutOrder
 from zmqex.kernel.trades import Trades
 from zmqex.limits import CLOCK_SKEW_MAX_MS, ORDER_LIFE_MAX_MS
 from zmqex.market.instruments import Instrument
-from zmqex.market.orders import OrderFlags
+from zmqex.market.orders import OrderFlags, Side
 from zmqex.protocol.codec import decode, encode
 from zmqex.protocol.identity import order_id as order_id_of
 from zmqex.protocol.messages import Close, Order, Place, Update
@@ -143,6 +143,10 @@ class OwnOrders:
         self.asked[order_id] = set()
         self.on_published(row)
         self._arm(row)
+
+    def settle(self, market: str, side: Side, price_ticks: int) -> None:
+        """Have what would trade with an order like this in the book, if it is ours."""
+        self._publisher.settle(market, side, price_ticks)
 
     def publish_update(self, order_id: bytes) -> None:
         """Tell the peers what remains and what of it is held."""

@@ -23,13 +23,15 @@ from zmqex.limits import (
     HEARTBEAT_EVERY_MS,
     HEARTBEAT_SOON_MS,
     LOG_PAGE_BYTES_MAX,
+    PUBLISH_EVERY_MS,
     SECOND_MS,
     UPDATE_EVERY_MS,
 )
+from zmqex.market.orders import Side
 from zmqex.protocol.codec import decode, decode_envelope, encode
 from zmqex.protocol.identity import ZERO_DIGEST, digest, order_id
 from zmqex.protocol.log import Row, topic
-from zmqex.protocol.messages import Batch, Head, Heartbeat, Operation, Place, Update
+from zmqex.protocol.messages import Batch, Head, Heartbeat, Operation, Order, Place, Update
 from zmqex.protocol.tail import Tail
 from zmqex.reasons import RejectReason
 
@@ -46,7 +48,8 @@ class Publisher:
         self._replicas = replicas
         self._sessions = sessions
         self._pending: dict[str, list[Operation]] = {}
-        self._placed: dict[bytes, None] = {}  # ids of this event's placements
+        self._placed: dict[str, dict[bytes, Order]] = {}  # what of `pending` is placed
+        self._sent_ms: dict[str, int] = {}  # when the last batch of a market left
         self._updated_ms: dict[bytes, int] = {}
         self._waiting: dict[bytes, tuple[str, Update]] = {}
         self._beat = b""
@@ -118,6 +121,7 @@ class Publisher:
     def append(self, market: str, operation: Operation) -> None:
         """Say something about an own order; it leaves at the end of this event.
 
+        A placement so soon after another one leaves with those that follow, in one batch.
         Updates of one order leave at most every UPDATE_EVERY_MS, the first at once, the last
         always.  What is said of orders that the log does not have (it was lost) is dropped.
         """
@@ -125,10 +129,10 @@ class Publisher:
         if isinstance(operation, Place):
             pending.append(operation)
             key = order_id(self._core.settings.network, self._core.identity, operation.order)
-            self._placed[key] = None
+            self._placed.setdefault(market, {})[key] = decode(operation.order, Order)
             return
-        key = operation.order_id
-        if key not in self._placed and key not in self._replicas.own_log(market).fold.orders:
+        key, placed = operation.order_id, self._placed.get(market, {})
+        if key not in placed and key not in self._replicas.own_log(market).fold.orders:
             self._core.count("unpublished_operations")
             return
         if isinstance(operation, Update):
@@ -146,14 +150,23 @@ class Publisher:
         """Sign and send what was said in this event, as few batches as fit."""
         if not self._pending or not self.may_publish():
             return
-        pending, self._pending, self._placed = self._pending, {}, {}
-        for market, operations in pending.items():
-            for chunk in _chunks(operations):
-                self._publish(market, chunk)
-        if not self._beat_is_due:
+        due = [market for market in self._pending if self._is_due(market)]
+        for market in due:
+            self._send(market)
+        if due and not self._beat_is_due:
             # Whoever is asked for our heads has fresh ones, and a lost last batch is noticed soon.
             self._beat_is_due = True
             self._core.call_after("heartbeat soon", HEARTBEAT_SOON_MS, self._heart_soon)
+
+    def settle(self, market: str, side: Side, price_ticks: int) -> None:
+        """Send what still waits if an order on this side would trade with it: it is in no book."""
+        for order in self._placed.get(market, {}).values():
+            low, high = (order.price_ticks, price_ticks)
+            if side is Side.SELL:
+                low, high = high, low
+            if order.side is not side and low <= high and self.may_publish():
+                self._send(market)
+                return
 
     def resume(self) -> None:
         """We may publish again: find out what another copy said, and say what has waited."""
@@ -183,6 +196,27 @@ class Publisher:
         return self._beat
 
     # --- private ---------------------------------------------------------------------------------
+
+    def _is_due(self, market: str) -> bool:
+        """Whether what is said must leave now: only fresh orders wait, and not for long.
+
+        One signature then speaks for many of them; a lone one leaves at once.
+        """
+        operations, now_ms = self._pending[market], self._core.now.monotonic_ms
+        due_ms = self._sent_ms.get(market, now_ms - PUBLISH_EVERY_MS) + PUBLISH_EVERY_MS
+        full = len(operations) >= BATCH_OPERATIONS_MAX
+        if now_ms >= due_ms or full or not all(isinstance(one, Place) for one in operations):
+            return True
+        # The end of that event sends it.
+        self._core.call_at(("publish", market), due_ms, lambda: None)
+        return False
+
+    def _send(self, market: str) -> None:
+        self._placed.pop(market, None)
+        self._core.cancel_timer(("publish", market))
+        for chunk in _chunks(self._pending.pop(market)):
+            self._publish(market, chunk)
+            self._sent_ms[market] = self._core.now.monotonic_ms
 
     def _heart(self) -> None:
         self._core.call_after("heartbeat", HEARTBEAT_EVERY_MS, self._heart)
@@ -276,6 +310,7 @@ class Publisher:
         for key in log.fold.orders:
             self._drop_update(key)
         self._pending.pop(market, None)
+        self._placed.pop(market, None)
         self._begin(log, epoch)
         self._core.emit(Publish(HEARTBEAT_TOPIC, self.heartbeat()))
         for call in self.on_log_lost:
