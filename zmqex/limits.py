@@ -143,6 +143,8 @@ INVOICE_CLTV_BLOCKS_MAX: Final = 500_000_000 - 1
 # --- order logs ------------------------------------------------------------------------------
 # 128 operations amortise one signature to half a microsecond an order and fit one frame.
 BATCH_OPERATIONS_MAX: Final = 128
+# A batch must fit one answer with the frame around it, or whoever serves it would break the rules.
+BATCH_BYTES_MAX: Final = 63 * 1024
 # Markets in one heartbeat.
 HEADS_MAX: Final = 64
 # Batches in one page of a log; the page is cut earlier by LOG_PAGE_BYTES_MAX.

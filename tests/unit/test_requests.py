@@ -44,6 +44,9 @@ def test_every_question_ends_in_exactly_one_answer() -> None:
     stranger.reject(host, "ping", "held", 5)
     assert answers[-1] == Refusal(RejectReason.HELD, 5)
     ask()
+    stranger.reject(host, "ping", "held", 2**53)
+    assert answers[-1] == Refusal(RejectReason.HELD, limits.BAN_MS)
+    ask()
     stranger.reject(host, "ping", "a_word_of_tomorrow", 5)
     assert answers[-1] == Refusal(RejectReason.UNAVAILABLE, 5, "a_word_of_tomorrow")
     ask()
@@ -58,7 +61,7 @@ def test_every_question_ends_in_exactly_one_answer() -> None:
     ask()
     host.do(lambda: host.n.sessions.remove(stranger.identity))
     assert reason() is RejectReason.NOT_CONNECTED
-    assert len(answers) == 6
+    assert len(answers) == 7
 
 
 def test_replies_must_fit_a_question() -> None:

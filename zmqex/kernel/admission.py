@@ -298,7 +298,11 @@ class Admission:
         """What has happened to a take while the hold server was asked."""
         if not self.may_hold():
             return RejectReason.HOLDS_UNAVAILABLE
-        closed = self._orders.why_closed(reservation.trade.order_id) is not None
+        trade = reservation.trade
+        if trade.payment_hash and self._trades.by_hash(trade.payment_hash) is not None:
+            # An accept has named it meanwhile, for a take of our own.
+            return RejectReason.WRONG_PAYMENT_HASH
+        closed = self._orders.why_closed(trade.order_id) is not None
         return RejectReason.ORDER_CLOSED if reservation.doomed or closed else None
 
     def _refuse_reservation(self, reservation: Reservation, reason: RejectReason) -> None:

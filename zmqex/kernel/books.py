@@ -14,7 +14,7 @@ from zmqex.kernel.core import Core
 from zmqex.kernel.logs import resting
 from zmqex.kernel.sessions import Answer, Refusal, Sessions, unknown_peer
 from zmqex.kernel.snapshots import SnapshotFetch
-from zmqex.limits import MAKERS_MAX, ORDERS_TOTAL_MAX
+from zmqex.limits import INTEGER_MAX, MAKERS_MAX, ORDERS_TOTAL_MAX
 from zmqex.market.book import Book
 from zmqex.market.orders import BookOrder, OrderFlags, Side
 from zmqex.protocol.codec import decode, decode_envelope
@@ -34,6 +34,7 @@ _HAS_NONE: Final = (
     RejectReason.OLD_EPOCH,
     RejectReason.SEQUENCE_GAP,
 )
+_LOTS: Final = ("quantity_lots", "cumulative_lots", "own_lots", "stale_lots")
 
 
 class Books:
@@ -142,6 +143,9 @@ class Books:
             elif self._replicas.is_stale(order.maker):
                 level["stale_lots"] += lots
             orders.append(order)
+        for level in levels:
+            # Orders of strangers may add up to more than any number that can be told.
+            level.update({name: min(level[name], INTEGER_MAX) for name in _LOTS})
         return levels, orders
 
     def _order(self, order: BookOrder, row: Row) -> dict[str, Any]:

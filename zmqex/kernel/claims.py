@@ -22,6 +22,7 @@ from zmqex.kernel.logs import Waiting, kept
 from zmqex.kernel.own_record import RECORD_TOPIC
 from zmqex.kernel.sessions import Sessions
 from zmqex.limits import (
+    BATCH_BYTES_MAX,
     CLOCK_SKEW_MAX_MS,
     FORK_PROOFS_BURST,
     FORK_PROOFS_PER_SECOND,
@@ -168,6 +169,8 @@ class Claims:
         self, raw: bytes, market: str, maker: bytes = b"", *, streamed: bool = False
     ) -> Claim | None:
         """A batch of this market (and maker, if given); RemoteProtocolError where it is not."""
+        if len(raw) > BATCH_BYTES_MAX:
+            raise RemoteProtocolError("a batch that fits no answer", penalty=5)
         body = decode_envelope(raw).body
         batch = decode(body, Batch)
         if batch.market != market or maker not in {b"", batch.maker}:

@@ -32,6 +32,7 @@ from zmqex.limits import (
     RETRY_LAST_MS,
     SECOND_MS,
 )
+from zmqex.protocol.codec import decode_envelope, decode_trade_message
 from zmqex.protocol.messages import (
     Accept,
     InvoiceFailed,
@@ -243,10 +244,20 @@ class Maker:
         trade = self._trades.by_id.get(message.trade_id)
         if trade is None:
             return self._tombstone(incoming, message)
-        trade = self._trades.heard(trade, envelope)
-        if self._trades.can(trade, Input.END_ASKED):
+        if not self._has_asked_to_cancel(trade):
+            # Once: the same wish in other words would fill the journal.
+            trade = self._trades.heard(trade, envelope)
+        if self._trades.can(trade, Input.END_ASKED) and trade.trade_id not in self._ending:
             self._end(trade, RejectReason.CANCELLED)
         return self._trades.by_id[trade.trade_id]
+
+    def _has_asked_to_cancel(self, trade: Trade) -> bool:
+        said = (
+            decode_trade_message(decode_envelope(line.envelope).body)
+            for line in self._trades.lines.get(trade.trade_id, {}).values()
+            if line.sender == trade.taker
+        )
+        return any(isinstance(one, TradeCancel) for one in said)
 
     def _tombstone(self, incoming: Incoming, message: TradeCancel) -> Trade:
         now_ms = self._core.now.wall_ms

@@ -57,8 +57,12 @@ class PlayRelay:
 
     def _on_play_pay(self, incoming: Incoming) -> None:
         wanted = decode(incoming.body, PlayPay)
+        payer = self._sessions.peers.get(incoming.peer)
+        if payer is None:  # it has greeted and was not kept: it is leaving, or there was no room
+            self._sessions.refuse(incoming, RejectReason.NOT_GREETED)
+            return
         # By its own record: another peer that claims the same key must not stand in its way.
-        if self._sessions.peers[incoming.peer].record.lightning_node != wanted.payer_node:
+        if payer.record.lightning_node != wanted.payer_node:
             message = "a peer pays with its own key only"
             raise RemoteProtocolError(message)
         if len(self._asked) >= PLAY_PAYMENTS_AT_ONCE_MAX:

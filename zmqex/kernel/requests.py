@@ -17,6 +17,7 @@ from zmqex.kernel.core import Core
 from zmqex.kernel.effects import SendReply, SendRequest
 from zmqex.kernel.events import ReplyReceived, RequestReceived, Route
 from zmqex.limits import (
+    BAN_MS,
     REQUEST_DEADLINE_MS,
     REQUEST_SOURCES_MAX,
     REQUESTS_BURST,
@@ -244,11 +245,13 @@ class Requests:
         except RemoteProtocolError as error:
             self._malformed(peer, error)
             return Refusal(RejectReason.MALFORMED, 0, "the refusal cannot be read")
+        # Nobody makes us wait longer than a ban does.
+        wait_ms = min(said.retry_after_ms, BAN_MS)
         try:
             reason = RejectReason(said.reason)
         except ValueError:
-            return Refusal(_UNKNOWN_WORD, said.retry_after_ms, said.reason)
-        return Refusal(reason, said.retry_after_ms, said.detail)
+            return Refusal(_UNKNOWN_WORD, wait_ms, said.reason)
+        return Refusal(reason, wait_ms, said.detail)
 
     def _handle(self, incoming: Incoming, handler: Handler) -> None:
         try:

@@ -19,6 +19,7 @@ from zmqex.limits import (
     FROZEN_MS,
     HEARTBEAT_SOON_MS,
     LOG_PAGE_BYTES_MAX,
+    RETRY_LAST_MS,
     ROWS_PAGE_MAX,
     SYNC_RETRIES_MAX,
 )
@@ -185,7 +186,8 @@ class SnapshotFetch:
             elif answer.reason is RejectReason.RATE_LIMITED and self._waits < SYNC_RETRIES_MAX:
                 self._waits += 1
                 name = ("snapshot", self.peer, self.fold.maker, head.market)
-                self._core.call_after(name, answer.retry_after_ms, self._next)
+                wait_ms = min(answer.retry_after_ms, RETRY_LAST_MS)
+                self._core.call_after(name, wait_ms, self._next)
             else:
                 self._done(self, answer)
 

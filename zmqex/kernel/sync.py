@@ -18,9 +18,11 @@ from zmqex.kernel.sessions import Answer, Incoming, Refusal, Sessions
 from zmqex.kernel.snapshots import SnapshotFetch
 from zmqex.limits import (
     GAP_WAIT_MS,
+    INTEGER_MAX,
     LOG_PAGE_BYTES_MAX,
     OPERATION_BYTES_MEAN,
     PEERS_PAGE_MAX,
+    RETRY_LAST_MS,
     ROW_BYTES_MEAN,
     SNAPSHOT_BYTES,
     SYNC_RETRIES_MAX,
@@ -199,7 +201,9 @@ class Sync:
         log.retries += 1
         if log.retries <= SYNC_RETRIES_MAX:
             del log.tried[peer]
-        self._core.call_after(("repair", *_key(log)), after_ms, lambda: self._ask(log))
+        # A peer's word for "later" holds up a log of somebody else's: not for long.
+        wait_ms = min(after_ms, RETRY_LAST_MS)
+        self._core.call_after(("repair", *_key(log)), wait_ms, lambda: self._ask(log))
 
     def _page_answered(self, log: MakerLog, peer: bytes, answer: Answer) -> None:
         if isinstance(answer, Refusal):
@@ -281,7 +285,7 @@ class Sync:
         book = self._replicas.book(asked.market)
         bids, asks = (
             [
-                Level(level.price_ticks, level.quantity_lots, level.orders)
+                Level(level.price_ticks, min(level.quantity_lots, INTEGER_MAX), level.orders)
                 for level in book.levels(side, asked.depth)
             ]
             for side in (Side.BUY, Side.SELL)

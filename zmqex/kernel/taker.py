@@ -181,7 +181,9 @@ class Taker:
         if not self._trades.can(trade, Input.GONE):
             return None if trade.state is State.CANCELLED else RejectReason.WRONG_STATE
         trade = self._trades.heard(trade, envelope)
-        self._gone(trade, message.reason)
+        # The word is a peer's own: what is not one of ours says no more than that it is over.
+        known = message.reason in set(RejectReason)
+        self._gone(trade, message.reason if known else RejectReason.CANCELLED.value)
         return None
 
     def _gone(self, trade: Trade, reason: str) -> None:

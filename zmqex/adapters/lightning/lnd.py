@@ -326,7 +326,11 @@ class LndLightning:
         try:
             return await self._outcome(self._rest.stream("POST", "/v2/router/send", body))
         except NodeRefusal as refusal:
-            known = await self.payment(wanted.payment_hash)
+            try:
+                known = await self.payment(wanted.payment_hash)
+            except LightningUnavailableError as error:
+                # Only the look-up has surely not happened: LND may refuse because it is at it.
+                raise IndeterminateError(str(error)) from error
             if known.state == "none":
                 raise RejectedError(RejectReason.PAYMENT_FAILED, refusal.message) from refusal
             return known
