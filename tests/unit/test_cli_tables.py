@@ -264,6 +264,12 @@ def _trimmed(capsys: Captured) -> str:
     return "".join(f"{line.rstrip()}\n" for line in capsys.readouterr().out.splitlines())
 
 
+@pytest.mark.parametrize("ms", [2**53, -(2**80)])
+def test_a_time_that_no_calendar_has_is_shown_as_it_is(ms: int) -> None:
+    """A stranger may sign any number."""
+    assert tables.when(ms) == f"{ms} ms"
+
+
 def test_a_placed_order_says_what_was_taken_skipped_and_rests(capsys: Captured) -> None:
     """Each maker that was skipped is named with its reason."""
     why = "it did not answer in time"

@@ -189,6 +189,7 @@ def test_removed_reordered_repeated_added_and_changed_messages_are_named() -> No
         ({"seal": HEX}, "the seal is not a body and a signature"),
         ({"seal": "c1"}, "the seal cannot be read"),
         ({"network": "main"}, "the seal: neither the maker nor the taker has signed it"),
+        ({"network": "play/batch\0"}, "'play/batch\\x00' is no network"),
         ({"maker": "nobody"}, "the maker: 'nobody' is not a peer id"),
         ({"format": "zmqex evidence 2"}, "this program reads 'zmqex evidence 1'"),
     ],
@@ -295,6 +296,8 @@ def _seal(**fields: object) -> Edit:
         (_order(["BTC/USD", "buy", "1", *range(8)]), "the order: its price_ticks is not"),
         (_batch("bob", []), "the batch is not signed by the maker"),
         (_batch("alice", [["place", b"another"]]), "the batch does not place this order"),
+        (_batch("alice", 5), "the batch does not place this order"),
+        (_batch("alice", [5]), "the batch does not place this order"),
         (_seal(trade_id=bytes(32)), "the seal is of another trade"),
         (_seal(message_digests=1), "the seal: its message_digests is not of the right type"),
     ],
@@ -324,6 +327,18 @@ def test_an_invoice_that_does_not_fit_proves_no_payment() -> None:
         assert not any("was paid: the file" in one for one in words.proved)
 
 
+@pytest.mark.parametrize(("at", "value"), [(6, 1), (7, 10**9)])
+def test_nobody_agrees_to_amounts_that_only_the_maker_has_signed(at: int, value: int) -> None:
+    """The taker signed a quantity and a price; another amount is the maker's word alone."""
+    honest = statements(read_evidence(raw(settled("buy").files["bob"])), Currencies())
+    forged = _replace(1, "alice", _with(at, value))(settled("buy"))
+    words = statements(read_evidence(forged), Currencies())
+    assert any(one.startswith("Both agreed") for one in honest.proved)
+    assert not any("agreed to the amounts" in one for one in honest.unproved)
+    assert not any(one.startswith("Both agreed") for one in words.proved)
+    assert any("agreed to the amounts" in one for one in words.unproved)
+
+
 def test_an_unknown_currency_is_shown_in_its_smallest_units() -> None:
     """A node may trade a currency of its own; a reader need not know its decimals."""
     world = World()
@@ -337,6 +352,8 @@ def test_an_unknown_currency_is_shown_in_its_smallest_units() -> None:
     said = [text for _, text in statements(odd, Currencies()).said]
     assert f"takes up to {BTC} lots" in said[0]
     assert "of the smallest units of WAMPUM" in said[1]
+    unproved = statements(odd, Currencies()).unproved
+    assert any("cannot be computed here" in one for one in unproved)
 
 
 def test_a_failed_invoice_and_a_reference_are_said() -> None:

@@ -77,6 +77,15 @@ def test_a_signature_for_anything_else_is_not(
     assert not verify(identity, network, kind, envelope)
 
 
+def test_a_signature_does_not_reach_into_the_body() -> None:
+    """Words inside of a signed body are not signed by themselves, whatever the signature is."""
+    inner = signing_context("play", "heartbeat") + b"words"
+    outer = decode_envelope(seal(KEY, "play", "batch", b"quoted: " + inner))
+    prefix = outer.signature + signing_context("play", "batch") + b"quoted: "
+    assert verify(KEY.public_key, "play", "batch", outer)
+    assert not verify(KEY.public_key, "play", "heartbeat", Envelope(b"words", prefix))
+
+
 def test_a_digest_is_blake2b_of_32_bytes() -> None:
     """Names messages, chains logs and transcripts."""
     assert digest(b"abc") == hashlib.blake2b(b"abc", digest_size=32).digest()

@@ -54,7 +54,10 @@ def _table(title: str, *columns: str) -> Table:
 
 def when(ms: int) -> str:
     """A time for people, in their own zone."""
-    moment = dt.datetime.fromtimestamp(ms // 1_000, tz=dt.UTC).astimezone()
+    try:
+        moment = dt.datetime.fromtimestamp(ms // 1_000, tz=dt.UTC).astimezone()
+    except (ValueError, OverflowError, OSError):  # a stranger's number
+        return f"{ms} ms"
     return moment.strftime("%Y-%m-%d %H:%M:%S")
 
 

@@ -65,7 +65,12 @@ def seal(signer: Signer, network: str, kind: str, body: bytes) -> bytes:
 
 
 def verify(identity: bytes, network: str, kind: str, envelope: Envelope) -> bool:
-    """Whether the envelope was signed by `identity` as this kind on this network."""
+    """Whether the envelope was signed by `identity` as this kind on this network.
+
+    The length is looked at, or the signature of another message could reach into the body.
+    """
+    if len(envelope.signature) != nacl.bindings.crypto_sign_BYTES:
+        return False
     signed = envelope.signature + signing_context(network, kind) + envelope.body
     try:
         nacl.bindings.crypto_sign_open(signed, identity)

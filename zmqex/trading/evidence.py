@@ -9,6 +9,7 @@ who wrote it.  What the signed words mean is said in `statements`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -32,6 +33,7 @@ SEAL_FIELDS: Final = (
     "preimage",
     "message_digests",
 )
+_NETWORK: Final = re.compile(r"[a-z0-9]{1,16}")
 _HEAD: Final = ("trade_id", "previous", "sent_at_ms")
 # What each signed message says, by position after its tag (docs/protocol.md, section 7).
 FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -151,6 +153,8 @@ def read_evidence(raw: bytes) -> Evidence:
         raise EvidenceError(f"this is not a file of `zmqex trade evidence`: {error}") from error
     if file.format != FORMAT:
         raise EvidenceError(f"the format is {file.format[:40]!a}; this program reads {FORMAT!r}")
+    if _NETWORK.fullmatch(file.network) is None:
+        raise EvidenceError(f"{file.network[:40]!a} is no network")
     return _Reading(file).evidence()
 
 
@@ -240,8 +244,9 @@ class _Reading:
             envelope = _envelope(self._batch, "the batch")
             if not verify(self._maker, self._network, "batch", envelope):
                 raise EvidenceError("the batch is not signed by the maker")
-            *_, operations = _unpack(envelope.body, "the batch")
-            if ["place", self._order] not in operations:
+            body = _unpack(envelope.body, "the batch")
+            operations = body[-1] if isinstance(body, list) and body else None
+            if not isinstance(operations, list) or ["place", self._order] not in operations:
                 raise EvidenceError("the batch does not place this order")
         return terms["market"], terms["side"], terms["price_ticks"]
 

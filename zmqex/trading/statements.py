@@ -17,7 +17,7 @@ from zmqex.market.instruments import Currencies, Instrument
 from zmqex.market.units import decimal_text, format_notional, format_quantity
 from zmqex.protocol.identity import short
 from zmqex.trading.evidence import Evidence, Said
-from zmqex.trading.settlement import proves_payment
+from zmqex.trading.settlement import amounts, proves_payment
 
 _MSAT_DECIMALS: Final = 11
 
@@ -73,7 +73,7 @@ class _Words:
         if evidence.published:
             lines.append(f"{self._name(evidence.maker)} published the order with these terms.")
         accept = evidence.first("accept")
-        if accept is not None:
+        if accept is not None and self._fits(accept):
             base, quote = accept.fields["base_msat"], accept.fields["quote_units"]
             lines.append(
                 f"Both agreed: {self._name(evidence.seller)} pays {_bitcoin(base)} and "
@@ -105,9 +105,29 @@ class _Words:
             )
         elif not self._is_paid():
             lines.append("That anything was paid over Lightning: there is no preimage in the file.")
+        accept = evidence.first("accept")
+        if accept is not None and not self._fits(accept):
+            lines.append(
+                f"That {self._name(evidence.taker)} agreed to the amounts in the accept: they are "
+                "not those of the price that it signed, or cannot be computed here."
+            )
         if not evidence.published:
             lines.append("That the order was published: the maker's signed batch is not here.")
         return lines
+
+    def _fits(self, accept: Said) -> bool:
+        """Whether the accepted amounts are those of the quantity and price that the taker signed.
+
+        Of a currency that is unknown here nobody can say it.
+        """
+        if self._instrument is None:
+            return False
+        take = self._evidence.said[0].fields
+        legs = amounts(self._instrument, accept.fields["quantity_lots"], take["price_ticks"])
+        return (legs.base_msat, legs.quote_units) == (
+            accept.fields["base_msat"],
+            accept.fields["quote_units"],
+        )
 
     def _name(self, party: bytes) -> str:
         role = "maker" if party == self._evidence.maker else "taker"
