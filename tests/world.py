@@ -293,7 +293,7 @@ class World:
             case out.PublishRecord():
                 node.record = effect.record
             case out.Verify():
-                valid = tuple(check_all("play", effect.items))
+                valid = tuple(check_all(node.k.core.settings.network, effect.items))
                 self.soon(node, happened.Verified(effect.ticket, valid), 0)
             case out.DialHello():
                 self._dial(node, effect)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tests.stories import (
     BTC,
@@ -19,8 +20,12 @@ from tests.stories import (
 )
 from tests.world import SimNode, World
 from zmqex.kernel import effects as out
+from zmqex.kernel import events as happened
 from zmqex.kernel.commands import CancelOrder, ListOrders, TakeOrder
 from zmqex.limits import CROSSED_WAIT_MS, SKIP_MAKER_MS
+from zmqex.market.orders import Side
+from zmqex.protocol.codec import encode
+from zmqex.protocol.identity import order_id
 from zmqex.trading.states import State, TradeRole
 
 
@@ -207,3 +212,25 @@ def test_an_order_that_has_just_gone_is_not_taken() -> None:
     object.__setattr__(taker.k.replicas, "row", lambda _order_id: None)
     world.run(5_000)
     assert not taker.journal.trades
+
+
+def test_with_money_of_value_nobody_is_made_to_pay_first() -> None:
+    """A stranger rests an order across ours, one with a lower id: our operator decides."""
+    world = World()
+    mallory, victim = (world.add(name, network="value") for name in ("mallory", "victim"))
+    world.run(2_000)
+    victim.tell(place("sell", BTC, pay_mode="auto"))
+    world.run(MINUTE)
+    (own_id,) = victim.journal.orders
+    terms = victim.k.orders.terms(own_id)
+    lures = (
+        replace(terms, side=Side.BUY, nonce=number.to_bytes(16, "big")) for number in range(1_000)
+    )
+    lure = next(one for one in lures if order_id("value", mallory.identity, encode(one)) < own_id)
+    row = mallory.k.orders.add(lure, time_in_force="gtc", post_only=True)
+    mallory.k.orders.publish(row.order_id)
+    mallory.handle(happened.Tick())
+    world.run(5_000)
+    trade = only_trade(victim)
+    assert (trade.role, trade.state) == (TradeRole.TAKER, State.ACCEPTED)
+    assert victim.ledger.payments == {}

@@ -118,7 +118,9 @@ class Crossing:
             found,
             lots,
             own_order_id=own_id,
-            pay_mode=row.pay_mode,
+            # Whoever rests an order lets others go first.  Anybody can publish one that crosses it,
+            # so this makes us go first, and with money of value only our operator does that.
+            pay_mode=row.pay_mode if self._core.settings.network == "play" else "manual",
             done=lambda trade: self._taken(own_id, trade),
             hold_own=True,
         )
