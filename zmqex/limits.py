@@ -172,8 +172,10 @@ FROZEN_HEADS_MAX: Final = 4
 SYNC_RETRIES_MAX: Final = 16
 # Makers whose logs are followed; more than the network has today by far.
 MAKERS_MAX: Final = 1_024
-# Batches of one log that wait for one before them: 64 of 25 KB in the worst case.
+# Batches of one log that wait for one before them, and their bytes: anybody can make up a maker,
+# so this times MAKERS_MAX is what a stranger can fill.
 GAP_BATCHES_MAX: Final = 64
+GAP_BYTES_MAX: Final = 128 * 1024
 # A gap that another path closes within this time is not worth a question.
 GAP_WAIT_MS: Final = 20
 # Envelopes whose signatures are being checked; what comes beyond is dropped and asked for again.

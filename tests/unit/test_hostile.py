@@ -89,6 +89,19 @@ def test_a_batch_that_is_kept_fits_an_answer() -> None:
     assert limits.BATCH_BYTES_MAX + around <= limits.FRAME_BYTES_MAX
 
 
+def test_what_waits_for_a_batch_that_never_comes_is_bounded_in_bytes() -> None:
+    """A thousand made-up makers with gaps would fill the memory otherwise."""
+    _, host, maker = scene()
+    terms = {"payment_methods": ("x" * 200,) * 7}
+    places = [maker.new(number, **terms)[1] for number in range(40)]
+    for sequence in range(2, 8):
+        maker.say(host, maker.topic, maker.sign(*places, sequence=sequence))
+    log = host.n.replicas.log(maker.identity, MARKET)
+    assert log is not None
+    assert sorted(log.gap) == [2, 3]
+    assert counted(host, "gap_batches_dropped") == 4
+
+
 def live_on(wire: Wire, host: Host, maker: Maker) -> None:
     """Time passes in which the maker is heard."""
     for _ in range(limits.RETRY_LAST_MS // limits.HEARTBEAT_EVERY_MS + 1):

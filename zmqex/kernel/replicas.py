@@ -25,6 +25,7 @@ from zmqex.limits import (
     CLOCK_SKEW_MAX_MS,
     FRAME_BYTES_MAX,
     GAP_BATCHES_MAX,
+    GAP_BYTES_MAX,
     ID_PREFIX_CHARS_MIN,
     LOG_BYTES_KEPT_MIN,
     MAKERS_MAX,
@@ -175,7 +176,8 @@ class Replicas:
     def _keep(self, log: MakerLog, new: Waiting) -> None:
         """Put a batch where it waits for its turn; the farthest away goes first."""
         log.gap[new.batch.sequence] = new
-        if len(log.gap) > GAP_BATCHES_MAX:
+        size = sum(len(one.envelope) for one in log.gap.values())
+        if len(log.gap) > GAP_BATCHES_MAX or size > GAP_BYTES_MAX:
             self._core.count("gap_batches_dropped")
             del log.gap[max(log.gap)]
 
