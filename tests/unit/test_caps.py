@@ -159,3 +159,14 @@ def test_only_so_many_takers_are_remembered() -> None:
     waits(world, alice, bob)
     assert len(caps._waits) == 1_024
     assert bytes(32) not in caps._waits
+
+
+def test_a_take_that_was_not_admitted_leaves_nothing_behind() -> None:
+    """However often a stranger asks: the address is known as long as something is held."""
+    world, alice, (bob,) = scene("bob")
+    alice.holds = "full"
+    assert take(world, alice, bob) == "held"
+    assert vars(alice.k.admission._caps)["_addresses"] == {}
+    alice.holds = "up"
+    assert take(world, alice, bob) == "accepted"
+    assert len(vars(alice.k.admission._caps)["_addresses"]) == 1

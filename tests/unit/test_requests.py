@@ -45,7 +45,7 @@ def test_every_question_ends_in_exactly_one_answer() -> None:
     assert answers[-1] == Refusal(RejectReason.HELD, 5)
     ask()
     stranger.reject(host, "ping", "held", 2**53)
-    assert answers[-1] == Refusal(RejectReason.HELD, limits.BAN_MS)
+    assert answers[-1] == Refusal(RejectReason.HELD, limits.UNPAID_WAIT_LAST_MS)
     ask()
     stranger.reject(host, "ping", "a_word_of_tomorrow", 5)
     assert answers[-1] == Refusal(RejectReason.UNAVAILABLE, 5, "a_word_of_tomorrow")

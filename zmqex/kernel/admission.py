@@ -306,6 +306,7 @@ class Admission:
         return RejectReason.ORDER_CLOSED if reservation.doomed or closed else None
 
     def _refuse_reservation(self, reservation: Reservation, reason: RejectReason) -> None:
+        self._caps.forget(reservation.trade.trade_id)
         for incoming in reservation.answers:
             self._refuse_take(incoming, reservation.trade.trade_id, reason)
 

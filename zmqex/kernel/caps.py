@@ -49,6 +49,10 @@ class Caps:
         """A take that is being admitted came from this address."""
         self._addresses[trade.trade_id] = address
 
+    def forget(self, trade_id: bytes) -> None:
+        """The take was not admitted."""
+        self._addresses.pop(trade_id, None)
+
     def wait_ms(self, taker: bytes) -> int:
         """How long this taker must still wait, because of holds that it did not pay."""
         return max(self._waits.get(taker, (0, 0))[1] - self._core.now.monotonic_ms, 0)
@@ -100,7 +104,7 @@ class Caps:
             self._friends.add(self._trades.counterparty(after))
         if after.role is not TradeRole.MAKER or after.state in _UNPAID:
             return
-        self._addresses.pop(after.trade_id, None)
+        self.forget(after.trade_id)
         if before.state in _UNPAID and after.state is State.CANCELLED:
             self._ran_out(after)
         elif before.state in _UNPAID:

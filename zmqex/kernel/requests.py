@@ -17,13 +17,13 @@ from zmqex.kernel.core import Core
 from zmqex.kernel.effects import SendReply, SendRequest
 from zmqex.kernel.events import ReplyReceived, RequestReceived, Route
 from zmqex.limits import (
-    BAN_MS,
     REQUEST_DEADLINE_MS,
     REQUEST_SOURCES_MAX,
     REQUESTS_BURST,
     REQUESTS_PENDING_MAX,
     REQUESTS_PER_SECOND,
     SECOND_MS,
+    UNPAID_WAIT_LAST_MS,
 )
 from zmqex.protocol.codec import decode, decode_frame, encode_frame
 from zmqex.protocol.fields import PROTOCOL_VERSION
@@ -245,8 +245,8 @@ class Requests:
         except RemoteProtocolError as error:
             self._malformed(peer, error)
             return Refusal(RejectReason.MALFORMED, 0, "the refusal cannot be read")
-        # Nobody makes us wait longer than a ban does.
-        wait_ms = min(said.retry_after_ms, BAN_MS)
+        # Nobody makes us wait longer than who has let us down for a long time would.
+        wait_ms = min(said.retry_after_ms, UNPAID_WAIT_LAST_MS)
         try:
             reason = RejectReason(said.reason)
         except ValueError:
