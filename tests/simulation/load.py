@@ -15,9 +15,11 @@ from zmqex.kernel.commands import (
     PayTrade,
     PlaceOrder,
     ReceivedTrade,
+    ReplaceOrder,
     SentTrade,
     TakeOrder,
 )
+from zmqex.kernel.records import OwnOrder
 from zmqex.trading.states import TERMINAL, State
 
 if TYPE_CHECKING:
@@ -61,11 +63,13 @@ class Load:
         if not machine.awake:
             return
         draw = self.random.random()
-        if draw < 0.70:
+        if draw < 0.64:
             for _ in range(self.random.choice([1, 1, 1, 1, 5])):
                 self._place(machine)
-        elif draw < 0.82:
+        elif draw < 0.76:
             self._cancel(machine)
+        elif draw < 0.84:
+            self._replace(machine)
         else:
             self._take(machine)
 
@@ -88,14 +92,33 @@ class Load:
                 expires_in_ms=random.choice([0, 0, 5_000, 20_000, 60_000]),
                 time_in_force=random.choice(_FORCES),
                 pay_mode=random.choice(["auto", "auto", "auto", "manual"]),
+                any_price=random.random() < 0.9,
                 key=str(self.orders),
             ),
         )
 
     def _cancel(self, machine: Machine) -> None:
-        open_ones = [row.order_id for row in machine.k.orders.rows.values() if row.state == "open"]
+        open_ones = _open(machine)
         if open_ones:
-            self.give(machine, CancelOrder(self.random.choice(open_ones).hex()))
+            self.give(machine, CancelOrder(self.random.choice(open_ones).order_id.hex()))
+
+    def _replace(self, machine: Machine) -> None:
+        open_ones = _open(machine)
+        if not open_ones:
+            return
+        row = self.random.choice(open_ones)
+        self.orders += 1
+        self.give(
+            machine,
+            ReplaceOrder(
+                row.order_id.hex(),
+                row.market,
+                self.random.choice([BTC // 10, BTC // 4, BTC]),
+                self.random.randint(85, 115),
+                any_price=True,
+                key=str(self.orders),
+            ),
+        )
 
     def _take(self, machine: Machine) -> None:
         market = self.random.choice(self.sim.plan.markets)
@@ -133,3 +156,7 @@ class Load:
         """Give a command."""
         self._requests += 1
         machine.post(happened.CommandReceived(b"cli", self._requests, command))
+
+
+def _open(machine: Machine) -> list[OwnOrder]:
+    return [row for row in machine.k.orders.rows.values() if row.state == "open"]

@@ -133,6 +133,7 @@ class Machine:
             curve_key=self.curve_key,
             lightning_node=self.ledger.node,
             markets=plan.markets,
+            follow_all_max=plan.follow_all_max,
             can_hold=True,
             auto_cancel_blocks=PLAY_AUTO_CANCEL_BLOCKS,
         )

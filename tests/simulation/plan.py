@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-from zmqex.kernel import replicas, sync
+from zmqex.kernel import following, replicas, sync
+from zmqex.limits import FOLLOW_ALL_MAX
 
 
 class Fault(enum.StrEnum):
@@ -60,7 +61,11 @@ _OF_A_CRASH = (Fault.UNSYNCED_LOST, Fault.TORN_WRITE)
 NODES = (3, 30)
 SECONDS = 120
 _ORDERS_PER_SECOND = 0.6
-_TIGHT = {(replicas, "LOG_BYTES_KEPT_MIN"): 1_500, (sync, "SNAPSHOT_BYTES"): 1_000}
+_TIGHT = {
+    (replicas, "LOG_BYTES_KEPT_MIN"): 1_500,
+    (sync, "SNAPSHOT_BYTES"): 1_000,
+    (following, "FOLLOWED"): 4,
+}
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ class Plan:
     markets: tuple[str, ...]
     block_ms: int
     tight_limits: bool  # logs are trimmed after a few batches, so that snapshots are needed
+    follow_all_max: int  # with more peers a node follows a few, and those relay
     fast_signer: bool = False
 
     def replay(self) -> str:
@@ -141,5 +147,6 @@ def make_plan(
         markets=("BTC/USD", "BTC/EUR") if random.random() < 0.3 else ("BTC/USD",),
         block_ms=random.choice([2_000, 20_000, 600_000]),
         tight_limits=random.random() < 0.5,
+        follow_all_max=random.choice([FOLLOW_ALL_MAX, FOLLOW_ALL_MAX, max(size // 2, 1)]),
         fast_signer=fast_signer,
     )

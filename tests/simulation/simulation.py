@@ -31,6 +31,7 @@ HEALED_WITHIN_MS = 30_000
 HEIGHT = 800_000
 _FULL_CHECK_EVERY_MS = 5_000
 _STEP_MS = 1_000
+_SETTLING_MS = 6_000
 _FOUND_MAX = 50  # what one lookup in the DHT brings
 _LOGGED_MAX = 40
 
@@ -62,6 +63,7 @@ class Simulation:
         self.random = Random(f"{plan.seed} simulation")
         self.loading = True
         self.ended = False
+        self.settled = False
         self.at_host: dict[str, Machine] = {}
         self.counts: Counter[Fault] = Counter()
         self.events = 0
@@ -198,6 +200,8 @@ class Simulation:
         self.ended = True
         if disagreement:
             raise self.failure(f"still no agreement after {report.healed_ms} ms: {disagreement}")
+        self.schedule.run_until(self.schedule.now_ms + _SETTLING_MS)
+        self.settled = True
         self.check_all()
 
     def _mine(self) -> None:
