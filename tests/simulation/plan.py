@@ -61,11 +61,9 @@ _OF_A_CRASH = (Fault.UNSYNCED_LOST, Fault.TORN_WRITE)
 NODES = (3, 30)
 SECONDS = 120
 _ORDERS_PER_SECOND = 0.6
-_TIGHT = {
-    (replicas, "LOG_BYTES_KEPT_MIN"): 1_500,
-    (sync, "SNAPSHOT_BYTES"): 1_000,
-    (following, "FOLLOWED"): 4,
-}
+_TIGHT = {(replicas, "LOG_BYTES_KEPT_MIN"): 1_500, (sync, "SNAPSHOT_BYTES"): 1_000}
+# And a node listens to few of thirty peers, as it does of a thousand.
+_FEW = {(following, "FOLLOWED"): 4}
 
 
 @dataclass(frozen=True)
@@ -88,6 +86,11 @@ class Plan:
     follow_all_max: int  # with more peers a node follows a few, and those relay
     fast_signer: bool = False
 
+    @property
+    def relays(self) -> bool:
+        """Whether so small a network relays already."""
+        return self.follow_all_max != FOLLOW_ALL_MAX
+
     def replay(self) -> str:
         """The command that runs this very plan again."""
         fast = " --fast-signer" if self.fast_signer else ""
@@ -98,10 +101,11 @@ class Plan:
 
 
 @contextlib.contextmanager
-def tight_limits(*, tight: bool) -> Iterator[None]:
-    """While this is open, limits are so small that two minutes reach them, if they are to be."""
-    before = {(module, name): vars(module)[name] for module, name in _TIGHT}
-    for (module, name), value in (_TIGHT if tight else before).items():
+def limits_of(plan: Plan) -> Iterator[None]:
+    """While this is open, limits are as small as the plan wants them, so that they are reached."""
+    wanted = (_TIGHT if plan.tight_limits else {}) | (_FEW if plan.relays else {})
+    before = {(module, name): vars(module)[name] for module, name in wanted}
+    for (module, name), value in wanted.items():
         vars(module)[name] = value
     try:
         yield

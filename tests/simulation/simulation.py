@@ -20,7 +20,7 @@ from tests.simulation.load import Load
 from tests.simulation.machine import HELLO, START_MS, Machine
 from tests.simulation.measures import Measures
 from tests.simulation.outside import Outside
-from tests.simulation.plan import Fault, Plan, tight_limits
+from tests.simulation.plan import Fault, Plan, limits_of
 from tests.simulation.schedule import Schedule
 from tests.simulation.signatures import checking
 from zmqex.kernel import effects as out
@@ -164,7 +164,7 @@ class Simulation:
         """Everything: load and faults, healing, agreement; a failure is in the report."""
         report = Report(self.plan)
         started = time.monotonic()
-        with checking(fast=self.plan.fast_signer), tight_limits(tight=self.plan.tight_limits):
+        with checking(fast=self.plan.fast_signer), limits_of(self.plan):
             try:
                 self._run(report)
             except SimulationError as error:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.floor import LOTS, place
-from tests.unit.maker import counted, log_of, scene
+from tests.unit.maker import counted, log_of, resting, scene
 from tests.wire import MARKET, Host, Wire
 from tests.world import SimNode, World
+from zmqex import limits
 from zmqex.kernel.commands import PlaceOrder
 from zmqex.kernel.sessions import State
 from zmqex.limits import CLOCK_SKEW_MAX_MS, RECORD_LIFE_MS, SILENT_MS
@@ -50,6 +51,20 @@ def test_a_maker_that_sets_its_clock_back_is_heard_before_long() -> None:
     maker.say(host, b"h", maker.beat())
     assert log_of(host, maker).target[1] == 1
     assert not host.n.replicas.is_stale(maker.identity)
+
+
+def test_an_order_that_ended_by_a_clock_set_back_since_is_shown_again() -> None:
+    """However short the time was in which the clock was ahead."""
+    wire, host, maker = scene()
+    wire.run(limits.HEARTBEAT_EVERY_MS)
+    key, place_it = maker.new(1, expires_at_ms=wire.wall_ms + AHEAD_MS // 2)
+    maker.say(host, maker.topic, maker.publish(place_it))
+    wire.wall_ms += AHEAD_MS
+    host.do(lambda: None)
+    assert resting(host) == []
+    wire.wall_ms -= AHEAD_MS
+    wire.run(limits.HEARTBEAT_EVERY_MS + 1_000)
+    assert resting(host) == [key]
 
 
 @pytest.mark.parametrize("ahead_ms", [AHEAD_MS, 2 * RECORD_LIFE_MS])

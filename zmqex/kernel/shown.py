@@ -33,8 +33,9 @@ class Shown:
 
     def book(self, market: str) -> Book:
         """The book of a followed market, without what has expired; treat it as read-only."""
-        book = self.books[market]
-        book.expire(self._core.now.wall_ms)
+        book, now_ms = self.books[market], self._core.now.wall_ms
+        self._latest_wall_ms = max(self._latest_wall_ms, now_ms)
+        book.expire(now_ms)
         return book
 
     def announce(self) -> None:
