@@ -231,9 +231,6 @@ PEERS_KNOWN_MAX: Final = 1_024
 # With more live peers than this a node listens to some of them, and relays what it accepts.
 FOLLOW_ALL_MAX: Final = 48
 FOLLOWED: Final = 12
-# A live peer that nobody relays for so long is listened to directly, for so long.
-UNHEARD_MS: Final = 10 * SECOND_MS
-FOLLOW_DIRECTLY_MS: Final = 5 * MINUTE_MS
 # A request that has no answer by then has none.
 REQUEST_DEADLINE_MS: Final = 3 * SECOND_MS
 REQUESTS_PENDING_MAX: Final = 4_096

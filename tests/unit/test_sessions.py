@@ -269,8 +269,8 @@ def test_a_peer_that_greets_is_connected_back() -> None:
     connects = [one for one in effects if isinstance(one, out.ConnectPeer)]
     assert [one.rpc for one in connects] == [(stranger.address, 7101)]
     assert connects[0].orders == (stranger.address, 7102)
-    assert connects[0].topics[:3] == (b"h", b"p", b"e")
-    assert len(connects[0].topics) == 4
+    assert connects[0].topics[:4] == (b"h", b"p", b"r", b"e")
+    assert len(connects[0].topics) == 5
     assert state(host, stranger.identity) is State.GREETING
     stranger.greet(host)
     assert len([one for one in effects if isinstance(one, out.ConnectPeer)]) == 1

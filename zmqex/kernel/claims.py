@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from zmqex.kernel.replicas import Replicas
 
 HEARTBEAT_TOPIC: Final = b"h"
+RELAYED_TOPIC: Final = b"r"  # heartbeats of others that have a log
 PROOF_TOPIC: Final = b"e"
 Item = tuple[bytes, str, bytes]
 
@@ -155,7 +156,7 @@ class Claims:
         market = self._markets.get(about)
         if market is not None:
             return self.batch(raw, market, streamed=True)
-        if about == HEARTBEAT_TOPIC:
+        if about in {HEARTBEAT_TOPIC, RELAYED_TOPIC}:
             return self.heartbeat(raw)
         if about == PROOF_TOPIC:
             return self._fork(raw)

@@ -2,7 +2,8 @@
 
 With more live peers than `follow_all_max` a node listens to a random dozen of them, from as many
 sources as there are, and passes on what it accepts, so that everything reaches everybody over a few
-hops.  Whoever is not heard of that way is listened to directly for a while.
+hops.  Of the others it hears their own heartbeats, so that what nobody relays of them is noticed,
+and fetched.
 Not for: what is passed on (`replicas`), or who can be asked questions: that is every peer.
 """
 
@@ -11,14 +12,14 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
-from zmqex.kernel.claims import HEARTBEAT_TOPIC, PROOF_TOPIC
+from zmqex.kernel.claims import HEARTBEAT_TOPIC, PROOF_TOPIC, RELAYED_TOPIC
 from zmqex.kernel.core import Core
 from zmqex.kernel.effects import FollowPeer
 from zmqex.kernel.own_record import RECORD_TOPIC
 from zmqex.kernel.peers import Peer
 from zmqex.kernel.replicas import Replicas
 from zmqex.kernel.sessions import Sessions
-from zmqex.limits import FOLLOW_DIRECTLY_MS, FOLLOWED, UNHEARD_MS
+from zmqex.limits import FOLLOWED
 from zmqex.protocol.log import topic
 
 _RANK_BYTES: Final = 8
@@ -32,23 +33,22 @@ class Following:
         self._core = core
         self._sessions = sessions
         self._replicas = replicas
-        self._streams = (
-            HEARTBEAT_TOPIC,
-            RECORD_TOPIC,
+        self._own_words = (HEARTBEAT_TOPIC, RECORD_TOPIC)
+        self._all = (
+            *self._own_words,
+            RELAYED_TOPIC,
             PROOF_TOPIC,
             *map(topic, core.settings.markets),
         )
         self.chosen: dict[bytes, None] = {}
-        self._directly: dict[bytes, int] = {}  # peer: until when (monotonic)
         self._told: dict[bytes, tuple[bytes, ...]] = {}
         sessions.topics_of = self._topics_at_connect
         sessions.every_second.append(self.decide)
 
     def topics(self, peer: bytes) -> tuple[bytes, ...]:
-        """What we listen to of a peer; its records always."""
-        few = self._replicas.relaying
-        chosen = peer in self.chosen or peer in self._directly
-        return self._streams if chosen or not few else (RECORD_TOPIC,)
+        """What we listen to of a peer; its own heartbeats and records always."""
+        everything = peer in self.chosen or not self._replicas.relaying
+        return self._all if everything else self._own_words
 
     def decide(self) -> None:
         """Choose anew where need be, and say what has changed."""
@@ -59,7 +59,7 @@ class Following:
         if self._replicas.relaying:
             self._choose(live)
         else:
-            self.chosen, self._directly = {}, {}
+            self.chosen = {}
         self._told = {one: topics for one, topics in self._told.items() if one in live}
         for peer in live:
             topics = self.topics(peer)
@@ -72,7 +72,6 @@ class Following:
         return topics
 
     def _choose(self, live: dict[bytes, Peer]) -> None:
-        now_ms = self._core.now.monotonic_ms
         self.chosen = {one: None for one in self.chosen if one in live}
         others = [peer for one, peer in live.items() if one not in self.chosen]
         self.chosen.update((one.identity, None) for one in others if one.pinned)
@@ -80,18 +79,6 @@ class Following:
         if room > 0:
             others = [one for one in others if not one.pinned]
             self.chosen.update((one, None) for one in self._mixed(others)[:room])
-        for peer in live.values():
-            if peer.identity in self.chosen:
-                continue
-            maker = self._replicas.makers.get(peer.identity)
-            heard_ms = maker.heard_ms if maker is not None else None
-            if now_ms - max(heard_ms or 0, peer.live_since_ms) > UNHEARD_MS:
-                self._directly.setdefault(peer.identity, now_ms + FOLLOW_DIRECTLY_MS)
-        self._directly = {
-            one: until_ms
-            for one, until_ms in self._directly.items()
-            if until_ms > now_ms and one in live and one not in self.chosen
-        }
 
     def _mixed(self, peers: list[Peer]) -> list[bytes]:
         """By chance, one of each source in turn: no source can choose whom we listen to."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from zmqex.kernel.books import Books
-from zmqex.kernel.claims import HEARTBEAT_TOPIC, PROOF_TOPIC, Claims
+from zmqex.kernel.claims import PROOF_TOPIC, RELAYED_TOPIC, Claims
 from zmqex.kernel.commands import Command
 from zmqex.kernel.core import Core
 from zmqex.kernel.effects import Publish
@@ -225,8 +225,8 @@ class Replicas:
         if maker is None or maker.is_old(beat.sent_at_ms, now):
             return
         maker.sent_at_ms, maker.heartbeat = beat.sent_at_ms, raw
-        if self.relaying and not hint:
-            self._core.emit(Publish(HEARTBEAT_TOPIC, raw))
+        if self.relaying and beat.heads and not hint:
+            self._core.emit(Publish(RELAYED_TOPIC, raw))
         if beat.sent_at_ms >= now.wall_ms - CLOCK_SKEW_MAX_MS:
             maker.heard_ms = now.monotonic_ms
             self._sessions.heard(beat.maker)
