@@ -16,8 +16,8 @@ from tests.simulation.simulation import Simulation, SimulationError
 from zmqex.limits import FOLLOW_ALL_MAX
 
 MAKERS = 10
-_WARM_UP_S = 40
-_MEASURED_S = 30
+_WARM_UP_S = 30
+_MEASURED_S = 15
 _WIDTH, _HEIGHT, _MARGIN = 720, 420, 70
 _COLOURS = ("#1f77b4", "#d62728", "#2ca02c")
 
@@ -39,7 +39,7 @@ class Cost:
 
 
 def measure(nodes: int, seed: int = 1) -> Cost:
-    """One network: it meets, settles down, and is then measured for half a minute."""
+    """One network: it meets, settles down, and is then measured for a while."""
     plan = make_plan(
         seed,
         nodes=nodes,
