@@ -5,25 +5,47 @@ Cheap checks follow each decision; everything is compared in full from time to t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from tests.simulation.machine import Machine
 from tests.simulation.reference import Reference
-from tests.stories import check_orders, check_trades, total_msat
+from tests.stories import (
+    check_hashes,
+    check_order,
+    check_paid_once,
+    check_pairs,
+    check_trades,
+    total_msat,
+)
 from zmqex.kernel import effects as out
 from zmqex.kernel import events as happened
 from zmqex.kernel.logs import MakerLog
-from zmqex.kernel.records import PutBatch, PutTrade, Trade, Write
+from zmqex.kernel.records import PutBatch, PutOrder, PutTrade, Trade, Write
 from zmqex.limits import CLOCK_SKEW_MAX_MS, ORDER_LIFE_MAX_MS, PLAY_BALANCE_MSAT, SILENT_MS
-from zmqex.protocol.codec import decode, decode_envelope
+from zmqex.protocol.codec import (
+    decode,
+    decode_envelope,
+    decode_frame,
+    decode_trade_message,
+)
 from zmqex.protocol.identity import to_text
-from zmqex.protocol.messages import Heartbeat, Order
+from zmqex.protocol.messages import Heartbeat, Order, TradeSaid
 from zmqex.trading.states import TABLES, TERMINAL, State, TradeRole
 
 if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation
 
 _SLACK_MS = 10_000
+# Holds that a run waits for, and the states in which a trade waits for their end.
+_SHORT_HOLD_MS = 30_000
+_HELD = {
+    State.TAKING,
+    State.ABANDONING,
+    State.RESERVED,
+    State.INVOICED,
+    State.CANCELLING,
+}
 
 
 class Invariants:
@@ -42,7 +64,7 @@ class Invariants:
         self._restored: dict[int, None] = {}
         self._preimages: dict[str, None] = {}
         self._heads: dict[tuple[int, bytes, str], tuple[int, int, bytes]] = {}
-        self._unreliable: dict[int, None] = {}
+        self._accepts: dict[tuple[int, bytes], bytes] = {}
 
     # --- what the world tells --------------------------------------------------------------------
 
@@ -96,10 +118,30 @@ class Invariants:
         if isinstance(event, happened.Verified) and not machine.lies:
             self._verified(machine, event)
 
-    def on_disk(self, machine: Machine) -> None:
+    def on_disk(self, machine: Machine, writes: Iterable[Write]) -> None:
         """A group of commits is on disk."""
-        if machine.number not in self._restored:
-            check_orders(machine)
+        if machine.number in self._restored:
+            return
+        touched: dict[bytes, None] = {}
+        for write in writes:
+            if isinstance(write, PutTrade):
+                touched[write.trade.order_id] = None
+            elif isinstance(write, PutOrder):
+                touched[write.order.order_id] = None
+        for order_id in touched:
+            if order_id in machine.journal.orders:
+                check_order(machine, order_id)
+
+    def replied(self, machine: Machine, frame: bytes) -> None:
+        """A maker gives the same accept for the same take, byte for byte."""
+        reply = decode_frame(frame)
+        if machine.lies or reply.kind != "take":
+            return
+        envelope = decode(reply.body, TradeSaid).envelope
+        message = decode_trade_message(decode_envelope(envelope).body)
+        key = (machine.number, message.trade_id)
+        if self._accepts.setdefault(key, envelope) != envelope:
+            self._fail(f"{machine.name} accepted one take in two ways")
 
     # --- logs and books --------------------------------------------------------------------------
 
@@ -222,8 +264,22 @@ class Invariants:
         if silent_ms > SILENT_MS + CLOCK_SKEW_MAX_MS + skew_ms + _SLACK_MS:
             self._fail(f"{machine.name} thinks that {maker.name} lives, silent for {silent_ms} ms")
 
+    def check_ended(self) -> None:
+        """Long after all holds are over: nothing waits but for a person, and both sides agree."""
+        reliable = {one.name: one for one in self.sim.honest if one.number not in self._restored}
+        for machine in reliable.values():
+            for trade in machine.journal.trades.values():
+                over = trade.hold_ttl_ms <= _SHORT_HOLD_MS
+                if trade.state in _HELD and over and trade.quantity_lots:
+                    self._fail(f"{machine.name} still has a trade {trade.state}: {trade.reason}")
+        check_pairs(reliable)
+
     def check_money(self) -> None:
-        """No play money is made or lost."""
+        """No play money is made or lost, no hash belongs to two trades, nothing is paid twice."""
+        reliable = {one.name: one for one in self.sim.honest if one.number not in self._restored}
+        check_hashes(reliable)
+        if all(one.on_disk for one in reliable.values()):
+            check_paid_once(reliable)
         total = total_msat(self.sim.nodes)
         if total != PLAY_BALANCE_MSAT * len(self.sim.machines):
             self._fail(f"the ledgers sum up to {total} msat")

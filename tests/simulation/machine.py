@@ -322,4 +322,4 @@ class Machine:
             self._write()
         for commit in group:
             commit.done()
-        self.sim.invariants.on_disk(self)
+        self.sim.invariants.on_disk(self, [one for commit in group for one in commit.writes])

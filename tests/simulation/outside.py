@@ -211,6 +211,7 @@ class Outside:
         self.send(machine, link.machine, len(effect.frame), Machine.post, event)
 
     def _reply(self, machine: Machine, effect: out.SendReply) -> None:
+        self.sim.invariants.replied(machine, effect.frame)
         target = self.sim.at_host[effect.route.connection.decode()]
         if target.curve_key == effect.route.curve_key:
             event = happened.ReplyReceived(machine.identity, effect.frame)

@@ -83,6 +83,7 @@ class Plan:
     markets: tuple[str, ...]
     block_ms: int
     tight_limits: bool  # logs are trimmed after a few batches, so that snapshots are needed
+    patient: bool  # the run goes on until all holds are over
     follow_all_max: int  # with more peers a node follows a few, and those relay
     fast_signer: bool = False
 
@@ -151,6 +152,7 @@ def make_plan(
         markets=("BTC/USD", "BTC/EUR") if random.random() < 0.3 else ("BTC/USD",),
         block_ms=random.choice([2_000, 20_000, 600_000]),
         tight_limits=random.random() < 0.5,
+        patient=random.random() < 0.25,
         follow_all_max=random.choice([FOLLOW_ALL_MAX, FOLLOW_ALL_MAX, max(size // 2, 1)]),
         fast_signer=fast_signer,
     )

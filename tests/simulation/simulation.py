@@ -32,6 +32,7 @@ HEIGHT = 800_000
 _FULL_CHECK_EVERY_MS = 5_000
 _STEP_MS = 1_000
 _SETTLING_MS = 6_000
+_PATIENCE_MS = 100_000
 _FOUND_MAX = 50  # what one lookup in the DHT brings
 _LOGGED_MAX = 40
 
@@ -203,6 +204,10 @@ class Simulation:
         self.schedule.run_until(self.schedule.now_ms + _SETTLING_MS)
         self.settled = True
         self.check_all()
+        if self.plan.patient and self.plan.hold_ttl_ms <= _PATIENCE_MS:
+            self.schedule.run_until(self.schedule.now_ms + self.plan.hold_ttl_ms + _PATIENCE_MS)
+            self.check_all()
+            self.invariants.check_ended()
 
     def _mine(self) -> None:
         """A block: every backend tells its node."""
