@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import bench_book
 import bench_discovery
 import bench_stream
+import bench_trade
 
 # name, value, unit; where they apply best, floor, floor_value, floor_best, ratio (above 1 is better
 # than the floor) and goal (of the ratio).
@@ -36,6 +37,7 @@ SECTIONS: dict[str, Callable[[], Sequence[Row]]] = {
     "book": bench_book.rows,
     "discovery": bench_discovery.rows,
     "stream": bench_stream.rows,
+    "trade": bench_trade.rows,
 }
 
 
