@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import nacl.bindings
@@ -164,7 +165,7 @@ def _in_turn(
         for _ in range(TAKES // len(orders)):
             taker = LightTaker(context, maker)
             for order_id in orders:
-                ours.append(_timed(lambda t=taker, o=order_id: _take(t, o)))
+                ours.append(_timed(partial(_take, taker, order_id)))
                 floors.append(_timed(ask_floor))
             taker.close()
     return ours[TAKES:], floors[TAKES:]
