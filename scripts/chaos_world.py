@@ -53,7 +53,7 @@ class WorldOfProcesses:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._groups: dict[str, tuple[int, int]] = {}
         self._environment = {
-            **os.environ,
+            **{key: value for key, value in os.environ.items() if not key.startswith("ZMQEX_")},
             "XDG_DATA_HOME": str(folder),
             # What a supervisor would say: a maker that is started again is no other copy.
             "ZMQEX_RUN": "chaos",
