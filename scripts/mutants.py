@@ -56,7 +56,11 @@ def mutants(source: str) -> Iterator[Mutant]:
     original = ast.unparse(tree)
     _mark_parents(tree)
     inert = {id(inner) for node in ast.walk(tree) for inner in _inert(node)}
-    places = [one for one in ast.walk(tree) if hasattr(one, "lineno") and id(one) not in inert]
+    places = [
+        one
+        for one in ast.walk(tree)
+        if isinstance(one, ast.expr | ast.stmt) and id(one) not in inert
+    ]
     seen = {original}
     names: Counter[str] = Counter()
     for node in sorted(places, key=lambda one: (one.lineno, one.col_offset)):
@@ -75,7 +79,11 @@ def mutants(source: str) -> Iterator[Mutant]:
 def _mark_parents(tree: ast.AST) -> None:
     for parent in ast.walk(tree):
         for child in ast.iter_child_nodes(parent):
-            child.parent = parent  # type: ignore[attr-defined]
+            vars(child)["parent"] = parent
+
+
+def _parent(node: ast.AST) -> Any:  # noqa: ANN401 - a node that `_mark_parents` has seen
+    return vars(node)["parent"]
 
 
 def _inert(node: ast.AST) -> Iterator[ast.AST]:
@@ -130,7 +138,7 @@ def _constants(node: ast.Constant) -> Iterator[tuple[str, Change, Change]]:
 
 
 def _left_out(node: ast.stmt) -> Iterator[tuple[str, Change, Change]]:
-    parent = node.parent  # type: ignore[attr-defined]
+    parent = _parent(node)
     for name in ("body", "orelse", "finalbody"):
         body = getattr(parent, name, None)
         if isinstance(body, list) and node in body:
@@ -139,9 +147,9 @@ def _left_out(node: ast.stmt) -> Iterator[tuple[str, Change, Change]]:
 
 def _is_text(node: ast.Constant) -> bool:
     """Whether words are for people: documentation, an annotation, or a part of a message."""
-    parent = node.parent  # type: ignore[attr-defined]
+    parent = _parent(node)
     while isinstance(parent, ast.JoinedStr | ast.BinOp | ast.FormattedValue | ast.Tuple):
-        parent = parent.parent  # type: ignore[attr-defined]
+        parent = _parent(parent)
     told = isinstance(parent, ast.Call) and ast.unparse(parent.func).endswith("Error")
     return told or isinstance(parent, ast.Expr | ast.AnnAssign | ast.arg | ast.Subscript)
 
