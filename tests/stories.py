@@ -145,7 +145,16 @@ def check_always(world: World) -> None:
     for node in world.nodes.values():
         check_trades(world.nodes, node)
         check_orders(node)
+        check_running(node)
     assert total_msat(world.nodes) == TEN_BTC_MSAT * len(world.nodes)
+
+
+def check_running(node: SimNode) -> None:
+    """The kernel finds every trade that has not ended, and no other, without looking at all."""
+    if node.kernel is not None:
+        trades = node.kernel.trades
+        wanted = {key for key, trade in trades.by_id.items() if trade.state not in TERMINAL}
+        assert {trade.trade_id for trade in trades.running()} == wanted
 
 
 def check_hashes(nodes: Parties) -> None:

@@ -233,3 +233,9 @@ def test_a_late_dispute_claims_nothing() -> None:
     """Its quantity had returned, and may belong to somebody else by now."""
     assert claim("sell", State.DISPUTED, hold_ended=True) is Claim.FREE
     assert claim("sell", State.DISPUTED) is Claim.HELD
+
+
+@pytest.mark.parametrize("words", [State, Input, TradeRole, Claim])
+def test_a_word_is_its_name(words: type[State | Input | TradeRole | Claim]) -> None:
+    """They stand in journals, logs and answers: a new word would not be understood there."""
+    assert [one.value for one in words] == [one.name.lower() for one in words]

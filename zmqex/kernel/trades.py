@@ -56,6 +56,7 @@ class Trades:
         self._sessions = sessions
         self.by_id: dict[bytes, Trade] = {}
         self.lines: dict[bytes, dict[bytes, TradeLine]] = {}
+        self._running: dict[bytes, None] = {}
         self._by_order: dict[bytes, dict[bytes, None]] = {}
         self._by_hash: dict[bytes, bytes] = {}
         self._outbox: dict[bytes, dict[bytes, OutboxLine]] = {}
@@ -101,7 +102,7 @@ class Trades:
 
     def running(self) -> list[Trade]:
         """All trades that have not ended, in the order of their creation."""
-        return [trade for trade in self.by_id.values() if trade.state not in TERMINAL]
+        return [self.by_id[trade_id] for trade_id in self._running]
 
     # --- changing ------------------------------------------------------------------------------
 
@@ -258,8 +259,7 @@ class Trades:
         after = msgspec.structs.replace(
             trade, revision=trade.revision + 1, updated_ms=self._core.now.wall_ms, **changes
         )
-        self.by_id[trade.trade_id] = after
-        self._know_hash(after)
+        self._know(after)
         self._write(after)
         return after
 
@@ -273,12 +273,16 @@ class Trades:
         self._core.emit(Announce("trade", facts))
 
     def _index(self, trade: Trade) -> None:
-        self.by_id[trade.trade_id] = trade
+        self._know(trade)
         order_id = trade.order_id if trade.role is TradeRole.MAKER else trade.own_order_id
         self._by_order.setdefault(order_id, {})[trade.trade_id] = None
-        self._know_hash(trade)
 
-    def _know_hash(self, trade: Trade) -> None:
+    def _know(self, trade: Trade) -> None:
+        self.by_id[trade.trade_id] = trade
+        if trade.state in TERMINAL:
+            self._running.pop(trade.trade_id, None)
+        else:
+            self._running[trade.trade_id] = None
         if trade.payment_hash:
             self._by_hash.setdefault(trade.payment_hash, trade.trade_id)
 
