@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zmqex.kernel.core import Core, Settings
-from zmqex.kernel.effects import AnswerCommand, Log, Persist
+from zmqex.kernel.effects import Announce, AnswerCommand, Log, Persist
 from zmqex.kernel.events import Now
 from zmqex.kernel.records import PutCounter
 from zmqex.market.instruments import Currencies
@@ -154,3 +154,14 @@ def test_timers_fire_once_in_order_and_only_the_last_of_a_name(
             one.run_timers()
             assert fired == [name for _, name in due]
         assert one.next_deadline_ms() == min((when[0] for when in expected.values()), default=None)
+
+
+def test_of_one_thing_only_the_last_word_of_an_event_is_announced() -> None:
+    """A trade that moves three times in one event has one state after it; others have theirs."""
+    core = Core(Settings(), KEY, Currencies())
+    core.announce("trade", "one", state="reserved")
+    core.announce("trade", "two", state="reserved")
+    core.announce("trade", "one", state="invoiced")
+    announced = [Announce("trade", {"state": word}) for word in ("invoiced", "reserved")]
+    assert core.finish() == announced
+    assert core.finish() == []

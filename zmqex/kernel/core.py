@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from zmqex.kernel.effects import AnswerCommand, Effect, Log, Persist
+from zmqex.kernel.effects import Announce, AnswerCommand, Effect, Log, Persist
 from zmqex.kernel.events import Now
 from zmqex.kernel.records import PutCounter, Write
 from zmqex.limits import (
@@ -76,6 +76,7 @@ class Core:
         self.counters: dict[str, int] = {}
         self.counted: dict[str, int] = {}
         self._effects: list[Effect] = []
+        self._announced: dict[tuple[str, str], Announce] = {}
         self._writes: list[Write] = []
         self._drawn = 0
         self._timers: list[tuple[int, int]] = []
@@ -94,6 +95,8 @@ class Core:
         """Close the event: its effects in order, all its writes as one Persist in front."""
         effects, writes = self._effects, self._writes
         self._effects, self._writes = [], []
+        effects += self._announced.values()
+        self._announced = {}
         if writes:
             effects.insert(0, Persist(tuple(writes)))
         return effects
@@ -101,6 +104,10 @@ class Core:
     def emit(self, effect: Effect) -> None:
         """Add an effect of this event."""
         self._effects.append(effect)
+
+    def announce(self, topic: str, key: str, **facts: Any) -> None:  # noqa: ANN401
+        """Tell live views what has changed; of one thing (`key`) only the last word of an event."""
+        self._announced[topic, key] = Announce(topic, facts)
 
     def persist(self, write: Write) -> None:
         """Add a write of this event."""

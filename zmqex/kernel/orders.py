@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 
 from zmqex.kernel.core import Core
-from zmqex.kernel.effects import Announce
 from zmqex.kernel.publisher import Publisher
 from zmqex.kernel.records import OwnOrder, PutOrder
 from zmqex.kernel.trades import Trades
@@ -265,6 +264,6 @@ class OwnOrders:
         after = msgspec.structs.replace(row, revision=row.revision + 1, **changes)
         self.rows[order_id] = after
         self._core.persist(PutOrder(after))
-        facts = {"order_id": order_id.hex(), "state": after.state}
-        self._core.emit(Announce("order", facts))
+        key = order_id.hex()
+        self._core.announce("order", key, order_id=key, state=after.state)
         return after

@@ -14,7 +14,6 @@ import msgspec
 
 from zmqex.errors import LocalProtocolError
 from zmqex.kernel.core import Core
-from zmqex.kernel.effects import Announce
 from zmqex.kernel.records import (
     DropOutbox,
     OutboxLine,
@@ -269,8 +268,8 @@ class Trades:
             claimed = 0 if self.claim_of(trade) is Claim.FREE else trade.quantity_lots
             capacity = self.capacity(trade.order_id)
         self._core.persist(PutTrade(trade, claimed, capacity))
-        facts = {"trade_id": trade.trade_id.hex(), "state": trade.state.value}
-        self._core.emit(Announce("trade", facts))
+        key = trade.trade_id.hex()
+        self._core.announce("trade", key, trade_id=key, state=trade.state.value)
 
     def _index(self, trade: Trade) -> None:
         self._know(trade)
