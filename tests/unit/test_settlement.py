@@ -148,3 +148,9 @@ def test_only_the_preimage_proves_a_payment() -> None:
     assert proves_payment(PREIMAGE, DRAFT.payment_hash)
     assert not proves_payment(PREIMAGE[::-1] + b"x", DRAFT.payment_hash)
     assert not proves_payment(b"", DRAFT.payment_hash)
+
+
+def test_lots_that_are_more_than_one_unit_are_paid_for_in_full() -> None:
+    """7 lots of 1,000 satoshi are 7,000,000 msat."""
+    market = replace(Currencies().instrument("BTC/USD"), lot=1_000)
+    assert amounts(market, 7, 6_500_000).base_msat == 7_000_000
