@@ -289,6 +289,7 @@ def test_a_silent_hold_server_refuses_takes_or_leaves_them_to_the_journal(strict
     alice.holds = "silent"
     answer = ask(world, alice, bob, take_of(world, alice, bob))
     assert word(answer) == ("holds_unavailable" if strict else "accepted")
+    assert not isinstance(answer, Refusal) or answer.retry_after_ms == 1_000
     assert available(alice) == [BTC if strict else 6 * BTC // 10]
     check_always(world)
 
