@@ -54,8 +54,21 @@ def test_sound_terms_are_accepted(changes: dict[str, Any]) -> None:
         ({"post_only": True, "time_in_force": TimeInForce.FOK}, RejectReason.CONTRADICTORY_FLAGS),
         ({"expires_at_ms": NOW_MS}, RejectReason.EXPIRED),
         ({"expires_at_ms": NOW_MS + ORDER_LIFE_MAX_MS + 1}, RejectReason.EXPIRY_TOO_FAR),
+        # What is right is not blamed for what is wrong beside it.
+        ({"price_ticks": INTEGER_MAX, "quantity_lots": 0}, RejectReason.INVALID_QUANTITY),
+        ({"quantity_lots": INTEGER_MAX, "expires_at_ms": NOW_MS}, RejectReason.EXPIRED),
+        ({"post_only": True, "expires_at_ms": NOW_MS}, RejectReason.EXPIRED),
+        ({"time_in_force": TimeInForce.IOC, "flags": 4}, RejectReason.CONTRADICTORY_FLAGS),
     ],
 )
 def test_each_wrong_term_has_its_word(changes: dict[str, Any], reason: RejectReason) -> None:
     """One step beyond each bound is refused."""
     assert check_terms(msgspec.structs.replace(ORDER, **changes), NOW_MS) is reason
+
+
+def test_the_words_and_numbers_are_those_of_the_wire() -> None:
+    """Signed orders carry them: another one would be another order, or none."""
+    assert [one.value for one in Side] == ["buy", "sell"]
+    assert [one.value for one in TimeInForce] == ["gtc", "gtd", "ioc", "fok"]
+    flags = OrderFlags.NONE, OrderFlags.ALL_OR_NONE, OrderFlags.CANCEL_ON_DISCONNECT
+    assert tuple(map(int, flags)) == (0, 1, 2)
