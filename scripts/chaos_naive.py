@@ -33,7 +33,7 @@ class NaiveMaker(Maker):
         trade = self._trades.move(trade, Input.END_ASKED, reason=reason.value)
         if trade.state is State.CANCELLING:
             trade = self._trades.move(trade, Input.BASE_NEGATIVE)
-        self._returned(trade)
+        self.returned(trade)
 
 
 def long_lived(
