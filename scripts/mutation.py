@@ -119,8 +119,16 @@ def _outcome(copy: Path, module: str, mutant: Mutant, limits: dict[str, float]) 
 
 
 def _run(copy: Path, module: str, source: str, test: str, limit_s: float) -> str:
-    """Run a file of tests with this text as the module."""
-    (copy / "zmqex" / f"{module}.py").write_text(source)
+    """Run a file of tests with this text as the module, which is put right again afterwards."""
+    path = copy / "zmqex" / f"{module}.py"
+    path.write_text(source)
+    try:
+        return _outcome_of_fork(copy, test, limit_s)
+    finally:
+        path.write_text(_source(module))
+
+
+def _outcome_of_fork(copy: Path, test: str, limit_s: float) -> str:
     child = os.fork()
     if child == 0:
         os.setsid()
