@@ -67,6 +67,9 @@ def test_a_settled_trade_proves_itself_to_a_stranger(side: str, writer: str) -> 
     paid = any("was paid: the file has its preimage" in one for one in words.proved)
     assert paid == (writer == seller)
     assert any("the preimage in the file was drawn by" in one for one in words.unproved) != paid
+    (agreed,) = [one for one in words.proved if one.startswith("Both agreed: ")]
+    assert " pays 0.4 BTC and " in agreed
+    assert agreed.endswith(" pays 0.40 USD.")
     assert any("published the order" in one for one in words.proved)
     assert any("signed that nothing is owed" in one for one in words.proved)
     assert any("That the quote (USD) moved" in one for one in words.unproved)
