@@ -48,6 +48,7 @@ FIGURES_VARIABLE = "ZMQEX_FIGURES"
 LONG_RUNS: dict[str, tuple[str, ...]] = {
     "properties": ("pytest", "-q", "--timeout=3600", "tests/property"),
     "simulation": ("python", "scripts/simulate.py", "--seeds", "1-1000"),
+    "mutation": ("python", "scripts/mutation.py"),
     "chaos": ("python", "scripts/chaos.py", "--rounds", "30", "--json"),
     "chaos-naive": ("python", "scripts/chaos.py", "--rounds", "3", "--scheme", "naive", "--json"),
 }

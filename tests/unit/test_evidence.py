@@ -68,7 +68,9 @@ def test_a_settled_trade_proves_itself_to_a_stranger(side: str, writer: str) -> 
     assert paid == (writer == seller)
     assert any("the preimage in the file was drawn by" in one for one in words.unproved) != paid
     (agreed,) = [one for one in words.proved if one.startswith("Both agreed: ")]
-    assert " pays 0.4 BTC and " in agreed
+    payer, payee = ("taker", "maker") if side == "buy" else ("maker", "taker")
+    assert agreed.startswith(f"Both agreed: {payer} ")
+    assert f" pays 0.4 BTC and {payee} " in agreed
     assert agreed.endswith(" pays 0.40 USD.")
     assert any("published the order" in one for one in words.proved)
     assert any("signed that nothing is owed" in one for one in words.proved)
