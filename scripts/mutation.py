@@ -53,7 +53,7 @@ TARGETS: Final[dict[str, tuple[str, ...]]] = {
     "market/matching": ("unit/test_matching.py", "property/test_book_machine.py"),
     "trading/settlement": ("unit/test_settlement.py",),
     "trading/states": ("unit/test_states.py", "property/test_trade_table.py"),
-    "trading/evidence": ("unit/test_evidence.py",),
+    "trading/evidence": ("unit/test_evidence.py", "property/test_evidence_bits.py"),
     "trading/statements": ("unit/test_evidence.py",),
 }
 
