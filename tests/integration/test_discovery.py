@@ -4,66 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from random import Random
+from contextlib import AsyncExitStack
 
 import pytest
 
+from tests.integration.dht_nodes import NAME, PATIENCE_S, Found, has_ipv6, running
 from zmqex.adapters.discovery.candidate import Candidate
 from zmqex.adapters.discovery.dht import DhtDiscovery
 from zmqex.dht import krpc
-from zmqex.dht.bencode import Value
-from zmqex.dht.names import rendezvous_name
 from zmqex.errors import ConfigError, LocalProtocolError
-from zmqex.limits import DHT_PEERS_PER_LOCAL_SOCKET_MAX
-
-NAME = rendezvous_name("play", "BTC/USD")
-PATIENCE_S = 5.0
-
-
-class Found:
-    """Collects candidates and wakes who waits for them."""
-
-    def __init__(self) -> None:
-        """Nothing is found yet."""
-        self.ports: set[int] = set()
-        self._more = asyncio.Event()
-
-    def __call__(self, candidates: list[Candidate]) -> None:
-        """Take what discovery calls with."""
-        assert all(candidate.source == "dht" for candidate in candidates)
-        self.ports.update(candidate.port for candidate in candidates)
-        self._more.set()
-
-    async def until(self, *ports: int) -> bool:
-        """Wait until all of `ports` were found."""
-        async with asyncio.timeout(PATIENCE_S):
-            while not self.ports.issuperset(ports):
-                self._more.clear()
-                await self._more.wait()
-        return True
-
-
-@asynccontextmanager
-async def running(
-    bootstrap: list[tuple[str, int]],
-    on_candidates: Callable[[list[Candidate]], None] | None = None,
-    host: str = "127.0.0.1",
-) -> AsyncIterator[DhtDiscovery]:
-    """Yield a started node; close it afterwards."""
-    discovery = DhtDiscovery(on_candidates)
-    await discovery.start(host, 0, bootstrap)
-    try:
-        yield discovery
-    finally:
-        await discovery.close()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_two_nodes_find_each_other_at_once(host: str) -> None:
     """The second by its first lookup, the first by the second's announce."""
-    if host == "::1" and not _has_ipv6():
+    if host == "::1" and not has_ipv6():
         pytest.skip("this machine has no IPv6 loopback")
 
     async def story() -> None:
@@ -206,73 +161,6 @@ def test_a_withdrawn_or_unfollowed_name_is_left_alone() -> None:
     asyncio.run(story())
 
 
-def test_a_storm_of_garbage_and_announces_leaves_the_node_answering() -> None:
-    """Twenty thousand datagrams: each is taken, none is kept, an honest peer is still found."""
-
-    async def story() -> None:
-        loop = asyncio.get_running_loop()
-        random = Random(1)
-        async with running([]) as first:
-            first.announce(NAME, 501)
-            first.follow(NAME)
-            target = ("127.0.0.1", first.udp_port)
-            ping = krpc.encode_query(b"t", b"ping", b"m" * 20, {})
-            guess: dict[bytes, Value] = {b"info_hash": NAME, b"port": 5, b"token": b"guess"}
-            announce = krpc.encode_query(b"t", b"announce_peer", b"m" * 20, guess)
-            with (
-                socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mute,
-                socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as plain,
-            ):
-                plain.setblocking(False)  # noqa: FBT003 - the socket's signature
-                plain.connect(target)
-                for _ in range(200):
-                    for _ in range(50):
-                        mute.sendto(random.randbytes(random.randrange(200)), target)
-                        mute.sendto(announce, target)
-                    # Its answer says that everything before it was read.
-                    await loop.sock_sendall(plain, ping)
-                    async with asyncio.timeout(PATIENCE_S):
-                        while not _is_pong(await loop.sock_recv(plain, 2_000)):
-                            pass
-            async with running([target]) as second:
-                assert Candidate("127.0.0.1", 501, "dht") in await second.lookup(NAME, 2_000)
-            health = first.health()
-            assert health["dropped_malformed"] == 10_000
-            assert (health["queries_answered"] or 0) >= 10_200
-            assert health["stored_peers"] == 0
-
-    asyncio.run(story())
-
-
-def test_a_flood_with_a_valid_token_is_bounded() -> None:
-    """One socket gets one socket's share under a name."""
-
-    async def story() -> None:
-        loop = asyncio.get_running_loop()
-        async with running([]) as node:
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as plain:
-                plain.setblocking(False)  # noqa: FBT003 - the socket's signature
-                plain.connect(("127.0.0.1", node.udp_port))
-                me = b"m" * 20
-                ask = krpc.encode_query(b"t", b"get_peers", me, {b"info_hash": NAME})
-                await loop.sock_sendall(plain, ask)
-                reply = krpc.decode_message(await loop.sock_recv(plain, 2_000))
-                assert isinstance(reply, krpc.Reply)
-                token = reply.values[b"token"]
-                for port in range(1, 301):
-                    announce = krpc.encode_query(
-                        b"t",
-                        b"announce_peer",
-                        me,
-                        {b"info_hash": NAME, b"port": port, b"token": token},
-                    )
-                    await loop.sock_sendall(plain, announce)
-                    await loop.sock_recv(plain, 2_000)
-            assert node.health()["stored_peers"] == DHT_PEERS_PER_LOCAL_SOCKET_MAX
-
-    asyncio.run(story())
-
-
 def test_after_a_wake_everything_is_done_anew() -> None:
     """The peer is reported again without waiting for the next round."""
 
@@ -354,17 +242,3 @@ def test_the_order_of_start_and_close_is_kept() -> None:
             node.health()
 
     asyncio.run(story())
-
-
-def _is_pong(raw: bytes) -> bool:
-    """Tell the answer to a ping from the node's own questions."""
-    return isinstance(krpc.decode_message(raw), krpc.Reply)
-
-
-def _has_ipv6() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-            probe.bind(("::1", 0))
-    except OSError:
-        return False
-    return True

@@ -83,9 +83,7 @@ class DhtDiscovery:
                 family=family_of(own_host),
                 own_host=None if ipaddress.ip_address(own_host).is_unspecified else own_host,
             )
-            udp = UdpNode(node, self._on_events, self._pump)
-            await udp.open(sock)
-            self._nodes.append(udp)
+            self._nodes.append(UdpNode(node, sock, self._on_events, self._pump))
         for one, other in zip(self._nodes, reversed(self._nodes), strict=True):
             if one is not other:
                 one.node.pair(other.node)
@@ -105,7 +103,7 @@ class DhtDiscovery:
         for waiting in (self._lookups, self._gets, self._puts):
             waiting.release_all()
         for udp in nodes:
-            await udp.close()
+            udp.close()
 
     @property
     def udp_port(self) -> int:

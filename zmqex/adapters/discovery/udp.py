@@ -1,6 +1,6 @@
 """One UDP socket of the DHT: feeds its node datagrams and time, sends what it says.
 
-Everything runs on the event loop that called `open_udp`; there are no tasks, only one timer.
+Everything runs on the event loop that opened it; there are no tasks, only a reader and one timer.
 """
 
 from __future__ import annotations
@@ -15,60 +15,54 @@ from zmqex.dht.address import family_of
 from zmqex.dht.events import Event
 from zmqex.dht.node import DhtNode
 from zmqex.errors import ConfigError
-from zmqex.limits import SECOND_MS
+from zmqex.limits import DHT_DATAGRAM_BYTES_MAX, SECOND_MS
 
+# Datagrams read in one go: a flood costs the loop a few milliseconds before others have a turn.
+_READ_AT_ONCE: Final = 64
 # The socket's own buffer: a burst of a few thousand packets is read, not lost.
 _RECEIVE_BYTES: Final = 1024 * 1024
 
 OnEvents: TypeAlias = Callable[[list[Event]], None]
 
 
-class UdpNode(asyncio.DatagramProtocol):
+class UdpNode:
     """A DHT node on its socket.  `on_events` gets what the node tells; `after` runs after input."""
 
-    def __init__(self, node: DhtNode, on_events: OnEvents, after: Callable[[], None]) -> None:
+    def __init__(
+        self, node: DhtNode, sock: socket.socket, on_events: OnEvents, after: Callable[[], None]
+    ) -> None:
+        """Take the socket, which does not block; from now on the node answers."""
         self.node = node
+        self.port: int = sock.getsockname()[1]
         self.socket_errors = 0
         self.dropped_sends = 0
+        self._socket = sock
         self._on_events = on_events
         self._after = after
-        self._transport: asyncio.DatagramTransport | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._choked = False
-        self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(sock, self._readable)
 
-    async def open(self, sock: socket.socket) -> None:
-        """Take the socket; from now on the node answers."""
-        loop = asyncio.get_running_loop()
-        self._transport, _ = await loop.create_datagram_endpoint(lambda: self, sock=sock)
-
-    async def close(self) -> None:
+    def close(self) -> None:
         """Stop at once; closing twice is fine."""
-        transport, self._transport = self._transport, None
-        if transport is None:
+        if self._socket.fileno() < 0:
             return
         if self._timer is not None:
             self._timer.cancel()
-        transport.abort()
-        await self._lost
-
-    @property
-    def port(self) -> int:
-        """The UDP port; 0 after the end."""
-        if self._transport is None:
-            return 0
-        port: int = self._transport.get_extra_info("sockname")[1]
-        return port
+        self._loop.remove_reader(self._socket)
+        self._socket.close()
 
     def pump(self) -> None:
         """Do what the node's contract asks for after every call."""
-        if self._transport is None:
+        if self._socket.fileno() < 0:
             return
         for datagram, address in self.node.datagrams_to_send():
-            if self._choked:  # UDP may lose it; waiting bytes must not pile up
+            try:
+                self._socket.sendto(datagram, address)
+            except BlockingIOError:  # UDP may lose it; waiting bytes must not pile up
                 self.dropped_sends += 1
-            else:
-                self._transport.sendto(datagram, address)
+            except OSError:  # no route: the query's time-out says the same
+                self.socket_errors += 1
         events = self.node.events()
         if events:
             self._on_events(events)
@@ -76,45 +70,30 @@ class UdpNode(asyncio.DatagramProtocol):
 
     def _arm(self) -> None:
         delay_ms = max(0, self.node.next_timer_ms() - monotonic_ms())
-        loop = asyncio.get_running_loop()
-        at_s = loop.time() + delay_ms / SECOND_MS
+        at_s = self._loop.time() + delay_ms / SECOND_MS
         if self._timer is not None:
             if self._timer.when() <= at_s:
                 return  # it fires early enough, and then arms the next one
             self._timer.cancel()
-        self._timer = loop.call_at(at_s, self._timed)
+        self._timer = self._loop.call_at(at_s, self._timed)
 
     def _timed(self) -> None:
         self._timer = None
         self.node.handle_timer(monotonic_ms())
         self._after()
 
-    # --- what asyncio calls --------------------------------------------------------------
-
-    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        """Give the node a packet."""
-        if self._transport is not None:
-            self.node.receive_datagram(data, (addr[0], addr[1]), monotonic_ms())
-            self._after()
-
-    def error_received(self, exc: Exception) -> None:
-        """Count a port that nobody listens on: the query's time-out says the same."""
-        del exc
-        self.socket_errors += 1
-
-    def pause_writing(self) -> None:
-        """The socket is full."""
-        self._choked = True
-
-    def resume_writing(self) -> None:
-        """The socket has room again."""
-        self._choked = False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The socket is closed."""
-        del exc
-        if not self._lost.done():
-            self._lost.set_result(None)
+    def _readable(self) -> None:
+        for _ in range(_READ_AT_ONCE):
+            try:
+                # One byte more than is ever read, so that what is too long shows.
+                data, address = self._socket.recvfrom(DHT_DATAGRAM_BYTES_MAX + 1)
+            except BlockingIOError:
+                break
+            except OSError:  # a port that nobody listens on, where the system tells
+                self.socket_errors += 1
+                break
+            self.node.receive_datagram(data, (address[0], address[1]), monotonic_ms())
+        self._after()
 
 
 def bind_udp(host: str, port: int) -> socket.socket:
