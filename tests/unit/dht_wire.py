@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from random import Random
+from typing import Protocol
 
 from zmqex.dht.address import Address, family_of
 from zmqex.dht.events import Event
@@ -18,13 +19,32 @@ def node_id(number: int) -> bytes:
     return Random(number).randbytes(20)
 
 
+class Member(Protocol):
+    """Whatever is plugged into the wire: a node, or somebody who only plays one."""
+
+    def receive_datagram(self, raw: bytes, address: Address, now_ms: int) -> None:
+        """Take a datagram."""
+
+    def handle_timer(self, now_ms: int) -> None:
+        """Do what is due."""
+
+    def next_timer_ms(self) -> int:
+        """When `handle_timer` is wanted."""
+
+    def datagrams_to_send(self) -> list[tuple[bytes, Address]]:
+        """What leaves now, once."""
+
+    def events(self) -> list[Event]:
+        """What happened, once."""
+
+
 class Wire:
     """Carries datagrams between nodes and calls their timers, in the order of virtual time."""
 
     def __init__(self, *, loss_percent: int = 0, seed: int = 0, keep_sent: bool = True) -> None:
         """`loss_percent` of all datagrams vanish, chosen by `seed`."""
         self.now_ms = 1_000
-        self.nodes: dict[Address, DhtNode] = {}
+        self.nodes: dict[Address, Member] = {}
         self.events: dict[Address, list[Event]] = {}
         self.sent: list[tuple[Address, Address, bytes]] = []
         self.cut: set[Address] = set()
@@ -45,18 +65,18 @@ class Wire:
         self.add(address, node)
         return node, address
 
-    def add(self, address: Address, node: DhtNode) -> None:
+    def add(self, address: Address, node: Member) -> None:
         """Plug a node in."""
         self.nodes[address] = node
         self.events[address] = []
 
-    def pair(self, one: Address, other: Address) -> None:
+    def pair(self, one: tuple[DhtNode, Address], other: tuple[DhtNode, Address]) -> None:
         """Make two nodes one node of both families."""
         for mine, its in ((one, other), (other, one)):
-            self.nodes[mine].pair(self.nodes[its])
-            self._pairs[mine] = its
+            mine[0].pair(its[0])
+            self._pairs[mine[1]] = its[1]
 
-    def remove(self, address: Address) -> DhtNode:
+    def remove(self, address: Address) -> Member:
         """Unplug a node without a word."""
         self._armed.pop(address, None)
         return self.nodes.pop(address)

@@ -42,7 +42,9 @@ def _last(events: list[Event], kind: type[Event]) -> Event:
 
 
 def _get(wire: Wire, address: Address, where: ItemKey = WHERE) -> ItemDone:
-    wire.nodes[address].get(where, wire.now_ms)
+    node = wire.nodes[address]
+    assert isinstance(node, DhtNode)
+    node.get(where, wire.now_ms)
     wire.run(3_000)
     done = _last(wire.events[address], ItemDone)
     assert isinstance(done, ItemDone)
@@ -267,11 +269,11 @@ def test_a_node_of_both_families_leads_each_to_its_own_kind() -> None:
     """BEP 32: what only the IPv6 node of a pair knows is heard of through its IPv4 node."""
     wire = Wire()
     both = [wire.node(1), wire.node(2, "::1")]
-    wire.pair(both[0][1], both[1][1])
+    wire.pair(*both)
     six, six_address = wire.node(3, "::1")
     six.add_bootstrap([both[1][1]], wire.now_ms)
     late = [wire.node(4), wire.node(5, "::1")]
-    wire.pair(late[0][1], late[1][1])
+    wire.pair(*late)
     wire.run(1_000)
     # Only an IPv4 address is known at first.
     late[0][0].add_bootstrap([both[0][1]], wire.now_ms)

@@ -9,7 +9,9 @@ from zmqex.dht import krpc
 from zmqex.dht.address import Address
 from zmqex.dht.bencode import Value
 from zmqex.dht.events import Announced, LookupDone, PeersFound
+from zmqex.dht.node import DhtNode
 from zmqex.limits import (
+    DHT_ALPHA,
     DHT_CHECKS_MAX,
     DHT_LOOKUP_QUERIES_MAX,
     DHT_PEER_LIFE_MS,
@@ -318,7 +320,8 @@ def test_a_node_that_starts_again_needs_no_bootstrap_node() -> None:
         node.add_bootstrap([nodes[0][1]] * (number > 0), wire.now_ms)
         node.announce(NAME, 500 + number, wire.now_ms)
     wire.run(10_000)
-    known = wire.remove(nodes[7][1]).contact_addresses()
+    known = nodes[7][0].contact_addresses()
+    wire.remove(nodes[7][1])
     for _, address in nodes[8:]:
         wire.remove(address)
     again, address = wire.node(77)
@@ -340,4 +343,27 @@ def test_known_nodes_are_called_until_one_of_them_is_back() -> None:
     wire.node(2)
     wire.run(5_000)
     assert node.contact_addresses() == [("127.0.0.1", 10_002)]
-    assert address in wire.nodes[("127.0.0.1", 10_002)].contact_addresses()
+    back = wire.nodes["127.0.0.1", 10_002]
+    assert isinstance(back, DhtNode)
+    assert address in back.contact_addresses()
+
+
+def test_an_island_is_joined_to_the_others_when_its_bootstrap_node_can_be_reached() -> None:
+    """Eight nodes found only each other while it was down; none of them is lonely any more."""
+    wire = Wire()
+    main, first = wire.node(0)
+    main.announce(NAME, 500, wire.now_ms)
+    wire.cut.add(first)
+    island = [wire.node(number) for number in range(1, 9)]
+    island[0][0].add_bootstrap([first], wire.now_ms)
+    for node, _ in island[1:]:
+        node.add_bootstrap([island[0][1]], wire.now_ms)
+    wire.run(20_000)
+    assert island[0][0].contacts >= DHT_ALPHA
+    assert main.contacts == 0
+    wire.cut.clear()
+    wire.run(60_000)
+    late, address = island[-1]
+    late.lookup(NAME, wire.now_ms)
+    wire.run(3_000)
+    assert _done(wire, address).peers == (("127.0.0.1", 500),)

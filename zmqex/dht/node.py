@@ -38,7 +38,13 @@ from zmqex.dht.searches import Outbox, Searches
 from zmqex.dht.table import RoutingTable
 from zmqex.dht.wants import Wants, check_name
 from zmqex.errors import LocalProtocolError, RemoteProtocolError
-from zmqex.limits import DHT_ALPHA, DHT_BOOTSTRAP_MAX, DHT_CHECKS_MAX, DHT_LOOKUPS_MAX
+from zmqex.limits import (
+    DHT_ALPHA,
+    DHT_BOOTSTRAP_MAX,
+    DHT_BUCKET_REFRESH_MS,
+    DHT_CHECKS_MAX,
+    DHT_LOOKUPS_MAX,
+)
 
 _SEED_BYTES_MIN: Final = 16
 _SEED_BYTES_MAX: Final = 64
@@ -108,6 +114,7 @@ class DhtNode:
         self._checking: dict[Address, None] = {}
         self._bootstrap: dict[Address, _Bootstrap] = {}
         self._known: list[Address] = []
+        self._bootstrapped = False
         self._join = schedule.join(now_ms)
         self._upkeep = schedule.upkeep(now_ms)
         self._upkeep.ran(now_ms, self._random)
@@ -263,7 +270,8 @@ class DhtNode:
             self._join.ran(now_ms, self._random)
             for address in self._known:
                 self._check(address, now_ms)
-            self._look_up(self.node_id, Purpose.NODES, now_ms)
+            start = list(self._bootstrap)
+            self._searches.start(self.node_id, Purpose.NODES, now_ms, bootstrap=start)
         if self._upkeep.next_ms <= now_ms:
             self._upkeep.ran(now_ms, self._random)
             self._tend(now_ms)
@@ -331,6 +339,10 @@ class DhtNode:
             return
         self._checking.pop(sender, None)
         self._last_reply_ms = now_ms
+        bootstrap = self._bootstrap.get(sender)
+        if bootstrap is not None:
+            bootstrap.retry_ms = now_ms + DHT_BUCKET_REFRESH_MS
+            self._bootstrapped = True
         if isinstance(answer, Failure) or answer.sender == self.node_id:
             self._searches.settled(pending, now_ms, stored=False)
             return
@@ -370,16 +382,38 @@ class DhtNode:
     # --- housekeeping --------------------------------------------------------------------
 
     def _is_joining(self) -> bool:
-        return bool(self._bootstrap or self._known) and self.table.is_deserted
+        """Whether nobody answers, or at first only others than our bootstrap nodes do.
+
+        Whoever knows nodes that came by it, and has not got through itself, is on an island.
+        """
+        if self.table.is_deserted:
+            return bool(self._bootstrap or self._known)
+        quick = self._join.runs <= len(schedule.JOIN_PAUSES_MS)
+        return quick and bool(self._bootstrap) and not self._bootstrapped
 
     def _tend(self, now_ms: int) -> None:
         self._peers.expire(now_ms)
         self.table.forget(now_ms)
         for contact in self.table.doubtful(_RECHECKS):
             self._check(contact.address, now_ms)
+        self._call_bootstrap_nodes(now_ms)
         target = self.table.refresh_target(now_ms, self._random(NODE_ID_BYTES))
         if target is not None:
             self._look_up(target, Purpose.NODES, now_ms)
+
+    def _call_bootstrap_nodes(self, now_ms: int) -> None:
+        """Ask those that are no contacts for our neighbours, now and then, whoever else we know.
+
+        Nodes that found only each other, because packets were lost or the bootstrap node was down,
+        would stay an island otherwise.
+        """
+        due = [
+            address
+            for address, bootstrap in self._bootstrap.items()
+            if bootstrap.retry_ms <= now_ms and address not in self.table
+        ]
+        if due:
+            self._searches.start(self.node_id, Purpose.NODES, now_ms, bootstrap=due)
 
     def _is_usable(self, address: Address) -> bool:
         host, port = address
