@@ -1,0 +1,51 @@
+"""Hosts with addresses of their own, which loopback cannot show: found, cut off, healed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.integration.namespaces import HOSTS
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+# Root of this machine, or of a user namespace where that may make networks.
+UNSHARE = ["unshare", "--net", "--mount", "--propagation", "private"]
+UNSHARE += [] if os.geteuid() == 0 else ["--map-root-user"]
+
+
+def test_a_host_that_was_cut_off_is_found_again_and_others_never_miss_it() -> None:
+    """By source addresses alone; public ones, so every limit for strangers from afar holds."""
+    probe = "ip link add one type veth peer name other && ip netns add probe"
+    tried = subprocess.run(
+        [*UNSHARE, "sh", "-c", f"mount -t tmpfs none /run && {probe}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if shutil.which("ip") is None or tried.returncode:
+        pytest.skip(f"no network namespaces here: {tried.stderr.strip()[-200:]}")
+    done = subprocess.run(
+        [*UNSHARE, sys.executable, "-m", "tests.integration.namespaces"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+    )
+    assert done.returncode == 0, done.stderr
+    story = json.loads(done.stdout)
+    for seen in (*story["together"], *story["healed"]):
+        assert set(HOSTS) <= {*seen["found"]}
+        assert seen["contacts"] >= 1
+        assert seen["dropped_rate"] == seen["dropped_source"] == 0
+    alone, *rest = story["cut"]
+    assert alone["contacts"] == 0
+    assert all(one["contacts"] for one in rest)
+    # The others work on; what was announced stands for two minutes.
+    assert all(set(HOSTS) <= {*one["found"]} for one in rest)
