@@ -99,7 +99,7 @@ def test_nodes_behind_a_proxy_meet_and_trade_orders_and_nothing_goes_past_it(use
             assert watches[0].looks > 20
             assert [watch.strays for watch in watches] == [set(), set(), set()]
         # Every name arrived at the proxy as a name: nobody else was asked for it.
-        ports = {(f"{node.name}.onion", where(node)) for node in (alice, carol)}
+        ports = [(f"{node.name}.onion", where(node)) for node in (alice, carol)]
         for host, node in ports:
             assert {(host, node.hello_port), (host, node.rpc_port), (host, node.orders_port)} <= {
                 *proxy.seen

@@ -10,12 +10,18 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.integration.grape_processes import until
-from zmqex.adapters.discovery import http
+from zmqex.adapters.discovery import grapes, http
 from zmqex.adapters.discovery.candidate import Candidate
 from zmqex.adapters.discovery.grape import Grape
 from zmqex.adapters.discovery.grapes import GrapeDiscovery
+from zmqex.dht import schedule
 from zmqex.errors import DiscoveryUnavailableError
-from zmqex.limits import DHT_PEERS_PER_ANSWER_MAX, GRAPE_ANSWER_BYTES_MAX
+from zmqex.limits import (
+    DHT_PEERS_PER_ANSWER_MAX,
+    GRAPE_ANNOUNCE_EVERY_MS,
+    GRAPE_ANSWER_BYTES_MAX,
+    SECOND_MS,
+)
 
 HOST = "127.0.0.1"
 
@@ -193,5 +199,31 @@ def test_what_is_withdrawn_is_announced_no_more() -> None:
                 running.cancel()
             assert discovery.health()["announced_on"] is None
             assert [b"/announce" in one for one in asked].count(False) == 1
+
+    asyncio.run(story())
+
+
+def test_an_announce_is_repeated_in_time_with_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to a quarter earlier than promised, and not later than a busy machine makes it."""
+    monkeypatch.setattr(grapes, "GRAPE_ANNOUNCE_EVERY_MS", 200)
+    monkeypatch.setattr(schedule, "ANNOUNCE_PAUSES_MS", ())
+    assert GRAPE_ANNOUNCE_EVERY_MS == 30 * SECOND_MS
+
+    async def story() -> None:
+        asked: list[bytes] = []
+        async with answering(ok(b"2"), asked) as url, asyncio.TaskGroup() as tasks:
+            discovery = GrapeDiscovery([url], lambda _: None, lambda _: None)
+            running = tasks.create_task(discovery.run())
+            discovery.announce("ours", 5)
+            loop = asyncio.get_running_loop()
+            started = loop.time()
+
+            async def four_times() -> bool:
+                return len(asked) >= 4
+
+            assert await until(four_times)
+            assert loop.time() - started >= 3 * 0.15
+            assert discovery.health()["announced_on"] == 2
+            running.cancel()
 
     asyncio.run(story())

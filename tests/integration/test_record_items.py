@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import ClassVar
 
 import pytest
 
+from tests.integration.grape_processes import until
 from zmqex.adapters.clock import wall_ms
 from zmqex.adapters.discovery.candidate import Candidate
 from zmqex.adapters.discovery.dht import DhtDiscovery
@@ -16,6 +18,7 @@ from zmqex.dht.items import ItemKey, make_item
 from zmqex.protocol.codec import encode
 from zmqex.protocol.identity import IdentityKey, seal
 from zmqex.protocol.messages import Endpoint, PeerRecord
+from zmqex.runtime import record_items
 from zmqex.runtime.record_items import RecordItems
 
 HOST = "127.0.0.1"
@@ -109,5 +112,44 @@ def test_what_is_no_credible_record_of_that_peer_is_not_dialled(value: Value) ->
             await RecordItems(first, "play", found.extend).seek(ALICE.public_key)
             assert await first.get(where, 2_000) == item
         assert found == []
+
+    asyncio.run(story())
+
+
+def test_lost_peers_are_sought_in_turns_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever was sought waits until all others were; one that is back is sought no more."""
+    monkeypatch.setattr(record_items, "SEEK_EVERY_S", 0.02)
+    monkeypatch.setattr(record_items, "SEEK_AT_ONCE_MAX", 2)
+
+    class Watched(RecordItems):
+        """Keeps whom it sought."""
+
+        sought: ClassVar[list[bytes]] = []
+
+        async def seek(self, identity: bytes) -> None:
+            """Note it, and do it."""
+            self.sought.append(identity)
+            await super().seek(identity)
+
+    async def story() -> None:
+        found: list[Candidate] = []
+        lost = [b"1" * 32, ALICE.public_key, b"2" * 32]
+        async with two_nodes() as (first, second):
+            RecordItems(first, "play", found.extend).publish(record(), ALICE)
+            seeker = Watched(second, "play", found.extend)
+            async with asyncio.TaskGroup() as tasks:
+                running = tasks.create_task(seeker.seek_again_and_again(lambda: lost))
+
+                async def twice_around() -> bool:
+                    return len(seeker.sought) >= 6
+
+                assert await until(twice_around)
+                assert sorted(seeker.sought[:3]) == sorted(lost)
+                lost.remove(ALICE.public_key)
+                del seeker.sought[:]
+                assert await until(twice_around)
+                assert ALICE.public_key not in seeker.sought[2:]
+                running.cancel()
+        assert set(found) == {Candidate("192.0.2.7", 7_100, "dht")}
 
     asyncio.run(story())
