@@ -98,7 +98,7 @@ def test_a_hundred_thousand_fuzzed_packets_leave_the_node_answering_in_bounded_m
     asyncio.run(story())
 
 
-def test_a_flood_with_valid_tokens_is_bounded() -> None:
+def test_a_flood_with_a_valid_token_is_bounded() -> None:
     """One socket gets one socket's share, of a name's peers and of all items."""
 
     async def story() -> None:
