@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import random
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -161,6 +162,7 @@ class World:
         self.nodes: dict[str, SimNode] = {}
         self.drop: Callable[[SimNode, SimNode, out.Effect], bool] = lambda *_: False
         self.spy: Callable[[SimNode, out.Effect], None] = lambda *_: None
+        self.sent: deque[tuple[SimNode, happened.Event]] = deque(maxlen=64)  # to be sent again
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
         self._serial = 0
         self._ticks: dict[str, int] = {}
@@ -357,6 +359,7 @@ class World:
         self, node: SimNode, target: SimNode, effect: out.Effect, event: happened.Event
     ) -> None:
         if not self.drop(node, target, effect):
+            self.sent.append((target, event))
             self.soon(target, event)
 
     def _hold(self, node: SimNode, effect: out.Effect) -> None:

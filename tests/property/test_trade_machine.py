@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import HealthCheck, event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -16,14 +17,21 @@ from tests.stories import (
     revive,
 )
 from tests.world import SimNode, World
+from zmqex.kernel import effects as out
 from zmqex.kernel.commands import (
     CancelOrder,
     CancelTrade,
     Command,
+    DisputeTrade,
+    ExportTrade,
     PayTrade,
     ReceivedTrade,
+    ResolveTrade,
     SentTrade,
 )
+from zmqex.protocol.codec import decode, decode_envelope, decode_frame, decode_trade_message
+from zmqex.protocol.messages import TradeSaid
+from zmqex.trading.evidence import read_evidence
 from zmqex.trading.states import TERMINAL, State
 
 NAMES = ("alice", "bob", "carol")
@@ -43,7 +51,20 @@ class ThreeNodes(RuleBasedStateMachine):
         for name in NAMES:
             self.world.add(name, holds_strict=silent)
         self.world.run(2_000)
+        self.world.spy = self.listen
+        self.accepts: dict[bytes, bytes] = {}
+        self.by_hand: set[bytes] = set()  # trades that somebody disputed
+        self.remembered: dict[str, dict[bytes, tuple[bytes, int, int]]] = {}
         self.seen: dict[tuple[str, bytes], tuple[State, int]] = {}
+
+    def listen(self, _node: SimNode, effect: out.Effect) -> None:
+        """The same take always gets the same bytes for an accept."""
+        if isinstance(effect, out.SendReply):
+            frame = decode_frame(effect.frame)
+            if frame.kind == "take":
+                envelope = decode(frame.body, TradeSaid).envelope
+                trade_id = decode_trade_message(decode_envelope(envelope).body).trade_id
+                assert self.accepts.setdefault(trade_id, envelope) == envelope
 
     def node(self, name: str) -> SimNode:
         """The node of that name."""
@@ -104,6 +125,20 @@ class ThreeNodes(RuleBasedStateMachine):
                 if trade.state not in TERMINAL and trade.quantity_lots:
                     self.give(name, what(trade.trade_id.hex()))
 
+    @rule(
+        name=who,
+        number=st.integers(0, 5),
+        outcome=st.sampled_from(["", "settled", "cancelled"]),
+    )
+    def dispute(self, name: str, number: int, outcome: str) -> None:
+        """Say that a trade has gone wrong, or how it ended."""
+        trades = [one for one in self.node(name).journal.trades.values() if one.quantity_lots]
+        if trades:
+            trade_id = trades[-1 - number % len(trades)].trade_id
+            self.by_hand.add(trade_id)
+            text = trade_id.hex()
+            self.give(name, ResolveTrade(text, outcome) if outcome else DisputeTrade(text))
+
     @rule(name=who)
     def heal(self, name: str) -> None:
         """Everything around a node works again."""
@@ -163,6 +198,34 @@ class ThreeNodes(RuleBasedStateMachine):
     def hold_server(self, name: str, how: str) -> None:
         """The hold server of a node changes its mood."""
         self.node(name).holds = how  # type: ignore[assignment]
+
+    @rule(name=who, what=st.sampled_from(["flushall", "evict", "failover", "remember"]))
+    def forget_holds(self, name: str, what: str) -> None:
+        """The hold server loses all, one, or what was written since it was last remembered."""
+        node = self.node(name)
+        if what == "flushall":
+            node.held = {}
+        elif what == "evict" and node.held:
+            del node.held[next(iter(node.held))]
+        elif what == "failover":
+            node.held = dict(self.remembered.get(name, {}))
+        else:
+            self.remembered[name] = dict(node.held)
+
+    @rule(numbers=st.lists(st.integers(0, 63), min_size=1, max_size=3))
+    def repeat_frames(self, numbers: list[int]) -> None:
+        """Frames of the past arrive once more, in any order."""
+        for number in numbers:
+            if self.world.sent:
+                target, event = self.world.sent[number % len(self.world.sent)]
+                self.world.soon(target, event)
+        self.world.run(50)
+
+    @rule(ms=st.sampled_from([-20_000, -1_000, 1_000, 20_000]))
+    def step_the_clock(self, ms: int) -> None:
+        """The wall clock of all machines is set; what only passes goes on."""
+        self.world.wall_ms += ms
+        self.world.run(50)
 
     @rule(
         name=who,
@@ -231,7 +294,16 @@ class ThreeNodes(RuleBasedStateMachine):
             for trade in node.journal.trades.values():
                 event(f"a trade ends {trade.role} {trade.state}")
         self.ends_absorb_and_revisions_grow()
-        check_quiet(self.world)
+        check_quiet(self.world, frozenset(self.by_hand))
+        self.check_evidence()
+
+    def check_evidence(self) -> None:
+        """Whatever happened, each side's evidence of each trade holds together."""
+        for node in self.world.nodes.values():
+            for trade in node.journal.trades.values():
+                if trade.take_digest:
+                    answer = node.tell(ExportTrade(trade.trade_id.hex()))
+                    read_evidence(msgspec.json.encode(answer["evidence"]))
 
 
 TestThreeNodes = ThreeNodes.TestCase

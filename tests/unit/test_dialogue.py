@@ -205,21 +205,41 @@ def test_a_receipt_counts_once_and_moves_nothing() -> None:
     assert len(alice.k.trades.lines[_id(trade)]) == 3  # take, accept, one receipt
 
 
-def test_nothing_builds_on_a_message_that_was_refused_for_good() -> None:
-    """The other side will never have it, so the chain goes on from the one before."""
-    world, _, bob, _, trade = scene()
-    before = trade_of(bob, trade).last_digest
-    core, trades = bob.k.core, bob.k.trades
+def said(world: World, node: SimNode, trade: str, *kinds: str) -> None:
+    """The node says such messages in one event; "heard" is one of the other side in between."""
+    core, trades = node.k.core, node.k.trades
     core.begin(world.now())
-    # Not a taker's to say.
-    trades.say(trades.by_id[_id(trade)], InvoiceFailed, payment_hash=bytes(32), reason="cancelled")
+    for kind in kinds:
+        row = trades.by_id[_id(trade)]
+        if kind == "heard":
+            trades.heard(row, signed(node, QuoteConfirmed(_id(trade), bytes(32), 1)).envelope)
+        elif kind == "refused":
+            # Not a taker's to say.
+            trades.say(row, InvoiceFailed, payment_hash=bytes(32), reason="cancelled")
+        else:
+            trades.say(row, TradeSettled)
     for effect in core.finish():
         if isinstance(effect, out.Persist):
-            bob.journal.commit(effect.writes)
+            node.journal.commit(effect.writes)
         else:
-            world.carry_out(bob, effect)
-    assert trade_of(bob, trade).last_digest != before
+            world.carry_out(node, effect)
     world.run(1_000)
+
+
+def test_nothing_builds_on_a_message_that_was_refused_for_good() -> None:
+    """The other side will never have it: what builds on it is not sent, and the chain goes on."""
+    world, alice, bob, _, trade = scene()
+    before = trade_of(bob, trade).last_digest
+    said(world, bob, trade, "refused", "receipt")
     assert [one.event for one in bob.logs].count("message_refused") == 1
     assert trade_of(bob, trade).last_digest == before
     assert not bob.journal.outbox
+    assert len(alice.k.trades.lines[_id(trade)]) == 2  # take, accept
+
+
+def test_what_does_not_build_on_a_refused_message_is_sent_all_the_same() -> None:
+    """It names another message as the one before."""
+    world, alice, bob, _, trade = scene()
+    said(world, bob, trade, "refused", "heard", "receipt")
+    assert not bob.journal.outbox
+    assert len(alice.k.trades.lines[_id(trade)]) == 3  # take, accept, the receipt

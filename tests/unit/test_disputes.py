@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 
-from tests.stories import BTC, available, check_always, quote_leg, sleep, state_of, taken, trade_of
+from tests.stories import (
+    BTC,
+    available,
+    check_always,
+    check_quiet,
+    quote_leg,
+    sleep,
+    state_of,
+    taken,
+    trade_of,
+)
 from tests.unit.maker_stories import DAY, confirmed_without_funds, scene
 from tests.world import SimNode
 from zmqex.kernel import effects as out
@@ -213,3 +223,17 @@ def test_an_undisputed_trade_still_settles() -> None:
     assert state_of(alice, trade) is state_of(bob, trade) is State.SETTLED
     assert trade_of(alice, trade).paid
     assert trade_of(bob, trade).paid
+
+
+def test_a_confirmation_during_a_dispute_settles_it_for_a_buying_maker() -> None:
+    """It has the base, and the taker signs that it has the quote."""
+    world, (alice, bob) = scene()
+    trade = taken(world, alice, bob, "buy")
+    world.run(500)
+    alice.tell(SentTrade(trade))
+    alice.tell(DisputeTrade(trade))
+    world.run(100)
+    bob.tell(ReceivedTrade(trade))
+    world.run(1_000)
+    assert state_of(alice, trade) is state_of(bob, trade) is State.SETTLED
+    check_quiet(world)

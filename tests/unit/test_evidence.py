@@ -373,5 +373,5 @@ def test_a_failed_invoice_and_a_reference_are_said() -> None:
     said = [
         text for _, text in statements(read_evidence(raw(exported(bob, trade))), Currencies()).said
     ]
-    assert any("with the reference ''" in one for one in said)
+    assert any("(reference: '')" in one for one in said)
     assert any("asks to be paid with an invoice" in one for one in said)

@@ -82,8 +82,11 @@ def test_no_trade_is_stuck(role: TradeRole, side: str) -> None:
 
 
 @pytest.mark.parametrize(("role", "side"), TABLES)
-def test_only_the_operator_or_money_ends_a_dispute(role: TradeRole, side: str) -> None:
-    """No clock and no message does; and what was paid over Lightning never ends as cancelled."""
+def test_what_ends_a_dispute(role: TradeRole, side: str) -> None:
+    """The operator, or who is owed something and says it came; no clock, no other message.
+
+    What was paid over Lightning never ends as cancelled.
+    """
     ways = {
         happened: after
         for (state, happened), after in TABLES[role, side].items()
@@ -95,6 +98,8 @@ def test_only_the_operator_or_money_ends_a_dispute(role: TradeRole, side: str) -
         expected[Input.RESOLVE_CANCELLED] = State.CANCELLED
     if (role, side) == (TAKER, "buy"):
         expected[Input.BASE_SETTLED] = State.SETTLED
+    if (role, side) == (MAKER, "buy"):
+        expected[Input.QUOTE_CONFIRMED] = State.SETTLED
     assert ways == expected
 
 

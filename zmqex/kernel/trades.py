@@ -239,12 +239,20 @@ class Trades:
         self._deliver(line.trade_id)
 
     def _refused(self, line: OutboxLine, answer: Refusal) -> None:
-        """The other party will never have this message, so nothing may build on it."""
-        trade = self.by_id[line.trade_id]
+        """The other party will never have this message, so nothing may build on it.
+
+        What waits behind it and builds on it already is not sent any more.
+        """
+        trade, gone = self.by_id[line.trade_id], {line.digest}
         self._log(trade, "message_refused", reason=answer.reason.value)
-        if trade.last_digest == line.digest:
-            message = decode_trade_message(decode_envelope(line.envelope).body)
-            self.amend(trade, last_digest=message.previous)
+        waiting = self._outbox[line.trade_id]
+        for later in list(waiting.values()):
+            if _previous(later) in gone:
+                gone.add(later.digest)
+                del waiting[later.digest]
+                self._core.persist(DropOutbox(later.trade_id, later.digest))
+        if trade.last_digest in gone:
+            self.amend(trade, last_digest=_previous(line))
 
     def _peer_is_live(self, peer: bytes) -> None:
         for trade_id, waiting in list(self._outbox.items()):
@@ -299,6 +307,11 @@ class Trades:
             quantity_lots=trade.quantity_lots,
             **facts,
         )
+
+
+def _previous(line: OutboxLine) -> bytes:
+    """What a message of ours builds on."""
+    return decode_trade_message(decode_envelope(line.envelope).body).previous
 
 
 def other_side(side: str) -> str:

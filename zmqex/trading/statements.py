@@ -25,7 +25,7 @@ _MSAT_DECIMALS: Final = 11
 _SENTENCES: Final[Mapping[str, str]] = {
     "take": "{who} takes up to {quantity} of order {order_id}",
     "accept": "{who} accepts: {base} against {quote}",
-    "quote_sent": "{who} says that it has sent the quote, with the reference {reference}",
+    "quote_sent": "{who} says that it has sent the quote (reference: {reference})",
     "quote_confirmed": "{who} says that the quote has arrived",
     "trade_invoice": "{who} asks to be paid with an invoice",
     "invoice_failed": "{who} says that it will never pay that invoice ({reason})",

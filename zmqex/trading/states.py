@@ -99,6 +99,8 @@ MAKER_BUYS: Final[Table] = {
     (_S.QUOTE_SENT, _I.QUOTE_CONFIRMED): _S.SETTLED,
     (_S.QUOTE_SENT, _I.CONFIRM_TIME): _S.DISPUTED,
     (_S.QUOTE_SENT, _I.DISPUTE): _S.DISPUTED,
+    # We have the base, and the taker says that it has the quote: nothing is left to dispute.
+    (_S.DISPUTED, _I.QUOTE_CONFIRMED): _S.SETTLED,
     **_RESOLVE_PAID,
 }
 
