@@ -234,3 +234,17 @@ def test_with_money_of_value_nobody_is_made_to_pay_first() -> None:
     trade = only_trade(victim)
     assert (trade.role, trade.state) == (TradeRole.TAKER, State.ACCEPTED)
     assert victim.ledger.payments == {}
+
+
+def test_an_order_that_is_closed_is_not_looked_at_again() -> None:
+    """Whatever crosses later, what has ended is forgotten."""
+    world, alice, bob = with_maker("alice")
+    world.run(3_000)
+    closed = [next(iter(node.journal.orders)) for node in (alice, bob)]
+    alice.command(place("buy", BTC))
+    bob.command(place("sell", BTC))
+    world.run(3_000)
+    for node, own_id in zip((alice, bob), closed, strict=True):
+        assert own_id not in node.k.desk._crossing._known
+        assert len(node.journal.trades) == 2
+    check_always(world)
