@@ -340,8 +340,7 @@ class Taker:
         else:
             invoiced = trade.state is State.INVOICED
             late_input = Input.INVOICE_TIME if invoiced else Input.CONFIRM_TIME
-            if self._trades.can(trade, late_input):
-                self._trades.move(trade, late_input, reason=RejectReason.TIMED_OUT.value)
+            self._trades.move(trade, late_input, reason=RejectReason.TIMED_OUT.value)
 
     def _retry(self, trade: Trade) -> None:
         """Look again, 1, 2, 4 ... 30 seconds from now, until Lightning has given its final word."""
