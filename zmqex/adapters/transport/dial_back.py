@@ -120,10 +120,12 @@ class _Dial:
     def close(self) -> None:
         if self.deadline is not None:
             self.deadline.cancel()
+        # In this order: libzmq waits for ever where it tells a monitor that is closed already.
+        for socket in self.sockets:
+            socket.disable_monitor()
         for monitor in self.monitors:
             monitor.close()
         for socket in self.sockets:
-            socket.disable_monitor()
             socket.close(0)
         for way in self.ways:
             way.close()

@@ -211,7 +211,7 @@ class ZeroMqTransport:
         libzmq resolves a name in the thread that moves all bytes of a context, so a slow name
         server would otherwise silence every peer.
         """
-        numeric = is_numeric(host)
+        numeric = is_numeric(host) or self._proxy is not None  # the proxy looks names up
         if numeric not in self._contexts:
             context = self._contexts[numeric] = Context()
             context.set(zmq.MAX_SOCKETS, SOCKETS_MAX)
