@@ -37,7 +37,7 @@ def test_a_stopped_and_a_refusing_maker_are_skipped_and_the_third_fills(user: Ho
     os.kill(hold_server, signal.SIGSTOP)
 
     began = time.monotonic()
-    printed = taker.cli("order", "sell", "0.1BTC@1USD")
+    printed = taker.cli("order", "sell", "0.1BTC@1USD", "--yes")
     took = time.monotonic() - began
 
     os.kill(hold_server, signal.SIGCONT)
