@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
+from itertools import count, takewhile
 from pathlib import Path
 
 from tests.contract.redis_servers import make_certificate
+from tests.ldk import LdkNodes
 from tests.ledgers import Ledgers
 from tests.lnd_fake import FakeChain, FakeLnd, serving
+from zmqex.adapters.clock import wall_ms
 from zmqex.adapters.lightning.lnd import LndLightning
 from zmqex.adapters.ports import InvoiceInfo, Lightning, PaymentInfo
 from zmqex.errors import RejectedError
@@ -98,6 +101,36 @@ async def lnd_pair(root: Path) -> AsyncGenerator[Pair, None]:
         yield pair
 
 
+@asynccontextmanager
+async def ldk_pair(nodes: LdkNodes) -> AsyncGenerator[Pair, None]:
+    """Our LND client twice, each before a real LDK node, which outlive them."""
+
+    def client(number: int) -> LndLightning:
+        return nodes.client(number, report_wait_s=0.15)
+
+    async def pass_s(seconds: int) -> None:
+        end_ms = wall_ms() + seconds * SECOND_MS
+        for _ in takewhile(lambda _: wall_ms() < end_ms, count()):
+            await asyncio.sleep(0.05)
+
+    async def mine(blocks: int) -> None:
+        nodes.mine(blocks)
+
+    async def close() -> None:
+        await pair.payer.close()
+        await pair.payee.close()
+
+    async def reopen() -> None:
+        await close()
+        pair.payer, pair.payee = client(0), client(1)
+
+    pair = Pair(client(0), client(1), mine, pass_s, reopen)
+    try:
+        yield pair
+    finally:
+        await close()
+
+
 def hash_of(preimage: bytes) -> bytes:
     """The payment hash of a preimage."""
     return hashlib.sha256(preimage).digest()
@@ -123,8 +156,8 @@ async def until_paid(payer: Lightning, payment_hash: bytes, state: str) -> Payme
 
 async def until_seen(payee: Lightning, payment_hash: bytes, state: str) -> InvoiceInfo:
     """Watch an invoice until it has this state."""
-    async with asyncio.timeout(10):
-        async for info in payee.watch(payment_hash):
+    async with asyncio.timeout(10), aclosing(payee.watch(payment_hash)) as changes:
+        async for info in changes:
             if info.state == state:
                 return info
     raise AssertionError("the watch ended without it")

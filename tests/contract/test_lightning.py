@@ -7,31 +7,52 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
 
 from tests.contract import lightning_pairs as pairs
 from tests.contract.lightning_pairs import Pair, hash_of, pay, until_paid, until_seen
+from tests.ldk import LdkNodes
 from zmqex.bolt11 import Draft, InvoiceNetwork, decode, encode
 from zmqex.errors import RejectedError
 from zmqex.limits import CLTV_LIMIT_BLOCKS
 
 AMOUNT_MSAT = 1_234_567
 CLTV_BLOCKS = 60
-KINDS = {"play": pairs.play_pair, "lnd_fake": pairs.lnd_pair}
+KINDS = ("play", "lnd_fake", "ldk")
 Story = Callable[[Pair], Awaitable[None]]
 Play = Callable[[Story], None]
+
+
+@pytest.fixture(scope="module")
+def ldk_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LdkNodes]:
+    """Two real nodes for the whole file."""
+    nodes = LdkNodes(tmp_path_factory.mktemp("ldk"))
+    yield nodes
+    nodes.stop()
 
 
 @pytest.fixture(params=KINDS)
 def play(request: pytest.FixtureRequest, tmp_path: Path) -> Play:
     """Run a story with a pair of the backend."""
+    if request.param == "ldk":
+        nodes = request.getfixturevalue("ldk_nodes")
+
+    def open_pair() -> AbstractAsyncContextManager[Pair]:
+        match request.param:
+            case "ldk":
+                return pairs.ldk_pair(nodes)
+            case "lnd_fake":
+                return pairs.lnd_pair(tmp_path)
+            case _:
+                return pairs.play_pair(tmp_path)
 
     def run(story: Story) -> None:
         async def within() -> None:
-            async with asyncio.timeout(30), KINDS[request.param](tmp_path) as pair:
+            async with asyncio.timeout(30), open_pair() as pair:
                 await story(pair)
 
         asyncio.run(within())
@@ -284,7 +305,8 @@ def test_an_invoice_that_expires_while_its_payment_is_held_stays_held(play: Play
     async def story(pair: Pair) -> None:
         preimage = secrets.token_bytes(32)
         text = await hold_invoice_of(pair, hash_of(preimage), expiry_s=2)
-        assert (await pay(pair.payer, text)).state == "in_flight"
+        info = await pay(pair.payer, text)
+        assert info.state == "in_flight", info
         await until_seen(pair.payee, hash_of(preimage), "accepted")
         await pair.pass_s(3)
         assert (await pair.payee.invoice(hash_of(preimage))).state == "accepted"

@@ -201,8 +201,11 @@ def test_an_invoice_whose_making_was_not_answered_is_found_by_its_hash(
 
 
 @pytest.mark.parametrize("moment", ["before", "after", "silence"])
-def test_a_payment_that_was_not_answered_is_looked_up(tmp_path: Path, moment: str) -> None:
+def test_a_payment_that_was_not_answered_is_looked_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
     """It may have been sent: only the look-up says, and paying again pays nothing twice."""
+    monkeypatch.setattr("zmqex.adapters.lightning.lnd.LIGHTNING_ANSWER_WAIT_S", 0.3)
 
     async def story(pair: Pair, payer: FakeLnd, _payee: FakeLnd) -> None:
         text = await pair.payee.create_invoice(PREIMAGE, **TERMS)

@@ -33,6 +33,7 @@ from zmqex.errors import (
 )
 from zmqex.kernel.events import InvoiceState
 from zmqex.limits import (
+    LIGHTNING_ANSWER_WAIT_S,
     LIGHTNING_PARTS_MAX,
     LIGHTNING_STREAMS_MAX,
     LND_AUTO_CANCEL_BLOCKS,
@@ -351,15 +352,17 @@ class LndLightning:
     async def _outcome(self, stream: AsyncGenerator[dict[str, Any], None]) -> PaymentInfo:
         """The end of a payment, or in flight when it takes long; LND goes on with it then."""
         info: PaymentInfo | None = None
+        report_at = asyncio.get_running_loop().time() + self._report_wait_s
         with contextlib.suppress(TimeoutError):
             async with (
-                asyncio.timeout(self._report_wait_s),
+                asyncio.timeout(LIGHTNING_ANSWER_WAIT_S) as limit,
                 contextlib.aclosing(stream) as messages,
             ):
                 async for message in messages:
                     info = _payment_info(self._read(message, _Payment))
                     if info.state != "in_flight":
                         break
+                    limit.reschedule(report_at)
         if info is None:
             raise IndeterminateError("LND did not say how the payment stands")
         return info

@@ -92,12 +92,18 @@ class Rest:
             async with self._request(method, path, body, timeout) as response:
                 if response.status not in _OK:
                     raise _refusal(response.status, await response.read())
-                async for line in response.content:
-                    if not line.isspace():
-                        message = _json(line)
-                        if "error" in message:
-                            raise _refusal(response.status, line)
-                        yield message["result"]
+                try:
+                    async for line in response.content:
+                        if not line.isspace():
+                            message = _json(line)
+                            if "error" in message:
+                                raise _refusal(response.status, line)
+                            yield message["result"]
+                finally:
+                    # A stream is left in the middle: saying goodbye would wait for the other side.
+                    connection = response.connection
+                    if connection is not None and connection.transport is not None:
+                        connection.transport.abort()
 
     async def close(self) -> None:
         """Let go of the connections."""
