@@ -26,18 +26,20 @@ from zmqex.settings import (
     StaticPeer,
     read_addresses,
     read_currencies,
+    read_flag,
     read_grapes,
     read_hold_ttl_ms,
     read_host,
+    read_https,
     read_markets,
     read_number,
     read_one_of,
+    read_path,
     read_peers,
     read_port,
     read_proxy,
     read_redis,
     read_services,
-    read_text,
     read_words,
 )
 
@@ -69,6 +71,9 @@ _SINGULAR: Final = {
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 
 
+Network = Literal["play", "regtest", "signet", "testnet", "mainnet"]
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that `serve` can be told.
 
@@ -79,7 +84,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     data_dir: Path
     node: str = DEFAULT_NODE
-    network: str = "play"
+    network: Network = "play"
+    lightning: Literal["play", "lnd"] = "play"
+    lnd_url: str = ""
+    lnd_macaroon: Path | None = None
+    lnd_cert: Path | None = None
+    accept_real_money: bool = False
     bind_host: str = "127.0.0.1"
     announce_host: str = ""
     hello_port: int | None = None
@@ -143,8 +153,17 @@ class RunningNode(msgspec.Struct, frozen=True):
 
 def shared_settings(config: Config) -> dict[str, Any]:
     """What commands must know of the node that they talk to, for its runtime file."""
-    shared = {"currencies": dict(config.currencies), "markets": list(config.markets)}
-    return shared | ({"pay": config.pay} if config.pay else {})
+    shared: dict[str, Any] = {
+        "currencies": dict(config.currencies),
+        "markets": list(config.markets),
+    }
+    shared |= {"pay": config.pay} if config.pay else {}
+    if config.network != "play":
+        # The command line asks before it pays with these, and says which money it is.
+        names = ("network", "lightning", *_NEEDED[config.lightning])
+        shared |= {name: str(getattr(config, name)) for name in names}
+        shared["accept_real_money"] = config.accept_real_money
+    return shared
 
 
 # --- settings ----------------------------------------------------------------------------------
@@ -242,12 +261,7 @@ def _check(config: Config, origins: Mapping[str, str]) -> None:
                     f"{origins[name]}: the DHT and grapes would be asked past the proxy; name "
                     "peers with --peer HOST:PORT instead"
                 )
-    if config.network != "play":
-        message = (
-            f"{origins['network']}: {shown(config.network)} needs a Lightning backend, and none is "
-            "configured; only the network 'play' (play money) works without one"
-        )
-        raise ConfigError(message)
+    _check_lightning(config, origins)
     try:
         currencies = Currencies(config.currencies)
     except ConfigError as error:
@@ -259,9 +273,44 @@ def _check(config: Config, origins: Mapping[str, str]) -> None:
             raise ConfigError(f"{origins.get('markets', '--market')}: {error}") from error
 
 
+# What each backend must be told.
+_NEEDED: Final = {
+    "play": (),
+    "lnd": ("lnd_url", "lnd_macaroon", "lnd_cert"),
+}
+
+
+def _check_lightning(config: Config, origins: Mapping[str, str]) -> None:
+    """Play money on the network "play" alone; real money only where all of it was asked for."""
+    backend, network = config.lightning, config.network
+    if network != "play" and backend == "play":
+        raise ConfigError(
+            f"{origins['network']}: {network} needs a Lightning backend, like --lightning lnd; "
+            "only the network 'play' (play money) works without one"
+        )
+    if network == "play" and backend != "play":
+        raise ConfigError(
+            f"{origins['lightning']}: {backend} moves coins of a real chain; say which one with "
+            "--network regtest, signet, testnet or mainnet"
+        )
+    for name in _NEEDED[backend]:
+        if name not in origins:
+            raise ConfigError(f"{origins['lightning']}: {backend} needs {_flag(name)} as well")
+    if network == "mainnet" and not config.accept_real_money:
+        raise ConfigError(
+            f"{origins['network']}: mainnet moves real bitcoin, with software that nobody has "
+            "audited; if you mean it, add --accept-real-money"
+        )
+
+
 # The name in TOML, in lower case; ZMQEX_ and upper case in the environment; with dashes as a flag.
 _SETTINGS: Final[Mapping[str, tuple[str, Callable[[object], object]]]] = {
-    "network": ("network", read_text),
+    "network": ("network", read_one_of("play", "regtest", "signet", "testnet", "mainnet")),
+    "lightning": ("lightning", read_one_of("play", "lnd")),
+    "lnd_url": ("lnd_url", read_https),
+    "lnd_macaroon": ("lnd_macaroon", read_path),
+    "lnd_cert": ("lnd_cert", read_path),
+    "accept_real_money": ("accept_real_money", read_flag),
     "bind_host": ("bind_host", read_host),
     "announce_host": ("announce_host", read_host),
     "hello_port": ("hello_port", read_port),

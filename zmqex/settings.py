@@ -12,6 +12,7 @@ import ipaddress
 import re
 import shlex
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from zmqex.limits import DHT_NAME_BYTES_MAX, HOLD_TTL_MS, SECOND_MS
@@ -21,6 +22,7 @@ from zmqex.market.units import parse_duration
 _PORT_MAX: Final = 65_535
 _IDENTITY_BYTES: Final = 32
 _HOST: Final = re.compile(r"[A-Za-z0-9_.:-]{1,255}\Z")
+_HTTPS: Final = re.compile(r"https://[A-Za-z0-9_.:\[\]-]{1,255}/?\Z")
 _GRAPE: Final = re.compile(
     r"https?://([A-Za-z0-9_.-]{1,255}|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?(/[!-~]*)?"
 )
@@ -215,3 +217,29 @@ def read_number(least: int, most: int) -> Callable[[object], int]:
         return int(text)
 
     return read
+
+
+def read_https(value: object) -> str:
+    """The URL of a Lightning node's HTTPS interface, like https://127.0.0.1:8080."""
+    url = read_text(value)
+    if _HTTPS.match(url) is None:
+        raise ValueError(f"{shown(url)} is not an address like https://127.0.0.1:8080")
+    return url.rstrip("/")
+
+
+def read_path(value: object) -> Path:
+    """A file of the operator, `~` allowed."""
+    text = read_text(value)
+    if not text:
+        raise ValueError("it names no file")
+    return Path(text).expanduser().absolute()
+
+
+def read_flag(value: object) -> bool:
+    """Yes or no."""
+    if isinstance(value, bool):
+        return value
+    word = read_text(value).lower()
+    if word not in {"true", "yes", "1", "false", "no", "0"}:
+        raise ValueError(f"{shown(word)} is neither true nor false")
+    return word in {"true", "yes", "1"}

@@ -156,7 +156,7 @@ def files(root: Path) -> list[Path]:
         ("peers add 127.0.0.1:0", "port 0"),
         ("peers add abc@127.0.0.1:7100", "is not a peer id"),
         ("logs --trade 1234", "give 8 or more characters"),
-        ("serve --network mainnet", "--network: 'mainnet' needs a Lightning backend"),
+        ("serve --network mainnet", "--network: mainnet needs a Lightning backend"),
         ("serve --rpc-port 65536", "--rpc-port: '65536' is not a port"),
         ("serve --peer x@y", "--peer: "),
         ("serve --hold-ttl 1h", "--hold-ttl: '1h' is not between 1s and 15m"),

@@ -33,6 +33,7 @@ def trade(**changes: object) -> dict[str, Any]:
     """A trade as the node shows it, in which it is our turn."""
     return {
         "trade_id": "ab" * 32,
+        "money": "play money",
         "role": "maker",
         "side": "buy",
         "market": "BTC/USD",
@@ -302,6 +303,7 @@ def test_a_hold_shows_the_journals_time_and_that_of_redis(capsys: Captured) -> N
     hold = {
         "order_id": "cd" * 32,
         "trade_id": "ab" * 32,
+        "money": "play money",
         "taker": "t" * 52,
         "quantity_lots": BTC,
         "market": "BTC/USD",

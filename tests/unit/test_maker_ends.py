@@ -205,6 +205,25 @@ def test_an_invoice_is_not_made_for_the_last_second_of_a_hold() -> None:
     assert available(alice) == [BTC]
 
 
+def test_a_taker_hears_at_once_that_no_invoice_can_be_made() -> None:
+    """It goes elsewhere, while the maker keeps the hold until Lightning is back and says so."""
+    world, (alice, bob) = scene()
+    alice.ledger.fail_create, alice.ledger.fail_look = "rejected", True
+    alice.tell(place("buy", BTC))
+    world.run(300)
+    bob.command(place("sell", BTC))
+    world.run(200)
+    assert (only_trade(bob).state, only_trade(bob).reason) == (
+        State.REFUSED,
+        "lightning_unavailable",
+    )
+    assert only_trade(alice).state is State.RESERVED
+    alice.ledger.fail_look = False
+    world.run(1_000_000)
+    assert only_trade(alice).state is State.CANCELLED
+    assert available(alice) == [BTC]
+
+
 def test_an_invoice_that_turns_up_after_the_hold_was_given_up_is_cancelled() -> None:
     """It is never handed out, and only its cancellation frees the quantity."""
     world, alice, _, _ = reserved()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -18,6 +18,14 @@ ConfigFile = Annotated[
 NoRestart = Annotated[
     bool, typer.Option("--no-restart", help="Do not start it again after a crash.")
 ]
+# Flags that may be repeated -> the setting that holds them all.
+_SEVERAL: Final = {
+    "peer": "peers",
+    "grape": "grapes",
+    "service": "services",
+    "market": "markets",
+    "currency": "currencies",
+}
 Port = Annotated[int | None, typer.Option(help="0: any free one; none: the default or next.")]
 
 Share = Annotated[int | None, typer.Option(help="Percent of an order that strangers may hold.")]
@@ -49,7 +57,16 @@ def serve(  # noqa: PLR0913 - one parameter per setting
         str | None, typer.Option(help="Asked before a take is accepted: JSON on stdin, 0 is yes.")
     ] = None,
     stranger_share: Share = None,
-    network: Annotated[str | None, typer.Option(help="play; others need a backend.")] = None,
+    network: Annotated[
+        str | None, typer.Option(help="play, regtest, signet, testnet or mainnet.")
+    ] = None,
+    lightning: Annotated[str | None, typer.Option(help="play or lnd.")] = None,
+    lnd_url: Annotated[str | None, typer.Option(help="LND's REST, https://HOST:8080.")] = None,
+    lnd_macaroon: Annotated[Path | None, typer.Option(help="A file of mode 600.")] = None,
+    lnd_cert: Annotated[Path | None, typer.Option(help="LND's own tls.cert.")] = None,
+    accept_real_money: Annotated[
+        bool, typer.Option("--accept-real-money", help="Needed for mainnet.")
+    ] = False,
     market: Annotated[list[str] | None, typer.Option(help="Like BTC/USD; repeat it.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning, error.")] = None,
     log_format: Annotated[str | None, typer.Option(help="human or json.")] = None,
@@ -62,34 +79,16 @@ def serve(  # noqa: PLR0913 - one parameter per setting
     no_restart: NoRestart = False,
 ) -> None:
     """Start a node; it runs until Ctrl-C and is started again if it crashes."""
-    flags: dict[str, Any] = {
-        "hello_port": hello_port,
-        "rpc_port": rpc_port,
-        "orders_port": orders_port,
-        "dht_port": dht_port,
-        "bind_host": bind_host,
-        "announce_host": announce_host,
-        "peers": peer or None,
-        "bootstrap": bootstrap or None,
-        "grapes": grape or None,
-        "services": service or None,
-        "proxy": proxy,
-        "redis": redis,
-        "holds": holds,
-        "hold_ttl": hold_ttl,
-        "accept_command": accept_command,
-        "stranger_share": stranger_share,
-        "network": network,
-        "markets": market or None,
-        "log_level": log_level,
-        "log_format": log_format,
-        "pay": pay,
-        "currencies": currency or None,
-        "orders_per_stranger": orders_per_stranger,
-        "follow_all_max": follow_all_max,
-        "price_band": price_band,
-    }
-    _run(flags, config_file, no_restart=no_restart)
+    given = {_SEVERAL.get(name, name): _given(value) for name, value in locals().items()}
+    del given["config_file"], given["no_restart"]
+    _run(given, config_file, no_restart=no_restart)
+
+
+def _given(value: object) -> object:
+    """A flag's value as a setting's; None where it was not given."""
+    if isinstance(value, Path):
+        return str(value)
+    return None if value is False or value == [] else value
 
 
 def _run(flags: dict[str, Any], config_file: Path | None, *, no_restart: bool) -> None:
@@ -109,8 +108,9 @@ def _ready(info: dict[str, Any]) -> None:
     host = info["host"]
     first = INVOCATION.hint("order buy 1BTC@1USD")
     dht = f"DHT on UDP {info['dht_port']}" if info["dht_port"] else "no DHT, behind the proxy"
+    money = info["money"]
     lines = [
-        f"Node {INVOCATION.choice().name} is serving (play money), process {os.getpid()}",
+        f"Node {INVOCATION.choice().name} is serving ({money}), process {os.getpid()}",
         f"  identity {info['identity']}",
         f"  hello    {host}:{info['hello_port']} ({dht})",
         f"  rpc      {host}:{info['rpc_port']}",

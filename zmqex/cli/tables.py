@@ -140,7 +140,15 @@ def show_trades(trades: list[dict[str, Any]]) -> None:
         console().print("No trades.")
         return
     table = _table(
-        "Trades", "Id", "We", "Quantity", "Price", "Total", "With", "State", "Whose turn"
+        f"Trades ({trades[0]['money']})",
+        "Id",
+        "We",
+        "Quantity",
+        "Price",
+        "Total",
+        "With",
+        "State",
+        "Whose turn",
     )
     for trade in trades:
         instrument = INVOCATION.instrument(trade["market"])
@@ -189,9 +197,7 @@ def show_trade(trade: dict[str, Any], messages: list[dict[str, Any]]) -> None:
         "Quantity": format_quantity(trade["quantity_lots"], instrument),
         "Price": format_price(trade["price_ticks"], instrument),
         "Total": format_notional(trade["quote_units"], instrument),
-        "Play money" if trade["invoice"].startswith("lnbcrt") else "Lightning": (
-            bitcoin(trade["base_msat"])
-        ),
+        "Lightning": f"{bitcoin(trade['base_msat'])} ({trade['money']})",
         "With": trade["counterparty"],
         "Order": trade["order_id"],
         "State": trade["state"].upper(),
@@ -409,10 +415,11 @@ def show_findings(findings: list[Finding]) -> None:
 
 def _lightning(lightning: dict[str, Any]) -> str:
     if not lightning["ok"]:
-        return "does not answer"
-    money = "play money" if lightning["play"] else lightning["backend"]
+        return f"does not answer ({lightning['money']})"
+    backend = "" if lightning["play"] else f"{lightning['backend']}, "
+    holds = "" if lightning["can_hold"] else "; it cannot hold payments"
     balance = bitcoin(lightning["balance_msat"])
-    return f"{balance} ({money}), node {lightning['node'][:16]}"
+    return f"{balance} ({backend}{lightning['money']}), node {lightning['node'][:16]}{holds}"
 
 
 def show_status(status: dict[str, Any]) -> None:

@@ -151,7 +151,8 @@ class MatchOrder(CommandBase, frozen=True, tag="match_order"):
 class ListTrades(CommandBase, frozen=True, tag="list_trades"):
     """`{"trades": [TRADE]}`, newest first; `ended` adds the ended ones.
 
-    TRADE: `{"trade_id", "role": "maker|taker", "side": "buy|sell" (what we do with the base),
+    TRADE: `{"trade_id", "money": "play money" or what else,
+    "role": "maker|taker", "side": "buy|sell" (what we do with the base),
     "market", "order_id", "own_order_id", "counterparty", "quantity_lots", "price_ticks",
     "base_msat", "quote_units", "state", "reason", "turn": "you|them|lightning|nobody",
     "next_command": "trade sent ID" or "", "next_text", "hold_expires_ms", "hold_left_ms",

@@ -62,12 +62,18 @@ class Settings(msgspec.Struct, frozen=True):
     proxied: bool = False
 
 
+def money_word(network: str) -> str:
+    """What is traded on a network, for every screen, invoice and log line of a trade."""
+    return {"play": "play money", "mainnet": "real bitcoin"}.get(network, f"coins of {network}")
+
+
 class Core:
     """The shared ground of one kernel."""
 
     def __init__(self, settings: Settings, signer: Signer, currencies: Currencies) -> None:
         """Start with nothing known; `counters` are restored by the kernel."""
         self.settings = settings
+        self.money = money_word(settings.network)
         self.signer = signer
         self.currencies = currencies
         self.identity = signer.public_key

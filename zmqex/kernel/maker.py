@@ -442,6 +442,8 @@ class Maker:
             if event.indeterminate:
                 self._retry(trade)
             else:
+                # There will be no invoice: whoever waits need not wait for the end of the hold.
+                self._admission.refuse(trade, RejectReason.LIGHTNING_UNAVAILABLE)
                 self._end(trade, RejectReason.LIGHTNING_UNAVAILABLE)
         # Look-ups and cancels have their retry timer.
 

@@ -64,6 +64,11 @@ class Trades:
         self.on_moved: list[Callable[[Trade, Trade], None]] = []
         sessions.on_live.append(self._peer_is_live)
 
+    @property
+    def money(self) -> str:
+        """What is traded here: "play money" or what else."""
+        return self._core.money
+
     # --- looking -------------------------------------------------------------------------------
 
     def of_order(self, order_id: bytes) -> list[Trade]:
@@ -305,6 +310,7 @@ class Trades:
             role=trade.role.value,
             state=trade.state.value,
             quantity_lots=trade.quantity_lots,
+            money=self._core.money,
             **facts,
         )
 

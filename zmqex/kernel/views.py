@@ -92,6 +92,7 @@ def trade_view(trades: Trades, trade: Trade, now_ms: int) -> dict[str, Any]:
     holds = trade.state in _HOLDING and trade.hold_expires_ms > 0
     return {
         "trade_id": trade.trade_id.hex(),
+        "money": trades.money,
         "role": trade.role.value,
         "side": side,
         "market": trade.market,

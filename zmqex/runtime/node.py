@@ -88,12 +88,11 @@ class Node:
         holds: HoldCalls,
         lightning: LightningCalls,
         wire: KernelWire,
-        receive_play: Receive,
+        receive_play: Receive | None,
     ) -> None:
-        """The outside world."""
+        """The outside world; `receive_play` takes play money, where that is what is traded."""
         self._control = control
         self._wire = wire
-        self._receive_play = receive_play
         self.verifier = Verifier(self.kernel.core.settings.network, self.post)
         self._calls: dict[type[Effect], Callable[[Any], None]] = {
             Log: self._on_log,
@@ -117,8 +116,9 @@ class Node:
             Announce: lambda one: control.announce(one.topic, one.facts),
             PlayPayEnded: wire.ended,
             AskBeforeAccept: lambda one: self.spawn(self.ask_before_accept(one)),
-            CreditPlay: lambda one: self.spawn(self._credit(one)),
         }
+        if receive_play is not None:
+            self._calls[CreditPlay] = lambda one: self.spawn(self._credit(receive_play, one))
         for hold_effect in HOLD_EFFECTS:
             self._calls[hold_effect] = lambda one: self.spawn(holds.carry_out(one))
         for lightning_effect in LIGHTNING_EFFECTS:
@@ -226,8 +226,8 @@ class Node:
             self.kernel.core.count("faults")
             self._log.exception("call_failed", why=repr(error))
 
-    async def _credit(self, effect: CreditPlay) -> None:
-        preimage, reason = await self._receive_play(
+    async def _credit(self, receive: Receive, effect: CreditPlay) -> None:
+        preimage, reason = await receive(
             effect.payment_hash, amount_msat=effect.amount_msat, payer_node=effect.payer_node
         )
         self.post(PlayCredited(effect.ticket, preimage, reason))

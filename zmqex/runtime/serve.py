@@ -20,8 +20,11 @@ from zmqex.adapters.clock import monotonic_ms
 from zmqex.adapters.discovery.candidate import Candidate
 from zmqex.adapters.discovery.routes import own_addresses
 from zmqex.adapters.holds.choose import open_hold_server
-from zmqex.adapters.ports import LightningInfo
+from zmqex.adapters.lightning.choose import checked, open_real
+from zmqex.adapters.lightning.play import PlayLightning
+from zmqex.adapters.ports import Lightning, LightningInfo
 from zmqex.adapters.storage.checkup import look_through
+from zmqex.adapters.storage.database import CommitHook
 from zmqex.adapters.storage.directory import (
     DirectoryLock,
     create_private_file,
@@ -34,7 +37,12 @@ from zmqex.adapters.transport.control import ControlSocket
 from zmqex.adapters.transport.socks import Proxy
 from zmqex.adapters.transport.zeromq import ZeroMqTransport
 from zmqex.config import Config, control_path, runtime_path, shared_settings
-from zmqex.errors import ConfigError, HoldsUnavailableError, LightningUnavailableError
+from zmqex.errors import (
+    ConfigError,
+    HoldsUnavailableError,
+    IndeterminateError,
+    LightningUnavailableError,
+)
 from zmqex.kernel.commands import CheckJournal, GetStatus, ListHolds, LookupPeers, StopNode
 from zmqex.kernel.core import Settings
 from zmqex.kernel.effects import AnswerCommand
@@ -65,6 +73,10 @@ NO_SOURCE: Final = (
 NO_SOURCE_PROXIED: Final = (
     "this node knows nobody, and behind a proxy it asks no DHT; name a peer: "
     "`peers add HOST:PORT`, or `serve --peer ID@HOST:PORT`"
+)
+_PAY_INSTRUCTIONS: Final = (
+    "agree on how the quote is sent",
+    "agree on how the quote is sent; play money needs no real transfer",
 )
 OnReady = Callable[[dict[str, Any]], None]
 EXIT_DONE: Final = 0
@@ -101,13 +113,13 @@ class _Process:
             pid = self._hold_server_pid
             self._journal = Journal(path, on_commit=crash_hook("journal", pid))
             stack.callback(self._journal.close)
-            self._lightning = open_play(self._directory, crash_hook("ledger", pid))
+            self._open_lightning(crash_hook("ledger", pid))
             stack.push_async_callback(self._lightning.close)
             await self._open_holds(identity, stack)
             self._open_transport(stack)
             await self._open_sources(stack)
             tasks = await stack.enter_async_context(_calls())
-            self._make_node(identity, await self._lightning.info(), tasks)
+            self._make_node(identity, await checked(self._lightning, self._config), tasks)
             stack.callback(self._node.verifier.close)
             stack.callback(self._node.cancel_calls)
             self._listen_to_signals()
@@ -126,6 +138,12 @@ class _Process:
         return EXIT_DONE if self._node.fault is None else EXIT_FAULT
 
     # --- opening -------------------------------------------------------------------------------
+
+    def _open_lightning(self, on_commit: CommitHook | None) -> None:
+        self._play: PlayLightning | None = None
+        if self._config.lightning == "play":
+            self._play = open_play(self._directory, on_commit)
+        self._lightning: Lightning = self._play or open_real(self._config)
 
     async def _open_holds(self, identity: IdentityKey, stack: contextlib.AsyncExitStack) -> None:
         server = open_hold_server(
@@ -196,6 +214,7 @@ class _Process:
             curve_key=self._curve_key,
             lightning_node=lightning.node,
             invoice_prefix=lightning.invoice_prefix,
+            pay_instructions=_PAY_INSTRUCTIONS[config.lightning == "play"],
             can_hold=lightning.can_hold,
             auto_cancel_blocks=lightning.auto_cancel_blocks,
             markets=config.markets,
@@ -215,7 +234,8 @@ class _Process:
         command = AcceptCommand(config.accept_command, self._node.post)
         self._node.ask_before_accept = command.carry_out
         wire = KernelWire(self._node.post)
-        self._lightning.connect(wire)
+        if self._play is not None:
+            self._play.connect(wire)
         self._lightning_calls = LightningCalls(self._lightning, self._node.post, self._node.spawn)
         hold_calls = HoldCalls(self._holds, self._node.post)
         self._watch = HoldWatch(self._hold_server, hold_calls, self._node.post, owner=run_id())
@@ -226,7 +246,7 @@ class _Process:
             hold_calls,
             self._lightning_calls,
             wire,
-            self._lightning.receive,
+            None if self._play is None else self._play.receive,
         )
 
     # --- running -------------------------------------------------------------------------------
@@ -256,6 +276,7 @@ class _Process:
             "pid": os.getpid(),
             "identity": to_text(self._node.kernel.core.identity),
             "network": self._config.network,
+            "money": self._node.kernel.core.money,
             "data_dir": str(self._directory),
             "control": str(self._control_path),
             "host": host,
@@ -343,7 +364,7 @@ class _Process:
             "data_dir": where["data_dir"],
             "endpoints": {**ports, "dht": f"{host}:{where['dht_port']}"},
             "redis": redis,
-            "lightning": lightning,
+            "lightning": {**lightning, "money": core.money},
             "journal": {
                 "path": str(self._journal.path),
                 "commits": self._journal.commits,
@@ -363,9 +384,9 @@ class _Process:
     async def _lightning_status(self, warnings: list[str]) -> dict[str, Any]:
         try:
             info = await self._lightning.info()
-        except LightningUnavailableError as error:
+        except (LightningUnavailableError, IndeterminateError) as error:
             warnings.append(f"Lightning does not answer: {error}")
-            return {"ok": False, "why": str(error)}
+            return {"ok": False, "why": str(error), "play": self._play is not None}
         return {
             "ok": True,
             "backend": info.backend,
@@ -373,6 +394,7 @@ class _Process:
             "balance_msat": info.balance_msat,
             "in_flight_msat": info.in_flight_msat,
             "play": info.backend == "play",
+            "can_hold": info.can_hold,
         }
 
     async def _answer_journal(self, event: CommandReceived) -> None:

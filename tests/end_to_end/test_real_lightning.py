@@ -1,0 +1,91 @@
+"""Whole trades whose bitcoin leg is a real Lightning payment between two LDK nodes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.nodes import Home, Node, wait_for
+from tests.ldk import LdkNodes
+
+LOTS = 100_000
+MSAT = 1_000
+
+
+@pytest.fixture
+def ldk() -> Iterator[LdkNodes]:
+    """Two Lightning nodes with a channel."""
+    with tempfile.TemporaryDirectory() as folder:
+        nodes = LdkNodes(Path(folder))
+        yield nodes
+        nodes.stop()
+
+
+def start(user: Home, ldk: LdkNodes, name: str, number: int, *flags: str) -> Node:
+    """A zmqex node with one of the Lightning nodes."""
+    return user.node(name).start(
+        *("--network", "regtest", "--lightning", "lnd", "--lnd-url", ldk.urls[number]),
+        *("--lnd-macaroon", str(ldk.macaroons[number]), "--lnd-cert", str(ldk.certificate)),
+        *flags,
+    )
+
+
+def test_plain_trades_over_real_lightning_both_ways(user: Home, ldk: LdkNodes) -> None:
+    """The maker buys, and is killed before it is paid; then the maker sells; nothing is play money.
+
+    The balances of the Lightning nodes themselves say what has moved.
+    """
+    bob = start(user, ldk, "bob", 0)
+    alice = start(user, ldk, "alice", 1)
+    bob.wait_live(alice)
+    alice.wait_live(bob)
+    before = bob.balance_msat(), alice.balance_msat()
+    assert "coins of regtest" in alice.printed()
+    assert "play" not in alice.cli("status").lower()
+
+    alice.cli("order", "buy", "0.001BTC@50000USD")
+    order_id = alice.orders()[0]["order_id"]
+    bob.wait_book(order_id, LOTS)
+    bob.cli("order", "sell", "0.001BTC@50000USD", "--pay", "manual")
+    trade_id = next(iter(bob.trades()))
+    assert bob.trades()[trade_id]["invoice"].startswith("lnbcrt1m1")
+    alice.kill()
+    alice.wait_ready()
+    bob.wait_live(alice)
+    bob.cli("trade", "pay", trade_id)
+    alice.wait_state(trade_id, "base_done")
+    alice.cli("trade", "sent", trade_id, "--yes")
+    bob.wait_state(trade_id, "quote_sent")
+    bob.cli("trade", "received", trade_id, "--yes")
+    for node in (alice, bob):
+        node.wait_state(trade_id, "settled")
+        assert "coins of regtest" in node.cli("trade", "show", trade_id)
+
+    bob.cli("order", "sell", "0.002BTC@50000USD")
+    order_id = bob.orders()[0]["order_id"]
+    alice.wait_book(order_id, 2 * LOTS)
+    alice.cli("order", "take", order_id, "0.002BTC")
+    (second,) = set(alice.trades()) - {trade_id}
+    alice.cli("trade", "sent", second, "--yes")
+    bob.wait_state(second, "quote_sent")
+    bob.cli("trade", "received", second, "--yes")
+    for node in (alice, bob):
+        node.wait_state(second, "settled")
+    assert bob.balance_msat() == before[0] - 3 * LOTS * MSAT
+    # A channel keeps a reserve of what its owner has: the payee may see a little less.
+    assert before[1] < alice.balance_msat() <= before[1] + 3 * LOTS * MSAT
+
+    alice.cli("order", "buy", "0.001BTC@50000USD")
+    (order,) = alice.orders()
+    bob.wait_book(order["order_id"], LOTS)
+    ldk.stop()
+    answer = user.cli("--node", "bob", "order", "sell", "0.001BTC@50000USD", "--ioc")
+    assert "lightning" in (answer.stdout + answer.stderr).lower()
+    (third,) = set(bob.trades()) - {trade_id, second}
+    assert bob.trades()[third]["state"] == "refused"
+    status = wait_for("status answers", alice.status)
+    assert any("does not answer" in one for one in status["warnings"])
+    assert "does not answer" in alice.cli("status")

@@ -1,0 +1,61 @@
+"""Which money a node trades: nothing of value moves unless all of it was asked for."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.test_config import load
+from zmqex.config import shared_settings
+from zmqex.errors import ConfigError
+
+LND = {"lnd_url": "https://127.0.0.1:8080", "lnd_macaroon": "/m", "lnd_cert": "/c"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "complaint"),
+    [
+        ("network", "liquid", "is not one of play, regtest"),
+        ("lightning", "lnd", "moves coins of a real chain"),
+        ("lnd_url", "http://127.0.0.1:8080", "is not an address like https://"),
+        ("lnd_macaroon", " ", "names no file"),
+        ("accept_real_money", "perhaps", "is neither true nor false"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_what_is_wrong(name: str, text: str, complaint: str) -> None:
+    """Where it stands, in one sentence."""
+    with pytest.raises(ConfigError) as error:
+        load("", {name: text})
+    assert str(error.value).startswith(f"--{name.replace('_', '-')}: ")
+    assert complaint in str(error.value)
+
+
+@pytest.mark.parametrize("missing", list(LND))
+def test_a_backend_says_what_it_needs_besides(missing: str) -> None:
+    """Whatever of it is not there is named by its flag."""
+    flags = {"network": "signet", "lightning": "lnd", **LND}
+    del flags[missing]
+    with pytest.raises(ConfigError, match=f"lnd needs --{missing.replace('_', '-')} as well"):
+        load("", flags)
+
+
+def test_real_money_moves_only_where_all_of_it_was_asked_for() -> None:
+    """The network, a real backend, and the words."""
+    flags = {"network": "mainnet", "lightning": "lnd", **LND}
+    with pytest.raises(ConfigError, match="add --accept-real-money"):
+        load("", flags)
+    for config in (
+        load("", {**flags, "accept_real_money": True}),
+        load("accept_real_money = true", flags),
+        load("", flags, {"ZMQEX_ACCEPT_REAL_MONEY": "yes"}),
+    ):
+        assert config.accept_real_money
+    assert load("", {**flags, "network": "regtest"}).lightning == "lnd"
+
+
+def test_commands_are_told_which_money_their_node_trades() -> None:
+    """So that they ask before they pay, also where the node was told by a flag."""
+    flags = {"network": "mainnet", "lightning": "lnd", **LND, "accept_real_money": True}
+    shared = shared_settings(load("", flags))
+    again = load("", shared)
+    assert (again.network, again.accept_real_money) == ("mainnet", True)
+    assert "network" not in shared_settings(load())
