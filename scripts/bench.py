@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import bench_book
 import bench_discovery
+import bench_lightning
 import bench_stream
 import bench_trade
 
@@ -38,6 +39,7 @@ SECTIONS: dict[str, Callable[[], Sequence[Row]]] = {
     "discovery": bench_discovery.rows,
     "stream": bench_stream.rows,
     "trade": bench_trade.rows,
+    "lightning": bench_lightning.rows,
 }
 
 

@@ -25,6 +25,7 @@ from zmqex.settings import (
     Address,
     StaticPeer,
     read_addresses,
+    read_bitcoin_msat,
     read_currencies,
     read_flag,
     read_grapes,
@@ -85,11 +86,18 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     data_dir: Path
     node: str = DEFAULT_NODE
     network: Network = "play"
-    lightning: Literal["play", "lnd"] = "play"
+    lightning: Literal["play", "lnd", "cln"] = "play"
     lnd_url: str = ""
     lnd_macaroon: Path | None = None
     lnd_cert: Path | None = None
+    cln_rpc: Path | None = None
+    cln_url: str = ""
+    cln_rune: Path | None = None
+    cln_cert: Path | None = None
     accept_real_money: bool = False
+    max_trade_msat: int = 0
+    max_held_msat: int = 0
+    max_day_msat: int = 0
     bind_host: str = "127.0.0.1"
     announce_host: str = ""
     hello_port: int | None = None
@@ -160,7 +168,7 @@ def shared_settings(config: Config) -> dict[str, Any]:
     shared |= {"pay": config.pay} if config.pay else {}
     if config.network != "play":
         # The command line asks before it pays with these, and says which money it is.
-        names = ("network", "lightning", *_NEEDED[config.lightning])
+        names = ("network", "lightning", *_needed(config))
         shared |= {name: str(getattr(config, name)) for name in names}
         shared["accept_real_money"] = config.accept_real_money
     return shared
@@ -202,6 +210,8 @@ def load_config(
             except (ValueError, InputError) as error:
                 raise ConfigError(f"{origin}: {error}") from error
             origins[field] = origin
+    if values.get("network") == "mainnet":
+        values = limits.MAINNET_STAKES_MSAT | values
     if values.get("redis") and "holds" not in values:
         values["holds"] = "strict"
     config = Config(
@@ -277,7 +287,15 @@ def _check(config: Config, origins: Mapping[str, str]) -> None:
 _NEEDED: Final = {
     "play": (),
     "lnd": ("lnd_url", "lnd_macaroon", "lnd_cert"),
+    "cln": ("cln_rpc",),
+    "clnrest": ("cln_url", "cln_rune", "cln_cert"),
 }
+
+
+def _needed(config: Config) -> tuple[str, ...]:
+    """Core Lightning is reached by its socket, or by HTTPS where an address is given."""
+    rest = config.lightning == "cln" and config.cln_url
+    return _NEEDED["clnrest" if rest else config.lightning]
 
 
 def _check_lightning(config: Config, origins: Mapping[str, str]) -> None:
@@ -293,7 +311,7 @@ def _check_lightning(config: Config, origins: Mapping[str, str]) -> None:
             f"{origins['lightning']}: {backend} moves coins of a real chain; say which one with "
             "--network regtest, signet, testnet or mainnet"
         )
-    for name in _NEEDED[backend]:
+    for name in _needed(config):
         if name not in origins:
             raise ConfigError(f"{origins['lightning']}: {backend} needs {_flag(name)} as well")
     if network == "mainnet" and not config.accept_real_money:
@@ -306,10 +324,17 @@ def _check_lightning(config: Config, origins: Mapping[str, str]) -> None:
 # The name in TOML, in lower case; ZMQEX_ and upper case in the environment; with dashes as a flag.
 _SETTINGS: Final[Mapping[str, tuple[str, Callable[[object], object]]]] = {
     "network": ("network", read_one_of("play", "regtest", "signet", "testnet", "mainnet")),
-    "lightning": ("lightning", read_one_of("play", "lnd")),
+    "lightning": ("lightning", read_one_of("play", "lnd", "cln")),
     "lnd_url": ("lnd_url", read_https),
     "lnd_macaroon": ("lnd_macaroon", read_path),
     "lnd_cert": ("lnd_cert", read_path),
+    "cln_rpc": ("cln_rpc", read_path),
+    "cln_url": ("cln_url", read_https),
+    "cln_rune": ("cln_rune", read_path),
+    "cln_cert": ("cln_cert", read_path),
+    "max_trade": ("max_trade_msat", read_bitcoin_msat),
+    "max_held": ("max_held_msat", read_bitcoin_msat),
+    "max_day": ("max_day_msat", read_bitcoin_msat),
     "accept_real_money": ("accept_real_money", read_flag),
     "bind_host": ("bind_host", read_host),
     "announce_host": ("announce_host", read_host),

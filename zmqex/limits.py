@@ -370,8 +370,22 @@ PAYMENT_SEARCH_S: Final = 60
 LIGHTNING_PARTS_MAX: Final = 16
 # A call to pay reports "in flight" after this: held payments take minutes.
 PAYMENT_REPORT_WAIT_S: Final = 3
+# An answer of lightningd: its lists grow with the node's history, but we ask by hash.
+LIGHTNING_ANSWER_BYTES_MAX: Final = 16 * 1024 * 1024
+# lightningd's plugin tells nothing by itself: its invoices are looked up so often.
+WATCH_POLL_S: Final = 0.5
+# Boltz' plugin gives a held payment back so long before its lock ends.
+CLN_AUTO_CANCEL_BLOCKS: Final = 3
 # LND gives a held payment back 16 blocks and 2 before its lock ends (HoldExpiryDelta).
 LND_AUTO_CANCEL_BLOCKS: Final = 18
+
+# What is at stake with real bitcoin where the operator has not said otherwise: 0.01 BTC in one
+# trade, 0.05 with one peer, 0.1 in a day.
+MAINNET_STAKES_MSAT: Final = {
+    "max_trade_msat": 1_000_000_000,
+    "max_held_msat": 5_000_000_000,
+    "max_day_msat": 10_000_000_000,
+}
 
 # --- play Lightning --------------------------------------------------------------------------
 # What a play node starts with: 10 BTC.

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from zmqex.limits import DHT_NAME_BYTES_MAX, HOLD_TTL_MS, SECOND_MS
-from zmqex.market.instruments import shown
-from zmqex.market.units import parse_duration
+from zmqex.market.instruments import Currencies, shown
+from zmqex.market.units import base_msat, parse_duration, parse_quantity
 
 _PORT_MAX: Final = 65_535
 _IDENTITY_BYTES: Final = 32
@@ -217,6 +217,12 @@ def read_number(least: int, most: int) -> Callable[[object], int]:
         return int(text)
 
     return read
+
+
+def read_bitcoin_msat(value: object) -> int:
+    """An amount like 0.01BTC, in millisatoshi."""
+    market = Currencies().instrument("BTC/USD")
+    return base_msat(parse_quantity(read_text(value), market), market)
 
 
 def read_https(value: object) -> str:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import shutil
+import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from itertools import count, takewhile
 from pathlib import Path
 
+from tests.cln_fake import FakeCln, FakeWorld
+from tests.cln_fake import serving as cln_serving
 from tests.contract.redis_servers import make_certificate
 from tests.ldk import LdkNodes
 from tests.ledgers import Ledgers
 from tests.lnd_fake import FakeChain, FakeLnd, serving
 from zmqex.adapters.clock import wall_ms
+from zmqex.adapters.lightning.cln import ClnLightning
+from zmqex.adapters.lightning.cln_rpc import UnixRpc
 from zmqex.adapters.lightning.lnd import LndLightning
 from zmqex.adapters.ports import InvoiceInfo, Lightning, PaymentInfo
 from zmqex.errors import RejectedError
@@ -32,6 +38,7 @@ class Pair:
     mine: Callable[[int], Awaitable[None]]  # so many blocks, seen by both
     pass_s: Callable[[int], Awaitable[None]]  # at least so many seconds
     reopen: Callable[[], Awaitable[None]]  # our processes on both sides end and start again
+    chooses_terms: bool = True  # memo and expiry of a held invoice are ours to say
 
 
 @asynccontextmanager
@@ -129,6 +136,47 @@ async def ldk_pair(nodes: LdkNodes) -> AsyncGenerator[Pair, None]:
         yield pair
     finally:
         await close()
+
+
+@asynccontextmanager
+async def cln_fake_pair() -> AsyncGenerator[tuple[Pair, list[FakeCln]], None]:
+    """Our Core Lightning client twice, each before a fake lightningd, which are given too."""
+    world = FakeWorld()
+    nodes = [FakeCln(world, "payer"), FakeCln(world, "payee")]
+    folder = Path(tempfile.mkdtemp(prefix="zq-", dir="/tmp"))
+    async with AsyncExitStack() as stack:
+        stack.callback(shutil.rmtree, folder)
+        for number, node in enumerate(nodes):
+            await stack.enter_async_context(cln_serving(node, folder / str(number)))
+
+        def client(number: int) -> ClnLightning:
+            return ClnLightning(
+                UnixRpc(folder / str(number)),
+                clock_ms=world.now_ms,
+                report_wait_s=0.05,
+                watch_every_s=0.01,
+                search_ms=200,
+            )
+
+        async def pass_s(seconds: int) -> None:
+            world.passed_ms += seconds * SECOND_MS
+
+        async def mine(blocks: int) -> None:
+            world.height += blocks
+
+        async def reopen() -> None:
+            await pair.payer.close()
+            pair.payer, pair.payee = client(0), client(1)
+
+        pair = Pair(client(0), client(1), mine, pass_s, reopen, chooses_terms=False)
+        yield pair, nodes
+
+
+@asynccontextmanager
+async def cln_pair() -> AsyncGenerator[Pair, None]:
+    """The clients alone."""
+    async with cln_fake_pair() as (pair, _nodes):
+        yield pair
 
 
 def hash_of(preimage: bytes) -> bytes:

@@ -59,3 +59,15 @@ def test_commands_are_told_which_money_their_node_trades() -> None:
     again = load("", shared)
     assert (again.network, again.accept_real_money) == ("mainnet", True)
     assert "network" not in shared_settings(load())
+
+
+def test_limits_are_read_as_amounts_and_real_money_has_some_by_itself() -> None:
+    """Play money has none unless they are set."""
+    flags = {"network": "mainnet", "lightning": "lnd", **LND, "accept_real_money": True}
+    real = load("", {**flags, "max_trade": "0.5 BTC"})
+    assert real.max_trade_msat == 50_000_000_000
+    assert (real.max_held_msat, real.max_day_msat) == (5_000_000_000, 10_000_000_000)
+    assert load().max_trade_msat == load().max_day_msat == 0
+    assert load("", {"max_day": "1BTC"}).max_day_msat == 10**11
+    with pytest.raises(ConfigError, match="--max-held: "):
+        load("", {"max_held": "1 USD"})

@@ -60,10 +60,17 @@ def serve(  # noqa: PLR0913 - one parameter per setting
     network: Annotated[
         str | None, typer.Option(help="play, regtest, signet, testnet or mainnet.")
     ] = None,
-    lightning: Annotated[str | None, typer.Option(help="play or lnd.")] = None,
+    lightning: Annotated[str | None, typer.Option(help="play, lnd or cln.")] = None,
     lnd_url: Annotated[str | None, typer.Option(help="LND's REST, https://HOST:8080.")] = None,
     lnd_macaroon: Annotated[Path | None, typer.Option(help="A file of mode 600.")] = None,
     lnd_cert: Annotated[Path | None, typer.Option(help="LND's own tls.cert.")] = None,
+    cln_rpc: Annotated[Path | None, typer.Option(help="lightningd's socket.")] = None,
+    cln_url: Annotated[str | None, typer.Option(help="Or clnrest, https://HOST:3010.")] = None,
+    cln_rune: Annotated[Path | None, typer.Option(help="A file of mode 600.")] = None,
+    cln_cert: Annotated[Path | None, typer.Option(help="clnrest's own certificate.")] = None,
+    max_trade: Annotated[str | None, typer.Option(help="Most for one trade: 0.01BTC.")] = None,
+    max_held: Annotated[str | None, typer.Option(help="Most at stake with one peer.")] = None,
+    max_day: Annotated[str | None, typer.Option(help="Most for all trades of a day.")] = None,
     accept_real_money: Annotated[
         bool, typer.Option("--accept-real-money", help="Needed for mainnet.")
     ] = False,

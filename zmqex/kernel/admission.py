@@ -173,6 +173,11 @@ class Admission:
             pay_instructions=self._core.settings.pay_instructions,
             take_digest=digest(envelope),
         )
+        waiting = [reservation.trade for reservation in self._reserving.values()]
+        too_much = self._trades.why_too_much(trade, waiting)
+        if too_much is not None:
+            self._refuse_take(incoming, take.trade_id, too_much)
+            return
         self._reserving[trade.trade_id] = Reservation(trade, envelope, [incoming])
         self._caps.note(trade, incoming.route.address)
         if self._core.settings.asks_before_accept:

@@ -51,6 +51,10 @@ class Settings(msgspec.Struct, frozen=True):
     leased: bool = False  # others can reach the hold server: only the owner of its lease leads
     # What the Lightning backend can do: hold a payment, and until so long before its lock ends.
     can_hold: bool = False
+    # The operator's limits on what is at stake, 0: none.
+    max_trade_msat: int = 0
+    max_held_msat: int = 0
+    max_day_msat: int = 0
     auto_cancel_blocks: int = 0
     pay_instructions: str = "agree on how the quote is sent; play money needs no real transfer"
     # (identity or b"", host, hello port) of peers that the operator named.

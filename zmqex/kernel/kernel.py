@@ -56,6 +56,7 @@ from zmqex.kernel.events import (
     Woke,
 )
 from zmqex.kernel.evidence import Exports
+from zmqex.kernel.exposure import Exposure
 from zmqex.kernel.following import Following
 from zmqex.kernel.lease import NOT_LEADING, Lease
 from zmqex.kernel.maker import Maker
@@ -115,6 +116,7 @@ class Kernel:
         self.admission.may_hold = self.lease.may_hold
         self.publisher.may_publish = self.lease.leads
         self.lease.on_gained += [self._rebuild_holds, self.publisher.resume]
+        self.trades.why_too_much = Exposure(self.core, self.trades).why_not
         self.publisher.on_log_lost.append(self.orders.log_lost)
         self._restored = restored
         self.trades.restore(restored.trades, restored.lines, restored.outbox)

@@ -130,6 +130,11 @@ class Taking:
         key = trade.trade_id
         # An answer from within the call means that nothing was sent.
         self._unsent = key
+        too_much = self._trades.why_too_much(trade, ())
+        if too_much is not None:
+            self._answered(key, Refusal(too_much, 0, "above this node's own limit"))
+            self._unsent = b""
+            return
         self._sessions.request(
             trade.maker,
             "take",

@@ -7,7 +7,7 @@ crash at any point loses neither or both.  Not for deciding what to do next.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -46,6 +46,9 @@ _TRY_AGAIN = frozenset(
 _PAID = frozenset({Input.BASE_SETTLED, Input.PAY_SUCCEEDED})
 
 
+WhyTooMuch = Callable[[Trade, Sequence[Trade]], RejectReason | None]
+
+
 class Trades:
     """All trades by id, their transcripts and the messages still to be delivered."""
 
@@ -60,6 +63,8 @@ class Trades:
         self._by_hash: dict[bytes, bytes] = {}
         self._outbox: dict[bytes, dict[bytes, OutboxLine]] = {}
         self._sending: dict[bytes, int] = {}  # trade id -> repeats of its first outbox message
+        # Why a trade is more than the operator allows, beside others that are not known yet.
+        self.why_too_much: WhyTooMuch = lambda _trade, _waiting: None
         self.capacity: Callable[[bytes], int] = lambda _order_id: 0
         self.on_moved: list[Callable[[Trade, Trade], None]] = []
         sessions.on_live.append(self._peer_is_live)

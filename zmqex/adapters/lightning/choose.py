@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Final
 
+from zmqex.adapters.lightning.cln import ClnLightning
+from zmqex.adapters.lightning.cln_rpc import ClnRest, UnixRpc
 from zmqex.adapters.lightning.lnd import LndLightning
 from zmqex.adapters.ports import Lightning, LightningInfo
 from zmqex.config import Config
@@ -24,9 +27,15 @@ def open_real(config: Config) -> Lightning:
 
     ConfigError where a file that it needs is not usable.
     """
-    if config.lnd_macaroon is None or config.lnd_cert is None:
-        raise ConfigError("--lightning lnd: --lnd-macaroon and --lnd-cert name its files")
-    return LndLightning(config.lnd_url, config.lnd_macaroon, config.lnd_cert)
+    match config:
+        case Config(lightning="lnd", lnd_macaroon=Path() as macaroon, lnd_cert=Path() as cert):
+            return LndLightning(config.lnd_url, macaroon, cert)
+        case Config(lightning="cln", cln_rune=Path() as rune, cln_cert=Path() as cert):
+            return ClnLightning(ClnRest(config.cln_url, rune, cert))
+        case Config(lightning="cln", cln_rpc=Path() as socket):
+            return ClnLightning(UnixRpc(socket))
+        case _:
+            raise ConfigError(f"--lightning {config.lightning}: its files are not named")
 
 
 async def checked(lightning: Lightning, config: Config) -> LightningInfo:
