@@ -84,10 +84,13 @@ def test_a_day_ends_and_what_came_to_nothing_does_not_count() -> None:
     alice.ledger.fail_create = ""
     world.run(1_000_000)
     assert only_trade(alice).state is State.CANCELLED
-    assert sell(world, bob, TENTH) == []
-    assert sell(world, bob, SOME) == ["above_max_day"]
+    # Who has not paid waits a while before it may hold again.
+    carol = world.add("carol")
+    world.run(2_000)
+    assert sell(world, carol, TENTH) == []
+    assert sell(world, carol, SOME) == ["above_max_day"]
     world.run(DAY_MS)
-    assert sell(world, bob, SOME) == []
+    assert sell(world, carol, SOME) == []
 
 
 def test_takes_that_still_wait_for_the_hold_server_count_too() -> None:

@@ -119,10 +119,7 @@ class Kernel:
         self.trades.why_too_much = Exposure(self.core, self.trades).why_not
         self.publisher.on_log_lost.append(self.orders.log_lost)
         self._restored = restored
-        self.trades.restore(restored.trades, restored.lines, restored.outbox)
-        self.orders.restore(restored.orders)
-        self.exports.restore(restored.terms)
-        self.desk.keys.update(restored.commands)
+        self._bring_back(restored)
         self._calls: dict[type[Event], Callable[[Any], None]] = {
             Started: self._on_started,
             Stopping: self._on_stopping,
@@ -150,6 +147,12 @@ class Kernel:
             HeightSeen: self._on_height,
             CommandReceived: self._on_command,
         }
+
+    def _bring_back(self, restored: Snapshot) -> None:
+        self.trades.restore(restored.trades, restored.lines, restored.outbox)
+        self.orders.restore(restored.orders)
+        self.exports.restore(restored.terms)
+        self.desk.keys.update(restored.commands)
 
     def handle(self, event: Event, now: Now) -> list[Effect]:
         """Everything that follows from an event at a moment, timers that were due included.
