@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tests.stories import BTC, available, only_trade, place, quote_leg
 from tests.world import SimNode, World
@@ -82,15 +83,21 @@ def test_a_day_ends_and_what_came_to_nothing_does_not_count() -> None:
     alice.ledger.fail_create = "rejected"
     assert sell(world, bob, TENTH) == ["lightning_unavailable"]
     alice.ledger.fail_create = ""
-    world.run(1_000_000)
-    assert only_trade(alice).state is State.CANCELLED
+    world.run(40_000)
     # Who has not paid waits a while before it may hold again.
     carol = world.add("carol")
     world.run(2_000)
+    waiting = only_trade(alice)
+    assert sell(world, carol, SOME) == ["above_max_day"]
+    world.run(waiting.hold_expires_ms + 130_000 - world.wall_ms)
+    assert only_trade(alice).state is State.CANCELLED
     assert sell(world, carol, TENTH) == []
     assert sell(world, carol, SOME) == ["above_max_day"]
-    world.run(DAY_MS)
-    assert sell(world, carol, SOME) == []
+    (paid,) = [one for one in alice.journal.trades.values() if one.state is State.BASE_DONE]
+    another, core = replace(paid, trade_id=bytes(32)), alice.k.core
+    for passed_ms, reason in [(DAY_MS - 1, "above_max_day"), (DAY_MS, None)]:
+        core.begin(replace(core.now, wall_ms=paid.created_ms + passed_ms))
+        assert alice.k.trades.why_too_much(another, ()) == reason
 
 
 def test_takes_that_still_wait_for_the_hold_server_count_too() -> None:
