@@ -29,7 +29,8 @@ def start(user: Home, ldk: LdkNodes, name: str, number: int, *flags: str) -> Nod
     return user.node(name).start(
         *("--network", "regtest", "--lightning", "lnd", "--lnd-url", ldk.urls[number]),
         *("--lnd-macaroon", str(ldk.macaroons[number]), "--lnd-cert", str(ldk.certificate)),
-        *flags,
+        # These two know each other: a stranger holds a part of an order only.
+        *("--stranger-share", "100", *flags),
     )
 
 
