@@ -7,6 +7,7 @@ compares with recordings.  The states are a model.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import secrets
@@ -312,6 +313,17 @@ async def serving(node: FakeCln, path: Path) -> AsyncGenerator[None, None]:
     """Serve a node on a Unix socket; a fault for a command loses the question or its answer."""
     running: set[asyncio.Task[Any]] = set()
 
+    handlers: set[asyncio.Task[Any] | None] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        handlers.add(asyncio.current_task())
+        try:
+            await answer(reader, writer)
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         question = json.loads(await reader.readuntil(b"\n\n"))
         fault = node.faults.get(question["method"])
@@ -330,13 +342,13 @@ async def serving(node: FakeCln, path: Path) -> AsyncGenerator[None, None]:
             writer.write(fault)
         elif fault is None:
             writer.write(json.dumps(shown).encode() + b"\n\n")
-        writer.close()
 
-    server = await asyncio.start_unix_server(answer, path)
+    server = await asyncio.start_unix_server(serve, path)
     try:
         yield
     finally:
         server.close()
         for work in running:
             work.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        ended = (*running, *(one for one in handlers if one is not None))
+        await asyncio.gather(*ended, return_exceptions=True)
