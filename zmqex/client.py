@@ -31,13 +31,15 @@ import msgspec
 import zmq
 
 from zmqex.errors import NodeUnavailableError, RefusedError
-from zmqex.kernel.commands import Command, ControlAnswer, ControlRequest
+from zmqex.kernel.commands import Command, ControlAnswer, ControlRequest, PlaceOrder
 
 _CALL_S: Final = 30.0
 _KNOCK_S: Final = 1.0
 _TOKEN_BYTES: Final = 8
 # Asks whether the subscriptions before it are in force; the node answers on this very topic.
 _SUBSCRIBED: Final = "?"
+# Subscribed to for as long as this client is there.
+_HERE: Final = "!"
 _START_IT: Final = "start one: zmqex serve"
 
 _decoder = msgspec.msgpack.Decoder(ControlAnswer)
@@ -53,16 +55,21 @@ class Client:
         self._timeout_s = timeout_s
         self._knock()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._dealer = _Line(self._context, zmq.DEALER, str(control))
+        self._name = os.urandom(_TOKEN_BYTES).hex()
+        self._dealer = _Line(self._context, zmq.DEALER, str(control), self._name)
         self._lines = [self._dealer]
         self._request_id = 0
+        self._attends = False
 
     def call(self, command: Command, *, timeout_s: float | None = None) -> dict[str, Any]:
         """Give a command and wait for its answer.
 
         Raises RefusedError where the node refuses it, and NodeUnavailableError where the node ends
-        or no answer comes in time: the command may have been carried out then.
+        or no answer comes in time: the command may have been carried out then.  An order with
+        `cancel_on_disconnect` is closed when this client is closed or its process ends.
         """
+        if isinstance(command, PlaceOrder) and command.cancel_on_disconnect:
+            self._attend()
         wait_s = self._timeout_s if timeout_s is None else timeout_s
         self._request_id += 1
         self._dealer.send(msgspec.msgpack.encode(ControlRequest(self._request_id, command)))
@@ -106,6 +113,14 @@ class Client:
     def __exit__(self, *_: object) -> None:
         """Close it."""
         self.close()
+
+    def _attend(self) -> None:
+        """Have the node notice when this client has gone."""
+        if not self._attends:
+            line = _Line(self._context, zmq.SUB, f"{self._control}.events")
+            self._lines.append(line)
+            self._subscribe(line, (_HERE + self._name,))
+            self._attends = True
 
     def _subscribe(self, line: _Line, topics: tuple[str, ...]) -> list[dict[str, Any]]:
         """Wait until the subscriptions are in force; returns the changes seen meanwhile."""
@@ -161,12 +176,16 @@ def _changes(frames: list[bytes]) -> list[dict[str, Any]]:
 class _Line:
     """One ZeroMQ socket that notices when the other end goes away."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], kind: int, path: str) -> None:
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], kind: int, path: str, name: str = ""
+    ) -> None:
         self._socket: zmq.Socket[bytes] = context.socket(kind)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.RCVHWM, 0)
         # A node that was started anew knows nothing of what was asked before.
         self._socket.setsockopt(zmq.RECONNECT_IVL, -1)
+        if name:
+            self._socket.setsockopt_string(zmq.ROUTING_ID, name)
         self._path = path
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._socket.connect(f"ipc://{path}")

@@ -93,6 +93,7 @@ class RejectReason(enum.StrEnum):
     CANCELLED = "cancelled"
     FILLED = "filled"
     REPLACED = "replaced"
+    CLIENT_GONE = "client_gone"
     DECLINED = "declined"
     UNAVAILABLE = "unavailable"
     SHUTTING_DOWN = "shutting_down"

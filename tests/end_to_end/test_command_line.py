@@ -86,6 +86,34 @@ def test_ctrl_c_ends_what_goes_on_for_ever_without_a_complaint(user: Home) -> No
         assert complaint == ""
 
 
+def test_an_order_that_stays_with_its_command_is_closed_when_that_ends(user: Home) -> None:
+    """By Ctrl-C, by kill -9; a command whose order somebody else has closed ends by itself."""
+    alice = user.node("alice").start()
+
+    def rests() -> str:
+        return next((one["order_id"] for one in alice.orders() if one["state"] == "open"), "")
+
+    def place() -> tuple[subprocess.Popen[str], str]:
+        words = ("--node", "alice", "order", "buy", "1BTC@1USD", "--cancel-on-disconnect")
+        staying = begin(user, *words)
+        assert staying.stderr is not None
+        assert any("press Ctrl-C" in line for line in iter(staying.stderr.readline, ""))
+        return staying, rests()
+
+    for number, code in ((signal.SIGINT, 0), (signal.SIGKILL, -signal.SIGKILL)):
+        staying, order = place()
+        assert order
+        staying.send_signal(number)
+        _, told = staying.communicate(timeout=_END_S)
+        assert staying.returncode == code, told
+        wait_for("the order is closed", lambda: not rests())
+        assert "client_gone" in alice.cli("order", "show", order, "--json")
+    staying, order = place()
+    alice.cli("order", "cancel", order)
+    _, told = staying.communicate(timeout=_END_S)
+    assert (staying.returncode, told) == (0, "The order is closed.\n")
+
+
 def test_a_reader_that_leaves_gets_no_traceback(user: Home) -> None:
     """`zmqex ... | head -1` ends quietly."""
     read, write = os.pipe()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import stat
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -18,8 +19,8 @@ import zmq
 from zmqex.adapters.transport.control import ControlSocket, events_path
 from zmqex.client import Client
 from zmqex.errors import ConfigError, NodeUnavailableError, RefusedError
-from zmqex.kernel.commands import CancelOrder, GetBook, ListOrders, PlaceOrder
-from zmqex.kernel.events import CommandReceived, Event
+from zmqex.kernel.commands import CancelOrder, ControlRequest, GetBook, ListOrders, PlaceOrder
+from zmqex.kernel.events import ClientGone, CommandReceived, Event
 
 PATIENCE_S = 8.0
 Answer = Callable[[ControlSocket, CommandReceived], None]
@@ -42,12 +43,17 @@ def silence(_control: ControlSocket, _event: CommandReceived) -> None:
 
 
 @contextlib.asynccontextmanager
-async def serving(path: Path, answer: Answer = echo) -> AsyncIterator[ControlSocket]:
+async def serving(
+    path: Path, answer: Answer = echo, gone: Callable[[ClientGone], None] = lambda _event: None
+) -> AsyncIterator[ControlSocket]:
     """Run a control socket whose commands go to `answer`."""
 
     def deliver(event: Event) -> None:
-        assert isinstance(event, CommandReceived)
-        answer(control, event)
+        if isinstance(event, ClientGone):
+            gone(event)
+        else:
+            assert isinstance(event, CommandReceived)
+            answer(control, event)
 
     control = ControlSocket(deliver, path)
     control.start()
@@ -235,6 +241,93 @@ def test_a_silent_node_is_given_up_and_its_late_answer_is_not_mistaken(path: Pat
         assert client.call(GetBook("NEXT/X"))["command"]["market"] == "NEXT/X"
 
     talk(path, words, answer)
+
+
+# --- clients whose orders end with them ---------------------------------------------------------
+
+PROGRAM = """
+import sys, time
+from pathlib import Path
+from zmqex.client import Client
+from zmqex.kernel.commands import PlaceOrder
+client = Client(Path(sys.argv[1]))
+client.call(PlaceOrder("BTC/USD", "buy", 1, 1, cancel_on_disconnect=True))
+print("placed", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("end", ["close", "kill"])
+def test_the_node_learns_at_once_that_a_client_has_gone(path: Path, end: str) -> None:
+    """Closed or killed; clients who come, go and stay beside it are not mistaken for it."""
+
+    async def story() -> tuple[list[bytes], list[bytes]]:
+        placed: list[bytes] = []
+        gone: list[bytes] = []
+        left = asyncio.Event()
+
+        def answer(control: ControlSocket, event: CommandReceived) -> None:
+            placed.append(event.client)
+            echo(control, event)
+
+        def on_gone(event: ClientGone) -> None:
+            gone.append(event.client)
+            left.set()
+
+        async with serving(path, answer, on_gone), asyncio.timeout(PATIENCE_S):
+            stays = await asyncio.to_thread(Client, path)
+            order = PlaceOrder("BTC/USD", "sell", 1, 1, cancel_on_disconnect=True)
+            for _ in range(2):
+                await asyncio.to_thread(stays.call, order)
+            passing = await asyncio.to_thread(Client, path)
+            await asyncio.to_thread(passing.call, ListOrders())
+            passing.close()
+            program = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", PROGRAM, str(path),
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+            assert program.stdin is not None
+            assert program.stdout is not None
+            assert await program.stdout.readline() == b"placed\n"
+            assert gone == []
+            if end == "kill":
+                program.kill()
+            else:
+                program.stdin.close()
+            await left.wait()
+            await program.wait()
+            first = list(gone)
+            left.clear()
+            stays.close()
+            await left.wait()
+        return placed, [*first, *gone[1:]]
+
+    placed, gone = asyncio.run(story())
+    assert gone == [placed[3], placed[0]]
+    assert placed[0] == placed[1] != placed[3]
+
+
+def test_an_order_that_is_to_end_with_a_client_needs_one_that_says_it_is_here(path: Path) -> None:
+    """Else nobody would tell of its end; without the flag anybody may place."""
+
+    def ask() -> list[Any]:
+        answers = []
+        with raw_client(path) as sock:
+            for attended in (True, False):
+                order = PlaceOrder("BTC/USD", "buy", 1, 1, cancel_on_disconnect=attended)
+                sock.send(msgspec.msgpack.encode(ControlRequest(7, order)))
+                assert sock.poll(int(PATIENCE_S * 1_000))
+                answers.append(msgspec.msgpack.decode(sock.recv()))
+        return answers
+
+    async def story() -> list[Any]:
+        async with serving(path):
+            return await asyncio.to_thread(ask)
+
+    refused, placed = asyncio.run(story())
+    assert (refused[1], refused[2]["reason"]) == (False, "not_connected")
+    assert "zmqex.client" in refused[2]["message"]
+    assert placed[1]
 
 
 # --- announcements -----------------------------------------------------------------------------

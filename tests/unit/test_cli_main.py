@@ -130,6 +130,8 @@ def files(root: Path) -> list[Path]:
         ("order buy 1BTC@1USD --ioc --post-only", "IOC never does; choose one"),
         ("order buy 1BTC@1USD --fok --post-only", "FOK never does; choose one"),
         ("order buy 1BTC@1USD --ioc --renew", "--renew is for orders that rest"),
+        ("order buy 1BTC@1USD --ioc --cancel-on-disconnect", "an order that rests, not IOC"),
+        ("order buy 1BTC@1USD --renew --cancel-on-disconnect", "that rests, not --renew"),
         ("order buy 1BTC@1USD --fok --expires 1h", "--expires: FOK never rests"),
         ("order buy 1BTC@1USD --fok --min 0.1BTC", "--min says nothing; choose one"),
         ("order buy 1BTC@1USD --all-or-none --min 0.1BTC", "--min says nothing; choose one"),

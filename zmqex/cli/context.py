@@ -6,8 +6,10 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 import typer
@@ -24,6 +26,9 @@ from zmqex.errors import InputError, NodeUnavailableError
 from zmqex.kernel.commands import Command
 from zmqex.market.instruments import Currencies, Instrument
 from zmqex.reasons import RejectReason
+
+if TYPE_CHECKING:
+    from zmqex.client import Client
 
 EXIT_REFUSED: Final = 1
 EXIT_USAGE: Final = 2
@@ -50,6 +55,7 @@ class Invocation:
         self._words: dict[str, str] = {}
         self._choice: Choice | None = None
         self._config: Config | None = None
+        self._client: Client | None = None
 
     def choose(self, name: str, option: str, value: str) -> None:
         """Take `--node` or `--data-dir`; InputError where it says two things."""
@@ -101,15 +107,24 @@ class Invocation:
 
     def call(self, command: Command, *, timeout_s: float = 30.0) -> dict[str, Any]:
         """Give the node a command; its answer."""
+        if self._client is not None:
+            return self._client.call(command, timeout_s=timeout_s)
+        with self.connected() as client:
+            return client.call(command, timeout_s=timeout_s)
+
+    @contextmanager
+    def connected(self) -> Iterator[Client]:
+        """Keep one connection to the node: every `call` meanwhile goes through it."""
         from zmqex.client import Client  # noqa: PLC0415 - help and bad input need no sockets
 
         try:
-            control = control_path(self.choice().data_dir)
-            with Client(control, timeout_s=timeout_s) as client:
-                return client.call(command)
+            with Client(control_path(self.choice().data_dir)) as self._client:
+                yield self._client
         except NodeUnavailableError:
             self.check_running()
             raise
+        finally:
+            self._client = None
 
 
 INVOCATION: Final = Invocation()

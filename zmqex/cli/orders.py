@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import secrets
 import sys
-from contextlib import suppress
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 import msgspec
 import typer
 
-from zmqex.adapters.storage.directory import create_private_file, read_private_file
 from zmqex.cli import tables
 from zmqex.cli.context import INVOCATION, Json, asks, new_app, note, say, show_json, usage
+from zmqex.cli.pending import once
+from zmqex.cli.staying import stay
 from zmqex.errors import InputError, RefusedError
 from zmqex.kernel.commands import (
     CancelOrder,
@@ -65,6 +62,7 @@ class Terms(msgspec.Struct, frozen=True):
     fok: bool
     post_only: bool
     all_or_none: bool
+    cancel_on_disconnect: bool
     minimum: str
     time_in_force: str
     dry_run: bool
@@ -79,6 +77,12 @@ Ioc = Annotated[bool, typer.Option("--ioc", help="Take what there is, rest nothi
 Fok = Annotated[bool, typer.Option("--fok", help="Fill all of it at once, or nothing.")]
 PostOnly = Annotated[bool, typer.Option("--post-only", help="Rest, never take.")]
 AllOrNone = Annotated[bool, typer.Option("--all-or-none", help="Never fill a part of it.")]
+Staying = Annotated[
+    bool,
+    typer.Option(
+        "--cancel-on-disconnect", help="Stay, and close it when this command ends (Ctrl-C)."
+    ),
+]
 Minimum = Annotated[str, typer.Option("--min", help="The smallest fill, like 0.1BTC.")]
 TimeInForce = Annotated[str, typer.Option("--time-in-force", "--tif", help="gtc, gtd, ioc or fok.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what it would do.")]
@@ -95,6 +99,7 @@ def buy(  # noqa: PLR0913 - one parameter per flag of the command
     fok: Fok = False,
     post_only: PostOnly = False,
     all_or_none: AllOrNone = False,
+    cancel_on_disconnect: Staying = False,
     minimum: Minimum = "",
     time_in_force: TimeInForce = "",
     dry_run: DryRun = False,
@@ -110,6 +115,7 @@ def buy(  # noqa: PLR0913 - one parameter per flag of the command
         fok,
         post_only,
         all_or_none,
+        cancel_on_disconnect,
         minimum,
         time_in_force,
         dry_run,
@@ -130,6 +136,7 @@ def sell(  # noqa: PLR0913 - as for buy
     fok: Fok = False,
     post_only: PostOnly = False,
     all_or_none: AllOrNone = False,
+    cancel_on_disconnect: Staying = False,
     minimum: Minimum = "",
     time_in_force: TimeInForce = "",
     dry_run: DryRun = False,
@@ -145,6 +152,7 @@ def sell(  # noqa: PLR0913 - as for buy
         fok,
         post_only,
         all_or_none,
+        cancel_on_disconnect,
         minimum,
         time_in_force,
         dry_run,
@@ -180,6 +188,7 @@ def _place(side: str, words: list[str], given: Terms) -> None:
         post_only=given.post_only,
         all_or_none=given.all_or_none,
         renew=given.renew,
+        cancel_on_disconnect=given.cancel_on_disconnect,
         dry_run=given.dry_run,
         pay_mode="manual" if mode == "ask" else mode,
         any_price=given.yes,
@@ -187,19 +196,28 @@ def _place(side: str, words: list[str], given: Terms) -> None:
     if given.dry_run:
         _show_plan(INVOCATION.call(command), as_json=given.as_json)
         return
-    _show_placed(_at_this_price(command), mode, as_json=given.as_json)
+
+    def place() -> dict[str, Any]:
+        answer = _at_this_price(command)
+        _show_placed(answer, mode, as_json=given.as_json)
+        return answer
+
+    if given.cancel_on_disconnect:
+        stay(place)
+    else:
+        place()
 
 
 def _at_this_price(command: PlaceOrder | ReplaceOrder) -> dict[str, Any]:
     """Give a command; a price far beyond the best one needs a yes of the user."""
     try:
-        return _once(command)
+        return once(command)
     except RefusedError as error:
         if error.reason != RejectReason.OUTSIDE_PRICE_BAND:
             raise
         sentence = str(error)
         confirm(f"{sentence[:1].upper()}{sentence[1:]}. Place it all the same?")
-    return _once(msgspec.structs.replace(command, any_price=True))
+    return once(msgspec.structs.replace(command, any_price=True))
 
 
 def _show_placed(answer: dict[str, Any], mode: str, *, as_json: bool) -> None:
@@ -278,6 +296,9 @@ def _check(given: Terms, tif: str, minimum_lots: int, quantity_lots: int) -> Non
             raise usage(f"--renew is for orders that rest, and {word} never does")
         if given.expires:
             raise usage(f"--expires: {word} never rests, so it has no expiry")
+    if given.cancel_on_disconnect and (given.renew or tif in {"ioc", "fok"}):
+        other = "--renew" if given.renew else word
+        raise usage(f"--cancel-on-disconnect stays with an order that rests, not {other}")
     if minimum_lots > quantity_lots:
         raise InputError(
             RejectReason.MINIMUM_ABOVE_QUANTITY, "--min is above the quantity of the order"
@@ -313,37 +334,6 @@ def _ask_to_pay(answer: dict[str, Any], mode: str) -> None:
                 answer["trades"][index] = INVOCATION.call(PayTrade(trade["trade_id"]))["trade"]
             except RefusedError as error:
                 note(f"zmqex: not paid: {error}")
-
-
-def _once(command: PlaceOrder | ReplaceOrder | TakeOrder) -> dict[str, Any]:
-    """Give a command under a key that a repeat after a lost answer uses again."""
-    INVOCATION.check_running()
-    path = _pending_path(command)
-    try:
-        answer = INVOCATION.call(msgspec.structs.replace(command, key=_pending_key(path)))
-    except RefusedError:
-        path.unlink(missing_ok=True)
-        raise
-    path.unlink(missing_ok=True)
-    return answer
-
-
-def _pending_path(command: PlaceOrder | ReplaceOrder | TakeOrder) -> Path:
-    """Where the key of a command waits for its answer: named by the command's content."""
-    name = hashlib.sha256(msgspec.msgpack.encode(command)).hexdigest()[:32]
-    return INVOCATION.choice().data_dir / "pending" / name
-
-
-def _pending_key(path: Path) -> str:
-    """The key of this command: the one that never got its answer, or a new one on disk."""
-    with suppress(FileNotFoundError):
-        key = read_private_file(path).decode("ascii", errors="replace")
-        note("This command was given before and got no answer; it is repeated under the same key.")
-        return key
-    key = secrets.token_hex(16)
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    create_private_file(path, key.encode())
-    return key
 
 
 def _show_plan(answer: dict[str, Any], *, as_json: bool) -> None:
@@ -383,7 +373,7 @@ def take(
     # Every market's base is BTC with the same lots, so the order's own market is not needed.
     lots = parse_quantity(" ".join(quantity), INVOCATION.instrument())
     mode = _pay_mode(_pay_word(pay, yes=yes))
-    answer = _once(TakeOrder(order_id, lots, "manual" if mode == "ask" else mode))
+    answer = once(TakeOrder(order_id, lots, "manual" if mode == "ask" else mode))
     _show_placed(answer, mode, as_json=as_json)
 
 

@@ -34,7 +34,8 @@ class PlaceOrder(CommandBase, frozen=True, tag="place_order"):
 
     ORDER: `{"order_id", "market", "side", "price_ticks", "quantity_lots", "minimum_lots",
     "filled_lots", "held_lots", "remaining_lots", "dropped_lots", "state": "working|open|closed",
-    "close_reason", "created_ms", "expires_at_ms", "renew", "all_or_none", "time_in_force"}`.
+    "close_reason", "created_ms", "expires_at_ms", "renew", "all_or_none",
+    "cancel_on_disconnect", "time_in_force"}`.
     `remaining_lots` counts what is held, as on the wire.
     """
 
@@ -48,6 +49,9 @@ class PlaceOrder(CommandBase, frozen=True, tag="place_order"):
     post_only: bool = False
     all_or_none: bool = False
     renew: bool = False
+    # Closed when the client that placed it has gone; not with `renew`.  The client says first
+    # that it is here (zmqex.adapters.transport.control); zmqex.client does so by itself.
+    cancel_on_disconnect: bool = False
     dry_run: bool = False
     pay_mode: Text = "auto"  # auto | manual
     any_price: bool = False  # also far beyond the best price on the other side

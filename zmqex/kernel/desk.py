@@ -11,8 +11,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import msgspec
-
 from zmqex.kernel import terms
 from zmqex.kernel.answers import Answers, Job
 from zmqex.kernel.commands import CancelOrder, PlaceOrder, ReplaceOrder, TakeOrder
@@ -73,7 +71,8 @@ class Desk:
         self._jobs: dict[int, Job] = {}
         self._job_serial = 0
         self.keys: dict[str, bytes] = {}
-        orders.on_expired = self._expired
+        # Own order that was placed for a client's time -> that client; `endings` acts on it.
+        self.clients: dict[bytes, bytes] = {}
 
     # --- placing -------------------------------------------------------------------------------
 
@@ -136,7 +135,7 @@ class Desk:
         incoming: IncomingOrder,
         replaced: bytes,
     ) -> None:
-        gone = self._cancel(replaced, RejectReason.REPLACED) if replaced else None
+        gone = self.close(replaced, RejectReason.REPLACED) if replaced else None
         order = Order(
             market=command.market,
             side=incoming.side,
@@ -158,6 +157,8 @@ class Desk:
             pay_mode=command.pay_mode,
             command_key=command.key,
         )
+        if command.cancel_on_disconnect:
+            self.clients[row.order_id] = self.clients.pop(replaced, client)
         self._remember(command.key, row.order_id)
         serial = self._new_job(client, request_id, row)
         if replaced:
@@ -406,19 +407,17 @@ class Desk:
         self._take(serial, found, command.quantity_lots)
         self._remember(command.key, job.trades[0])
 
-    # --- cancel and expiry ---------------------------------------------------------------------
+    # --- cancel --------------------------------------------------------------------------------
 
     def cancel(self, client: bytes, request_id: int, command: CancelOrder) -> None:
         """Cancel one order or all: what is held stays held until its trade has ended."""
         live = [one for one, row in self._orders.rows.items() if row.state != CLOSED]
         if not command.order_id:
-            self._core.answer(
-                client, request_id, {"cancelled": [self._cancel(one) for one in live]}
-            )
+            self._core.answer(client, request_id, {"cancelled": [self.close(one) for one in live]})
             return
         found = self._find(client, request_id, command.order_id, "cancelled")
         if found is not None:
-            self._core.answer(client, request_id, {"cancelled": [self._cancel(found)]})
+            self._core.answer(client, request_id, {"cancelled": [self.close(found)]})
 
     def _find(self, client: bytes, request_id: int, text: str, verb: str) -> bytes | None:
         """The own order that is meant and not closed; None where that was refused."""
@@ -434,14 +433,15 @@ class Desk:
             return None
         return found
 
-    def _cancel(
+    def close(
         self, order_id: bytes, reason: RejectReason = RejectReason.CANCELLED
     ) -> dict[str, Any]:
+        """End a live order, worked or resting; what became of it."""
         before = self._orders.rows[order_id]
         if before.state == OPEN:
             self._orders.close(order_id, reason)
         else:
-            self._stop_working(order_id)
+            self._stop_working(order_id, reason)
         after = self._orders.rows[order_id]
         return {
             "order_id": order_id.hex(),
@@ -451,34 +451,15 @@ class Desk:
             "remaining_lots": self._orders.remaining_lots(order_id),
         }
 
-    def _stop_working(self, order_id: bytes) -> None:
+    def _stop_working(self, order_id: bytes, reason: RejectReason) -> None:
         """Take nothing more, give up what makers may be about to hold, and close."""
         serial = next(one for one, job in self._jobs.items() if job.order_id == order_id)
         job = self._jobs[serial]
-        job.end = RejectReason.CANCELLED
+        job.end = reason
         for trade_id in list(job.outstanding.values()):
-            self._taker.abandon(self._trades.by_id[trade_id], RejectReason.CANCELLED)
+            self._taker.abandon(self._trades.by_id[trade_id], reason)
         self._core.cancel_timer(("job", serial))
         self._work(serial)
-
-    def _expired(self, row: OwnOrder) -> None:
-        available = self._orders.available_lots(row.order_id)
-        self._orders.close(row.order_id, RejectReason.EXPIRED)
-        if not row.renew or available <= 0:
-            return
-        old = self._orders.terms(row.order_id)
-        life_ms = old.expires_at_ms - row.created_ms
-        renewed = msgspec.structs.replace(
-            old,
-            quantity_lots=available,
-            minimum_lots=min(old.minimum_lots, available),
-            expires_at_ms=self._core.now.wall_ms + life_ms,
-            nonce=self._core.random(16),
-        )
-        fresh = self._orders.add(
-            renewed, time_in_force=row.time_in_force, renew=True, pay_mode=row.pay_mode
-        )
-        self._orders.publish(fresh.order_id)
 
     # --- after a restart -----------------------------------------------------------------------
 

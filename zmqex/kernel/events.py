@@ -254,3 +254,9 @@ class CommandReceived(Event, frozen=True):
     client: bytes
     request_id: int
     command: Command
+
+
+class ClientGone(Event, frozen=True):
+    """The connection has ended for whose time a client's orders were placed."""
+
+    client: bytes

@@ -26,9 +26,11 @@ from zmqex.kernel.desk import Desk
 from zmqex.kernel.dialogue import Dialogue
 from zmqex.kernel.disputes import Disputes
 from zmqex.kernel.effects import Effect
+from zmqex.kernel.endings import Endings
 from zmqex.kernel.events import (
     AcceptDecided,
     CandidatesFound,
+    ClientGone,
     CommandReceived,
     DialBackEnded,
     Event,
@@ -105,6 +107,7 @@ class Kernel:
         self.desk = Desk(
             core, self.sessions, self.replicas, self.trades, self.orders, self.taking, self.taker
         )
+        self.endings = Endings(core, self.orders, self.desk)
         self.dialogue = Dialogue(self.core, self.sessions, self.trades, self.maker, self.taker)
         self.matching = Matching(self.core, self.sessions, self.replicas)
         self.operator = Operator(
@@ -146,6 +149,7 @@ class Kernel:
             LightningFailed: self._on_lightning,
             HeightSeen: self._on_height,
             CommandReceived: self._on_command,
+            ClientGone: self.endings.on_client_gone,
         }
 
     def _bring_back(self, restored: Snapshot) -> None:
@@ -202,6 +206,7 @@ class Kernel:
             side = self.maker if trade.role is TradeRole.MAKER else self.taker
             side.resume(trade)
         self.orders.resume()
+        self.endings.resume()
         self.sessions.start(restored.peers)
         self.trades.resume()
         self.core.log(

@@ -44,11 +44,13 @@ def incoming(
     if command.pay_mode not in PAY_MODES:
         return RejectReason.MALFORMED
     rests = time_in_force in RESTS
-    if command.renew and not rests:
+    if command.renew and (not rests or command.cancel_on_disconnect):
         return RejectReason.CONTRADICTORY_FLAGS
     if rests and orders.live_count() - bool(replaced) >= ORDERS_PER_MAKER_MAX:
         return RejectReason.MAKER_FULL
     flags = OrderFlags.ALL_OR_NONE if command.all_or_none else OrderFlags.NONE
+    if command.cancel_on_disconnect:
+        flags |= OrderFlags.CANCEL_ON_DISCONNECT
     # What never rests has no life of its own; the terms name one all the same.
     life_ms = command.expires_in_ms if rests and command.expires_in_ms else 0
     life_ms = life_ms or ORDER_LIFE_DEFAULT_MS
@@ -83,6 +85,7 @@ def replacement(core: Core, orders: OwnOrders, row: OwnOrder, command: ReplaceOr
         post_only=row.post_only,
         all_or_none=bool(old.flags & OrderFlags.ALL_OR_NONE),
         renew=row.renew,
+        cancel_on_disconnect=bool(old.flags & OrderFlags.CANCEL_ON_DISCONNECT),
         pay_mode=command.pay_mode or row.pay_mode,
         any_price=command.any_price,
         key=command.key,

@@ -77,6 +77,7 @@ def order_view(orders: OwnOrders, trades: Trades, order_id: bytes) -> dict[str, 
         "expires_at_ms": order.expires_at_ms,
         "renew": row.renew,
         "all_or_none": bool(order.flags & OrderFlags.ALL_OR_NONE),
+        "cancel_on_disconnect": bool(order.flags & OrderFlags.CANCEL_ON_DISCONNECT),
         "time_in_force": row.time_in_force,
     }
 

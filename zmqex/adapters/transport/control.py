@@ -2,6 +2,9 @@
 
 A ROUTER takes commands and answers them; an XPUB beside it announces what changed.  Both are Unix
 sockets in a directory of this user only, and file modes are the whole access control.
+
+A client whose orders are to end with it chooses its own routing id and subscribes to "!" + that id
+first.  The subscription ends with its connection, however that ends, and so tells of it.
 """
 
 from __future__ import annotations
@@ -17,14 +20,20 @@ import zmq
 from zmqex.adapters.transport.drain import Drain, OnMessage
 from zmqex.adapters.transport.options import Options, configure
 from zmqex.errors import ConfigError
-from zmqex.kernel.commands import ControlAnswer, ControlRequest, Number
-from zmqex.kernel.events import CommandReceived, Event
+from zmqex.kernel.commands import ControlAnswer, ControlRequest, Number, PlaceOrder
+from zmqex.kernel.events import ClientGone, CommandReceived, Event
 from zmqex.limits import CONTROL_PATH_BYTES_MAX, FRAME_BYTES_MAX, REQUEST_FRAMES_A_TURN
 from zmqex.reasons import RejectReason
 
 _REQUEST_PARTS: Final = 2  # routing id, request
 _SUBSCRIPTION_PARTS: Final = 1
 _SUBSCRIBED: Final = b"\x01?"
+_HERE: Final = b"\x01!"
+_GONE: Final = b"\x00!"
+_NOT_HERE: Final = (
+    "cancel-on-disconnect needs a connection that lasts: subscribe to ! and your own routing id "
+    "first, as zmqex.client does"
+)
 # An answer that is on its way when the node ends still gets this long.
 _LINGER_MS: Final = 200
 _ROUTER: Final[Options] = {zmq.LINGER: _LINGER_MS, zmq.MAXMSGSIZE: FRAME_BYTES_MAX}
@@ -60,6 +69,7 @@ class ControlSocket:
         self._path = path
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._drains: list[Drain] = []
+        self._here: set[bytes] = set()  # clients who would tell us of their end
 
     def start(self) -> None:
         """Open both sockets on the running loop; ConfigError where their files cannot be made."""
@@ -124,12 +134,24 @@ class ControlSocket:
             result = {"reason": RejectReason.MALFORMED.value, "message": message}
             self.answer(client, _request_id(raw), ok=False, result=result)
             return
-        self._deliver(CommandReceived(client, request.request_id, request.command))
+        command = request.command
+        lasts = not isinstance(command, PlaceOrder) or not command.cancel_on_disconnect
+        if lasts or client in self._here:
+            self._deliver(CommandReceived(client, request.request_id, command))
+        else:  # it has never said that it is here, or has gone since
+            result = {"reason": RejectReason.NOT_CONNECTED.value, "message": _NOT_HERE}
+            self.answer(client, request.request_id, ok=False, result=result)
 
     def _on_subscription(self, _first: list[bytes], last: zmq.Frame) -> None:
-        """Answer the subscription that asks whether the ones before it are in force."""
+        """Answer whoever asks whether its subscriptions are in force; learn who is here."""
         asked = last.bytes
-        if asked.startswith(_SUBSCRIBED):
+        if asked.startswith(_HERE):
+            self._here.add(asked[len(_HERE) :])
+        elif asked.startswith(_GONE):
+            client = asked[len(_GONE) :]
+            self._here.discard(client)
+            self._deliver(ClientGone(client))
+        elif asked.startswith(_SUBSCRIBED):
             self._events.send([asked[1:], b""])
 
 
