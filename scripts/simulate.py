@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--fast-signer", action="store_true", help="imitate signatures")
     parser.add_argument("--jobs", type=_positive, default=1, help="runs side by side")
     parser.add_argument("--grow", type=_sizes, metavar="N,N,...", help="measure these networks")
-    parser.add_argument("--write", type=Path, metavar="FOLDER", help="table and plot go there")
+    parser.add_argument("--write", type=_folder, metavar="FOLDER", help="table and plot go there")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     return parser
 
@@ -84,6 +84,13 @@ def _seed_range(text: str) -> range:
     if not (first.isdigit() and last.isdigit() and int(first) <= int(last)):
         raise argparse.ArgumentTypeError(f"{text!r} is not FIRST-LAST, like 1-1000")
     return range(int(first), int(last) + 1)
+
+
+def _folder(text: str) -> Path:
+    folder = Path(text)
+    if not folder.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is not a folder")
+    return folder
 
 
 def _sizes(text: str) -> list[int]:

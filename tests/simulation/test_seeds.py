@@ -104,7 +104,8 @@ def test_many_runs_are_summed_up() -> None:
 
 def test_the_script_says_what_is_wrong_with_its_arguments() -> None:
     """Usage errors are one sentence and exit code 2."""
-    for arguments in (("--seeds", "9-1"), ("--nodes", "0")):
+    wrong = (("--seeds", "9-1"), ("--nodes", "0"), ("--grow", "3"), ("--write", "no such folder"))
+    for arguments in wrong:
         done = simulate(*arguments)
         assert done.returncode == 2
         assert arguments[1] in done.stderr
