@@ -289,12 +289,13 @@ _NOTHING = {State.CANCELLED, State.REFUSED}
 
 def _check_pair(trade: Trade, other: Trade | None) -> None:
     if trade.state is State.SETTLED:
-        assert other is not None
+        assert other is not None, "settled here, unknown there"
         assert other.state is State.SETTLED, f"settled here, {other.state} there"
         assert other.base_msat == trade.base_msat
         assert other.quantity_lots == trade.quantity_lots
     elif trade.state in _NOTHING:
-        assert other is None or other.state in _NOTHING | {State.DISPUTED}
+        ended = other is None or other.state in _NOTHING | {State.DISPUTED}
+        assert ended, f"{trade.state} here, {other and other.state} there"
 
 
 def pay(node: SimNode, trade_id: str) -> AnswerCommand:

@@ -19,7 +19,7 @@ from zmqex.kernel.commands import (
     SentTrade,
     TakeOrder,
 )
-from zmqex.kernel.records import OwnOrder
+from zmqex.kernel.records import OwnOrder, Trade
 from zmqex.trading.states import TERMINAL, State
 
 if TYPE_CHECKING:
@@ -146,11 +146,20 @@ class Load:
             for trade in list(machine.k.trades.by_id.values()):
                 waits = trade.state not in TERMINAL | {State.DISPUTED} and trade.quantity_lots
                 if waits and self.random.random() < 0.3:
-                    words = [SentTrade, ReceivedTrade, PayTrade, SentTrade, ReceivedTrade]
+                    words = [SentTrade, PayTrade, SentTrade]
+                    if self._was_sent(machine, trade):
+                        words += [ReceivedTrade, ReceivedTrade]
                     if self.sim.loading:
                         words.append(CancelTrade)
                     word = self.random.choice(words)
                     self.give(machine, word(trade.trade_id.hex()))
+
+    def _was_sent(self, machine: Machine, trade: Trade) -> bool:
+        """Whether the quote is on its way in truth: nobody confirms what never left."""
+        other = self.sim.by_identity[machine.k.trades.counterparty(trade)]
+        theirs = other.journal.trades.get(trade.trade_id)
+        sent = State.QUOTE_SENT
+        return trade.state is sent or (theirs is not None and theirs.state is sent)
 
     def give(self, machine: Machine, command: Command) -> None:
         """Give a command."""

@@ -32,6 +32,7 @@ HEIGHT = 800_000
 _FULL_CHECK_EVERY_MS = 5_000
 _STEP_MS = 1_000
 _SETTLING_MS = 6_000
+_WATCH_MS = 2_000
 _PATIENCE_MS = 100_000
 _FOUND_MAX = 50  # what one lookup in the DHT brings
 _LOGGED_MAX = 40
@@ -141,8 +142,10 @@ class Simulation:
         """A payee's backend tells its node that an invoice has changed."""
         machine = self._by_ledger[ledger.node]
         if ledger.fail_look:
+            # A watch attaches again until the backend speaks, as the adapters' do.
             self.fired(Fault.LIGHTNING_SILENT)
-            return  # nobody is told what becomes of an invoice while the backend is silent
+            self.schedule.after(_WATCH_MS, self.changed, ledger, payment_hash)
+            return
         machine.soon(ledger.seen(payment_hash), self.random.randint(1, 20))
 
     def discovery(self, machine: Machine) -> None:
