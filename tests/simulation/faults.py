@@ -193,8 +193,8 @@ class Faults:
         ledger, draw = machine.ledger, self.random.randrange
         ledger.fail_create = how if draw(2) else ""
         ledger.fail_pay = how if draw(2) else ""
-        ledger.fail_look = how == "indeterminate" and bool(draw(2))
-        self._later(2_000, 15_000, lambda: self._ledger_works(machine))
+        ledger.fail_look = how == "indeterminate" and bool(draw(3))
+        self._later(2_000, 25_000, lambda: self._ledger_works(machine))
 
     def _in_flight(self) -> None:
         """Payments of a node hang on their way."""

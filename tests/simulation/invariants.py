@@ -60,7 +60,7 @@ class Invariants:
         self._beats: dict[tuple[int, bytes], int] = {}
         self._tickets: dict[tuple[int, int], list[tuple[bytes, str, bytes]]] = {}
         self._trades: dict[int, dict[bytes, Trade]] = {}
-        self._restored: dict[int, None] = {}
+        self.restored: dict[int, None] = {}
         self._preimages: dict[str, None] = {}
         self._heads: dict[tuple[int, bytes, str], tuple[int, int, bytes]] = {}
         self._accepts: dict[tuple[int, bytes], bytes] = {}
@@ -77,7 +77,7 @@ class Invariants:
 
     def restored_backup(self, machine: Machine) -> None:
         """A machine has lost its memory of the last minutes: it may contradict itself once."""
-        self._restored[machine.number] = None
+        self.restored[machine.number] = None
         self._said = {key: one for key, one in self._said.items() if key[0] != machine.identity}
 
     def signed(self, _maker: bytes, envelope: bytes) -> None:
@@ -100,7 +100,7 @@ class Invariants:
         batch = signed.batch
         place = (batch.maker, batch.market, batch.epoch, batch.sequence)
         before = self._said.setdefault(place, signed.digest)
-        if before != signed.digest and machine.number not in self._restored:
+        if before != signed.digest and machine.number not in self.restored:
             self._fail(f"{machine.name} published two batches {batch.epoch}/{batch.sequence}")
         self.sim.measures.published(signed)
 
@@ -119,7 +119,7 @@ class Invariants:
 
     def on_disk(self, machine: Machine, writes: Iterable[Write]) -> None:
         """A group of commits is on disk."""
-        if machine.number in self._restored:
+        if machine.number in self.restored:
             return
         touched: dict[bytes, None] = {}
         for write in writes:
@@ -248,7 +248,7 @@ class Invariants:
             for one in self.sim.honest:
                 self._check_alive(machine, one)
         if machine.on_disk:
-            restored = machine.number in self._restored
+            restored = machine.number in self.restored
             if not restored:
                 check_trades(self.sim.nodes, machine)
 
@@ -265,7 +265,7 @@ class Invariants:
 
     def check_ended(self) -> None:
         """Long after all holds are over: nothing waits but for a person, and both sides agree."""
-        reliable = {one.name: one for one in self.sim.honest if one.number not in self._restored}
+        reliable = {one.name: one for one in self.sim.honest if one.number not in self.restored}
         for machine in reliable.values():
             for trade in machine.journal.trades.values():
                 # A hold ends by its maker's clock; a taker without an accept waits for much longer.
@@ -276,7 +276,7 @@ class Invariants:
 
     def check_money(self) -> None:
         """No play money is made or lost, no hash belongs to two trades, nothing is paid twice."""
-        reliable = {one.name: one for one in self.sim.honest if one.number not in self._restored}
+        reliable = {one.name: one for one in self.sim.honest if one.number not in self.restored}
         check_hashes(reliable)
         if all(one.on_disk for one in reliable.values()):
             check_paid_once(reliable)

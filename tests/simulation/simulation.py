@@ -231,14 +231,24 @@ class Simulation:
         for machine in self.honest:
             self.invariants.check_everything(machine)
 
+    @property
+    def reachable(self) -> list[Machine]:
+        """The honest ones, but for those whose records nobody can believe for a while.
+
+        Who has numbered a record while its clock was ahead, and has then lost that number with its
+        disk, is met again when that time has come.
+        """
+        lost = self.invariants.restored
+        return [one for one in self.honest if not (one.jumped and one.number in lost)]
+
     def disagreement(self) -> str:
         """Where an honest node differs from what an honest maker has; empty when none does."""
-        for maker in self.honest:
+        for maker in self.reachable:
             for own in maker.k.replicas.logs_of(maker.identity):
                 if not own.fold.epoch or own.fold.epoch > self.wall_ms + CLOCK_SKEW_MAX_MS:
                     continue  # begun while its clock was ahead: heard when that time has come
                 head = own.fold.head()
-                for machine in self.honest:
+                for machine in self.reachable:
                     log = machine.k.replicas.log(maker.identity, head.market)
                     if log is None:
                         return f"{machine.name} knows nothing of {maker.name} in {head.market}"
