@@ -176,6 +176,9 @@ MAKERS_MAX: Final = 1_024
 # so this times MAKERS_MAX is what a stranger can fill.
 GAP_BATCHES_MAX: Final = 64
 GAP_BYTES_MAX: Final = 128 * 1024
+# How far beyond all that its maker has signed so far a batch is believed: about what a maker says
+# in an hour at most.  A real one beyond that is fetched once a heartbeat has told of it.
+SEQUENCE_JUMP_MAX: Final = 1_000_000
 # A gap that another path closes within this time is not worth a question.
 GAP_WAIT_MS: Final = 20
 # Envelopes whose signatures are being checked; what comes beyond is dropped and asked for again.

@@ -11,7 +11,7 @@ import pytest
 from tests.unit.maker import Maker, counted, log_of, resting, scene
 from tests.wire import MARKET, Host
 from zmqex.kernel import effects as out
-from zmqex.limits import CLOCK_SKEW_MAX_MS, FRAME_BYTES_MAX
+from zmqex.limits import CLOCK_SKEW_MAX_MS, FRAME_BYTES_MAX, SEQUENCE_JUMP_MAX
 from zmqex.protocol.codec import encode
 from zmqex.protocol.identity import order_id, seal
 from zmqex.protocol.messages import (
@@ -64,7 +64,7 @@ STREAMED: dict[str, tuple[Send, str]] = {
         lambda host, maker: maker.say(
             host, maker.topic, batch_of(maker, maker.new(5)[1], sequence=10**9)
         ),
-        "log_pages_asked",
+        "ignored_sequence_gap",
     ),
     "epoch far in the future": (
         lambda host, maker: maker.say(
@@ -107,7 +107,33 @@ def test_what_is_streamed_and_cannot_be_is_counted_and_forgotten(name: str) -> N
     send(host, maker)
     host.wire.run(100)
     assert picture(host, maker) == before
+    assert (log_of(host, maker).target, log_of(host, maker).gap) == (log_of(host, maker).at, {})
     assert counted(host, word) == 1
+
+
+def test_a_jump_is_believed_as_far_as_its_maker_can_have_come() -> None:
+    """Of whom nothing is known as well; what a heartbeat has told of is no jump."""
+    _, host, maker = scene()
+
+    def say(sequence: int, *, epoch: int = maker.fold.epoch) -> None:
+        raw = batch_of(maker, maker.new(5)[1], sequence=sequence, epoch=epoch)
+        maker.say(host, maker.topic, raw)
+
+    say(SEQUENCE_JUMP_MAX + 1)
+    assert host.n.replicas.log(maker.identity, MARKET) is None
+    maker.say(host, maker.topic, maker.publish(maker.new(1)[1]))
+    far = SEQUENCE_JUMP_MAX + 2
+    say(far)
+    say(SEQUENCE_JUMP_MAX + 1, epoch=maker.fold.epoch + 1)
+    assert counted(host, "ignored_sequence_gap") == 3
+    assert list(log_of(host, maker).gap) == []
+    say(far - 1)
+    assert list(log_of(host, maker).gap) == [far - 1]
+    head = msgspec.structs.replace(maker.fold.head(), sequence=10**9, head_hash=b"h" * 32)
+    maker.say(host, b"h", maker.beat(head))
+    say(10**9 + 1)
+    assert list(log_of(host, maker).gap) == [far - 1, 10**9 + 1]
+    assert counted(host, "ignored_sequence_gap") == 3
 
 
 SIGNED: dict[str, tuple[Callable[[Maker], list[Any]], str]] = {

@@ -261,10 +261,10 @@ def test_a_repair_that_finds_nothing_ends_until_there_is_news() -> None:
 def test_a_batch_from_the_far_future_of_a_log_waits_at_most(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A jump of a billion is a gap like any other; the farthest of too many waiting is dropped."""
+    """A gap like any other; the farthest of too many waiting is dropped."""
     monkeypatch.setattr("zmqex.kernel.replicas.GAP_BATCHES_MAX", 2)
     _, host, maker = scene()
-    for sequence in (10**9, 5, 7, 6):
+    for sequence in (1_000, 5, 7, 6):
         maker.say(host, maker.topic, maker.sign(maker.new(sequence)[1], sequence=sequence))
     assert sorted(log_of(host, maker).gap) == [5, 6]
     assert counted(host, "gap_batches_dropped") == 2

@@ -18,7 +18,7 @@ from zmqex.kernel.budgets import Budgets, TokenBucket
 from zmqex.kernel.core import Core
 from zmqex.kernel.effects import Verify
 from zmqex.kernel.events import StreamReceived, Verified
-from zmqex.kernel.logs import Waiting, kept
+from zmqex.kernel.logs import MakerLog, Waiting, kept
 from zmqex.kernel.own_record import RECORD_TOPIC
 from zmqex.kernel.sessions import Sessions
 from zmqex.limits import (
@@ -27,6 +27,7 @@ from zmqex.limits import (
     FORK_PROOFS_BURST,
     FORK_PROOFS_PER_SECOND,
     MAKERS_MAX,
+    SEQUENCE_JUMP_MAX,
     VERIFIED_KEPT_MAX,
     VERIFYING_MAX,
 )
@@ -189,8 +190,12 @@ class Claims:
         log = self._replicas.log(batch.maker, batch.market)
         if batch.epoch > self._core.now.wall_ms + CLOCK_SKEW_MAX_MS:
             return RejectReason.FUTURE_EPOCH
+        if log is None and self._is_full(batch.maker):
+            return RejectReason.MAKER_FULL
+        if _jumps(batch, log):
+            return RejectReason.SEQUENCE_GAP
         if log is None:
-            return RejectReason.MAKER_FULL if self._is_full(batch.maker) else None
+            return None
         if batch.epoch != log.fold.epoch:
             return RejectReason.OLD_EPOCH if batch.epoch < log.fold.epoch else None
         if log.forked or log.refused:
@@ -245,3 +250,10 @@ class Claims:
     def _is_full(self, maker: bytes) -> bool:
         makers = self._replicas.makers
         return maker not in makers and len(makers) >= MAKERS_MAX
+
+
+def _jumps(batch: Batch, log: MakerLog | None) -> bool:
+    """Whether a batch lies far beyond all that is known of its epoch."""
+    known = (0, 0) if log is None else max(log.at, log.target)
+    told = known[1] if known[0] == batch.epoch else 0
+    return batch.sequence - told > SEQUENCE_JUMP_MAX
