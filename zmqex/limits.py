@@ -91,6 +91,9 @@ TAKE_DEADLINE_MS: Final = 1_500
 SKIP_MAKER_MS: Final = 30 * SECOND_MS
 # Orders that cross and both rest are looked for so long after others' orders have changed.
 CROSSED_WAIT_MS: Final = 100
+# Of two such orders, what we first see this long after ours was published is not of the same
+# moment: its maker has seen ours.  A few of the slowest round trips and of the fetches after a gap.
+CROSSED_SEEN_MS: Final = 5 * SECOND_MS
 # Takes of one incoming order that are on their way at the same time, and in all.
 TAKES_AT_ONCE_MAX: Final = 32
 TAKES_PER_ORDER_MAX: Final = 256

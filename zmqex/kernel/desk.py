@@ -67,7 +67,7 @@ class Desk:
         self._taking = taking
         self._taker = taker
         self._answers = Answers(core, trades, orders)
-        self._crossing = Crossing(core, sessions, replicas, orders, taking)
+        self._crossing = Crossing(core, sessions, replicas, trades, orders, taking)
         self._jobs: dict[int, Job] = {}
         self._job_serial = 0
         self.keys: dict[str, bytes] = {}

@@ -14,7 +14,7 @@ import msgspec
 
 from zmqex.kernel.core import Core
 from zmqex.kernel.publisher import Publisher
-from zmqex.kernel.records import OwnOrder, PutOrder
+from zmqex.kernel.records import OwnOrder, PutOrder, Trade
 from zmqex.kernel.trades import Trades
 from zmqex.limits import CLOCK_SKEW_MAX_MS, ORDER_LIFE_MAX_MS
 from zmqex.market.instruments import Instrument
@@ -23,6 +23,7 @@ from zmqex.protocol.codec import decode, encode
 from zmqex.protocol.identity import order_id as order_id_of
 from zmqex.protocol.messages import Close, Order, Place, Update
 from zmqex.reasons import RejectReason
+from zmqex.trading.states import State
 
 WORKING, OPEN, CLOSED = "working", "open", "closed"
 
@@ -169,7 +170,7 @@ class OwnOrders:
             self.lost(order_id, lots)
 
     def lost(self, order_id: bytes, lots: int) -> None:
-        """A trade that we had taken came to nothing: that part is dropped, not rested again."""
+        """A take came to nothing, and the order is not to rest again: that part is dropped."""
         row = self.rows[order_id]
         self._change(
             order_id, taken_lots=row.taken_lots - lots, dropped_lots=row.dropped_lots + lots
@@ -177,11 +178,15 @@ class OwnOrders:
 
     def filled(self, order_id: bytes, lots: int) -> None:
         """Base has moved to or from a taker."""
-        row = self._change(order_id, filled_lots=self.rows[order_id].filled_lots + lots)
-        if row.state == OPEN and self.remaining_lots(order_id) == 0:
+        self._change(order_id, filled_lots=self.rows[order_id].filled_lots + lots)
+        self.end_if_filled(order_id)
+        self.publish_update(order_id)
+
+    def end_if_filled(self, order_id: bytes) -> None:
+        """Close an open order with nothing left, unless a take may still give it something back."""
+        is_spent = self.rows[order_id].state == OPEN and self.remaining_lots(order_id) == 0
+        if is_spent and not any(map(_may_give_back, self._trades.of_order(order_id))):
             self.close(order_id, RejectReason.FILLED)
-        else:
-            self.publish_update(order_id)
 
     def returned(self, order_id: bytes, lots: int) -> None:
         """A hold has ended without a fill: an open order gets it back, a closed one drops it."""
@@ -267,3 +272,8 @@ class OwnOrders:
         key = order_id.hex()
         self._core.announce("order", key, order_id=key, state=after.state)
         return after
+
+
+def _may_give_back(trade: Trade) -> bool:
+    """Whether a take for a resting order may still come to nothing."""
+    return trade.rests and trade.counted and not trade.paid and trade.state is not State.SETTLED

@@ -50,6 +50,7 @@ class Trade(Record, frozen=True):
     take_digest: bytes = b""
     last_digest: bytes = bytes(32)  # of the last message of this trade that we know
     counted: bool = False  # its quantity counts as taken in our own order
+    rests: bool = False  # that order rests: it has back what comes of nothing
     paid: bool = False  # Lightning has said, for good, that the base was paid
     late: bool = False  # disputed after its quantity had returned: claims nothing
     reason: str = ""  # why it ended or waits, a RejectReason word

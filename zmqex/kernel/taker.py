@@ -196,14 +196,14 @@ class Taker:
     def returned(self, trade: Trade) -> None:
         """Nothing came of it: there is nothing more to say, and our own order has missed a part."""
         self._trades.forget_outbox(trade)
-        if trade.counted:
+        if trade.rests:
+            self._taking.give_back(trade)
+        elif trade.counted:
             self._orders.lost(trade.own_order_id, trade.quantity_lots)
 
     def abandon(self, trade: Trade, reason: RejectReason) -> None:
         """Get out of a trade in which we have not moved; we will never pay for it."""
-        if trade.state is State.TAKING:
-            trade = self._taking.give_back(trade)
-        trade = self._trades.move(trade, Input.ABANDON, reason=reason.value)
+        trade = self._trades.move(self._taking.give_back(trade), Input.ABANDON, reason=reason.value)
         self._deferred.discard(trade.trade_id)
         trade = self._trades.say(
             trade,

@@ -115,6 +115,7 @@ class Taking:
                 preimage=preimage,
                 pay_mode=pay_mode,
                 counted=hold_own,
+                rests=hold_own,
             )
         )
         if hold_own:
@@ -170,8 +171,8 @@ class Taking:
         self.finish(key)
 
     def give_back(self, trade: Trade) -> Trade:
-        """The maker has nothing of it: what was held of our own resting order is free again."""
-        if not trade.counted:
+        """Nothing comes of it: what was held of our own resting order is free again."""
+        if not (trade.counted and trade.rests):
             return trade
         self._orders.not_taken(trade.own_order_id, trade.quantity_lots)
         return self._trades.amend(trade, counted=False)
@@ -214,16 +215,16 @@ class Taking:
             fence=accept.fence,
             counterparty_node=accept.lightning_node,
         )
+        if trade.rests:
+            self._orders.not_taken(trade.own_order_id, asked_lots - trade.quantity_lots)
         self.on_accepted(trade)
-        self._count(self._trades.by_id[trade.trade_id], asked_lots)
+        self._count(self._trades.by_id[trade.trade_id])
         self.finish(trade.trade_id)
         return None
 
-    def _count(self, trade: Trade, asked_lots: int) -> None:
+    def _count(self, trade: Trade) -> None:
         """A take that was not abandoned at once is a part of our order that need not be worked."""
-        if trade.counted:
-            self._orders.not_taken(trade.own_order_id, asked_lots - trade.quantity_lots)
-        elif trade.own_order_id and trade.state is not State.ABANDONING:
+        if trade.own_order_id and not trade.counted and trade.state is not State.ABANDONING:
             self._trades.amend(trade, counted=True)
             self._orders.taken(trade.own_order_id, trade.quantity_lots)
 
