@@ -151,3 +151,12 @@ def test_an_order_that_was_cancelled_can_be_placed_again_at_the_end_of_the_queue
     met = [resting.order_id[-1] for resting in book.crossing(Side.SELL, 1) if resting.rests]
     assert met == [2, 1]
     assert book.levels(Side.BUY) == [Level(10, 2, 2, 2)]
+
+
+def test_nobody_fills_more_than_an_order_has_or_less_than_a_lot() -> None:
+    """Then nothing changes."""
+    book = Book()
+    book.place(order(1, lots=5), 0)
+    assert [book.fill(order(1).order_id, lots) for lots in (6, 0, -1)] == [False, False, False]
+    assert not book.fill(order(2).order_id, 1)
+    assert book.levels(Side.BUY) == [Level(10, 5, 5, 1)]

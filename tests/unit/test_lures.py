@@ -160,3 +160,23 @@ def test_a_fill_of_the_rest_does_not_close_what_is_still_being_taken() -> None:
     world.run(1_000)
     assert numbers(own(victim)) == ("open", BTC // 2, 0, 0)
     check_always(world)
+
+
+def test_an_order_takes_from_one_maker_at_a_time() -> None:
+    """While the first one says nothing the second one is not asked; then it is."""
+    world = World()
+    mallory, carol, victim = (world.add(name) for name in ("mallory", "carol", "victim"))
+    world.run(2_000)
+    victim.tell(place("sell", BTC))
+    lure(mallory, victim, BTC // 2)
+    mallory.pause()
+    world.run(400)
+    lure(carol, victim, BTC // 2)
+    world.run(400)
+    assert [one.maker for one in victim.journal.trades.values()] == [mallory.identity]
+    world.run(3_000)
+    assert {one.maker for one in victim.journal.trades.values()} == {
+        mallory.identity,
+        carol.identity,
+    }
+    check_always(world)

@@ -166,8 +166,7 @@ class Crossing:
             self._refused.add((own_id, trade.order_id))
             name = ("crossed", own_id, trade.order_id)
             self._core.call_after(name, SKIP_MAKER_MS, lambda: self._ask_again(own_id, trade))
-        else:
-            self._look_soon(trade.market)
+        self._look_soon(trade.market)
 
     def _moved(self, before: Trade, after: Trade) -> None:
         """What was accepted is ours for good once the base has moved, or its maker failed us."""
