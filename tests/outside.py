@@ -37,6 +37,7 @@ class MemoryJournal:
         self.outbox: dict[bytes, records.OutboxLine] = {}
         self.terms: dict[bytes, records.OrderTerms] = {}
         self.peers: dict[bytes, records.KnownPeer] = {}
+        self.forks: dict[tuple[bytes, str], records.ForkedLog] = {}
         self.counters: dict[str, int] = {}
         self.commands: dict[str, bytes] = {}
         self.commits = 0
@@ -60,6 +61,7 @@ class MemoryJournal:
             outbox=tuple(self.outbox.values()),
             terms=tuple(self.terms[key] for key in sorted(self.terms)),
             peers=tuple(self.peers[key] for key in sorted(self.peers)),
+            forks=tuple(self.forks.values()),
             counters=tuple(sorted(self.counters.items())),
             commands=tuple(sorted(self.commands.items())),
         )
@@ -82,10 +84,8 @@ class MemoryJournal:
                 self.outbox.pop(digest, None)
             case records.PutTerms(terms):
                 self.terms.setdefault(terms.order_id, terms)
-            case records.PutPeer(peer):
-                self.peers[peer.identity] = peer
-            case records.DropPeer(identity):
-                self.peers.pop(identity, None)
+            case records.PutPeer() | records.DropPeer() | records.PutFork() | records.DropFork():
+                self._put_of_others(write)
             case records.PutCounter(name, value):
                 self.counters[name] = max(value, self.counters.get(name, 0))
             case records.PutCommand(key, made):
@@ -105,6 +105,20 @@ class MemoryJournal:
         for market, epoch, sequence in list(self.batches):
             if market == point.market and (epoch, sequence) < (point.epoch, write.first):
                 del self.batches[market, epoch, sequence]
+
+    def _put_of_others(
+        self, write: records.PutPeer | records.DropPeer | records.PutFork | records.DropFork
+    ) -> None:
+        match write:
+            case records.PutPeer(peer):
+                self.peers[peer.identity] = peer
+            case records.DropPeer(identity):
+                self.peers.pop(identity, None)
+            case records.PutFork(fork):
+                self.forks.pop((fork.maker, fork.market), None)
+                self.forks[fork.maker, fork.market] = fork
+            case records.DropFork(maker, market):
+                self.forks.pop((maker, market), None)
 
     def _put_trade(self, trade: records.Trade, claimed: int, capacity: int) -> None:
         _follows(self.trades.get(trade.trade_id), trade)

@@ -22,13 +22,16 @@ from zmqex.kernel.following import Following
 from zmqex.kernel.publisher import Publisher
 from zmqex.kernel.reach import Reach
 from zmqex.kernel.records import (
+    DropFork,
     DropPeer,
+    ForkedLog,
     KnownPeer,
     OwnBatch,
     OwnCheckpoint,
     PutBatch,
     PutCheckpoint,
     PutCounter,
+    PutFork,
     PutPeer,
     Write,
 )
@@ -69,6 +72,7 @@ class LogNode:
         self.batches: tuple[OwnBatch, ...] = ()
         self.checkpoints: tuple[OwnCheckpoint, ...] = ()
         self.peers: tuple[KnownPeer, ...] = ()
+        self.forks: tuple[ForkedLog, ...] = ()
         self._calls: dict[type[happened.Event], Callable[[Any], None]] = {
             happened.Started: self._start,
             happened.Stopping: lambda _event: self.sessions.stop(),
@@ -98,6 +102,7 @@ class LogNode:
         return self.core.next_deadline_ms()
 
     def _start(self, _event: happened.Started) -> None:
+        self.replicas.forks.restore(self.forks)
         self.publisher.restore(self.batches, self.checkpoints)
         self.sessions.start(self.peers)
 
@@ -128,6 +133,7 @@ class Host:
         self.batches: dict[tuple[str, int, int], OwnBatch] = {}
         self.checkpoints: dict[str, OwnCheckpoint] = {}
         self.peers: dict[bytes, KnownPeer] = {}
+        self.forks: dict[tuple[bytes, str], ForkedLog] = {}
         self.counters: dict[str, int] = {}
         self.links: dict[bytes, tuple[str, bytes]] = {}  # peer: (host, CURVE key)
         self.topics: dict[bytes, tuple[bytes, ...]] = {}  # what we listen to of a peer
@@ -163,6 +169,7 @@ class Host:
         self.node.batches = tuple(self.batches.values())
         self.node.checkpoints = tuple(self.checkpoints.values())
         self.node.peers = tuple(self.peers.values())
+        self.node.forks = tuple(self.forks.values())
         self.handle(happened.Started())
 
     def crash(self) -> None:
@@ -229,6 +236,10 @@ class Host:
                 self.peers[peer.identity] = peer
             case DropPeer(identity):
                 self.peers.pop(identity, None)
+            case PutFork(fork):
+                self.forks[fork.maker, fork.market] = fork
+            case DropFork(maker, market):
+                del self.forks[maker, market]
             case PutCounter(name, value):
                 self.counters[name] = value
             case _:

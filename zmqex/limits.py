@@ -202,6 +202,8 @@ PROOF_EVERY_MS: Final = 10 * SECOND_MS
 # A proof of a fork costs two signature checks: one a second, a few at once.
 FORK_PROOFS_PER_SECOND: Final = 1
 FORK_PROOFS_BURST: Final = 8
+# Forked logs that are remembered over a restart, the newest.
+FORKS_KEPT_MAX: Final = 256
 # A stranger that has been connected for this long is a stranger no more.
 STRANGER_MS: Final = HOUR_MS
 

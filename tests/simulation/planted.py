@@ -14,6 +14,7 @@ import pytest
 from tests.simulation.plan import Fault
 from zmqex.kernel.claims import Claims
 from zmqex.kernel.events import Verified
+from zmqex.kernel.forks import Forks
 from zmqex.kernel.logs import Maker as KnownMaker
 from zmqex.kernel.logs import MakerLog
 from zmqex.kernel.maker import Maker
@@ -71,7 +72,7 @@ def fork_accepted(patch: pytest.MonkeyPatch) -> None:
         return check(self, batch, digest)
 
     patch.setattr(Fold, "check", lenient)
-    patch.setattr(Replicas, "accept_fork", lambda *_arguments: None)
+    patch.setattr(Forks, "accept", lambda *_arguments: None)
 
 
 def stale_heartbeat_accepted(patch: pytest.MonkeyPatch) -> None:

@@ -177,7 +177,7 @@ def test_a_proof_that_is_late_changes_nothing() -> None:
     maker.say(host, maker.topic, maker.publish(maker.new(1)[1]))
     log = log_of(host, maker)
     proof = ForkProof(b"", b"")
-    host.n.replicas.accept_fork(log, 1, proof)
+    host.n.replicas.forks.accept(log, 1, proof)
     assert log.state == "current"
     wire.run(0)
 
@@ -188,8 +188,62 @@ def test_a_proof_too_large_for_a_frame_is_kept_to_ourselves() -> None:
     maker.say(host, maker.topic, maker.publish(maker.new(1)[1]))
     log = log_of(host, maker)
     huge = bytes(limits.FRAME_BYTES_MAX // 2 + 1)
-    host.do(lambda: host.n.replicas.accept_fork(log, maker.fold.epoch, ForkProof(huge, huge)))
+    host.do(lambda: host.n.replicas.forks.accept(log, maker.fold.epoch, ForkProof(huge, huge)))
     assert (log.forked, log.proof) == (True, b"")
+
+
+def test_what_is_void_is_void_after_a_restart_and_proven_to_whoever_asks() -> None:
+    """Until its maker opens a new epoch; then it is forgotten, on disk too."""
+    wire, host, maker = scene()
+    key, place = maker.new(1)
+    maker.say(host, maker.topic, maker.publish(place))
+    maker.say(host, maker.topic, maker.sign(maker.new(2)[1], sequence=1))
+    proof = log_of(host, maker).proof
+    host.crash()
+    host.start()
+    maker.befriend(host)
+    log = log_of(host, maker)
+    assert (log.state, log.proof) == ("forked", proof)
+    maker.say(host, maker.topic, maker.envelopes[0])
+    maker.say(host, b"h", maker.beat())
+    assert resting(host) == []
+    question = LogRequest(maker.identity, MARKET, maker.fold.epoch, 1)
+    assert maker.refused(host, "log", question).reason == "forked_log"
+    said = [one for one in host.effects if isinstance(one, out.Publish)]
+    assert [one.envelope for one in said if one.topic == b"e"] == [proof, proof]
+    maker.fold.begin(wire.wall_ms + 1)
+    maker.say(host, maker.topic, maker.publish(place))
+    assert (resting(host), log.state, host.forks) == ([key], "current", {})
+
+
+def test_only_the_newest_forks_are_kept_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest goes for a new one, and its maker's next epoch finds nothing to forget."""
+    monkeypatch.setattr("zmqex.kernel.forks.FORKS_KEPT_MAX", 2)
+    wire, host, first = scene()
+    makers = [first, *(Maker(wire, name, f"10.9.9.{name}") for name in "12")]
+    for maker in makers:
+        for number in (1, 2):
+            maker.say(host, maker.topic, maker.sign(maker.new(number)[1]))
+    assert list(host.forks) == [(one.identity, MARKET) for one in makers[1:]]
+    first.fold.begin(wire.wall_ms + 1)
+    first.say(host, first.topic, first.publish(first.new(3)[1]))
+    assert log_of(host, first).state == "current"
+    assert len(host.forks) == 2
+
+
+@pytest.mark.parametrize(("room", "market"), [(1, MARKET), (9, "BTC/EUR")])
+def test_a_fork_that_is_of_no_use_now_stays_on_disk(
+    monkeypatch: pytest.MonkeyPatch, room: int, market: str
+) -> None:
+    """No room for its maker, or a market not followed: the next start may be another."""
+    _, host, maker = scene()
+    for number in (1, 2):
+        maker.say(host, maker.topic, maker.sign(maker.new(number)[1]))
+    host.crash()
+    monkeypatch.setattr("zmqex.kernel.replicas.MAKERS_MAX", room)
+    host.start(markets=(market,))
+    assert host.n.replicas.log(maker.identity, MARKET) is None
+    assert len(host.forks) == 1
 
 
 @pytest.mark.parametrize("how", ["batch", "heartbeat"])

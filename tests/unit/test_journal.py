@@ -17,8 +17,10 @@ from tests.outside import MemoryJournal
 from zmqex.adapters.storage.journal import MIGRATIONS, Journal
 from zmqex.errors import ConfigError, StorageError
 from zmqex.kernel.records import (
+    DropFork,
     DropOutbox,
     DropPeer,
+    ForkedLog,
     KnownPeer,
     OutboxLine,
     OwnBatch,
@@ -28,6 +30,7 @@ from zmqex.kernel.records import (
     PutCheckpoint,
     PutCommand,
     PutCounter,
+    PutFork,
     PutLine,
     PutOrder,
     PutOutbox,
@@ -187,6 +190,13 @@ class Past:
         known = KnownPeer(mark, draw(BLOB), draw(TEXT), draw(NUMBER), draw(st.booleans()))
         return PutPeer(known) if draw(st.booleans()) else DropPeer(mark)
 
+    def fork(self, mark: bytes) -> Write:
+        """A log that is proven to be forked, again or anew, or goes on."""
+        market = self.draw(st.sampled_from(["BTC/USD", "BTC/EUR"]))
+        if self.draw(st.booleans()):
+            return DropFork(mark, market)
+        return PutFork(ForkedLog(mark, market, self.draw(NUMBER), self.draw(BLOB)))
+
     def number(self, mark: bytes) -> Write:
         """A counter, or a command that was not heard yet."""
         key = self.draw(TEXT)
@@ -201,7 +211,7 @@ class Past:
 def histories(draw: st.DrawFn) -> list[tuple[Write, ...]]:
     """Transactions that a kernel could write, over few ids, so that rows are replaced often."""
     past = Past(draw)
-    kinds = [past.order, past.trade, past.batch, past.message, past.peer, past.number]
+    kinds = [past.order, past.trade, past.batch, past.message, past.peer, past.fork, past.number]
     return [
         tuple(draw(st.sampled_from(kinds))(draw(IDS)) for _ in range(draw(st.integers(1, 4))))
         for _ in range(draw(st.integers(0, 12)))

@@ -343,7 +343,7 @@ def test_a_proof_of_our_own_fork_starts_a_newer_epoch() -> None:
     log = host.n.replicas.own_log(MARKET)
     epoch = log.fold.epoch
     proof = decode(encode(Page(b"")), Page)
-    host.do(lambda: host.n.replicas.accept_fork(log, epoch, proof))  # type: ignore[arg-type]
+    host.do(lambda: host.n.replicas.forks.accept(log, epoch, proof))  # type: ignore[arg-type]
     assert log.fold.epoch > epoch
     assert list(host.n.replicas.book(MARKET).orders(Side.BUY)) == []
 

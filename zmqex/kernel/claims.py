@@ -245,7 +245,7 @@ class Claims:
             self._core.count("ignored_rate_limited")
             return None
         items = tuple((first.maker, "batch", one) for one in (proof.first, proof.second))
-        return Claim(items, lambda: self._replicas.accept_fork(log, first.epoch, proof))
+        return Claim(items, lambda: self._replicas.forks.accept(log, first.epoch, proof))
 
     def _is_full(self, maker: bytes) -> bool:
         makers = self._replicas.makers

@@ -198,6 +198,7 @@ class Kernel:
 
     def _on_started(self, _event: Started) -> None:
         restored, self._restored = self._restored, Snapshot()
+        self.replicas.forks.restore(restored.forks)
         self.publisher.restore(restored.batches, restored.checkpoints)
         self._rebuild_holds()
         self.desk.resume()

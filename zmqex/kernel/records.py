@@ -124,6 +124,15 @@ class OrderTerms(Record, frozen=True):
     batch: bytes  # the maker's signed batch that placed it, b"" where it was not kept
 
 
+class ForkedLog(Record, frozen=True):
+    """An epoch of another maker's log that is void, and the proof of it."""
+
+    maker: bytes
+    market: str
+    epoch: int
+    proof: bytes  # an encoded ForkProof; b"" where it is too long to be told
+
+
 class KnownPeer(Record, frozen=True):
     """A peer that once verified, for the address book."""
 
@@ -145,6 +154,7 @@ class Snapshot(Record, frozen=True):
     outbox: tuple[OutboxLine, ...] = ()
     terms: tuple[OrderTerms, ...] = ()
     peers: tuple[KnownPeer, ...] = ()
+    forks: tuple[ForkedLog, ...] = ()  # in the order in which they were proven
     counters: tuple[tuple[str, int], ...] = ()
     commands: tuple[tuple[str, bytes], ...] = ()  # (command key, own order id)
 
@@ -220,6 +230,19 @@ class DropPeer(Write, frozen=True):
     """Forget a peer."""
 
     identity: bytes
+
+
+class PutFork(Write, frozen=True):
+    """A log's epoch is void; what stood there of that log is replaced."""
+
+    fork: ForkedLog
+
+
+class DropFork(Write, frozen=True):
+    """The log goes on in a new epoch, or there are too many newer forks."""
+
+    maker: bytes
+    market: str
 
 
 class PutCounter(Write, frozen=True):

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from zmqex.kernel.books import Books
-from zmqex.kernel.claims import PROOF_TOPIC, RELAYED_TOPIC, Claims
+from zmqex.kernel.claims import RELAYED_TOPIC, Claims
 from zmqex.kernel.commands import Command
 from zmqex.kernel.core import Core
 from zmqex.kernel.effects import Publish
 from zmqex.kernel.events import Verified
+from zmqex.kernel.forks import Forks
 from zmqex.kernel.logs import FoundOrder, Maker, MakerLog, Waiting, kept
 from zmqex.kernel.sessions import Sessions
 from zmqex.kernel.shown import Shown
@@ -23,7 +24,6 @@ from zmqex.kernel.snapshots import Snapshots
 from zmqex.kernel.sync import Sync
 from zmqex.limits import (
     CLOCK_SKEW_MAX_MS,
-    FRAME_BYTES_MAX,
     GAP_BATCHES_MAX,
     GAP_BYTES_MAX,
     ID_PREFIX_CHARS_MIN,
@@ -37,7 +37,6 @@ from zmqex.limits import (
     SILENT_MS,
     STRANGER_MS,
 )
-from zmqex.protocol.codec import encode
 from zmqex.protocol.identity import short, to_text
 from zmqex.protocol.log import Fold, Plan, Row, topic
 from zmqex.protocol.messages import Batch, ForkProof, Head, Heartbeat
@@ -57,11 +56,13 @@ class Replicas:
         self.makers: dict[bytes, Maker] = {core.identity: Maker(core.identity, trusted=True)}
         self._shown = Shown(core, self._all_logs)
         self.book = self._shown.book
+        self.hide = self._shown.hide
         self.relaying = False  # set by `following`: what is accepted from a stream is passed on
         self.on_changed = self._shown.on_changed
         # Set by the publisher: others have more of our own log than we; our heartbeat.
         self.on_own_ahead: Callable[[str, int], None] = lambda _market, _epoch: None
         self.own_heartbeat: Callable[[], bytes] = lambda: b""
+        self.forks = Forks(core, self)
         self.claims = Claims(core, sessions, self)
         self.on_stream = self.claims.on_stream
         self.snapshots = Snapshots(core, sessions, self)
@@ -149,7 +150,7 @@ class Replicas:
     def accept_batch(self, new: Waiting) -> None:
         """A maker signed this batch: apply it now, or when what comes before it is there."""
         batch = new.batch
-        log = self._log_for(batch.maker, batch.market)
+        log = self.log_for(batch.maker, batch.market)
         if log is None or batch.epoch < log.fold.epoch:
             self._core.count("ignored_old_epoch")
             return
@@ -163,7 +164,7 @@ class Replicas:
         other = kept(log, batch.sequence)
         if other is not None:
             if other[0] != new.digest:
-                self.accept_fork(log, batch.epoch, ForkProof(other[1], new.envelope))
+                self.forks.accept(log, batch.epoch, ForkProof(other[1], new.envelope))
             return
         if batch.sequence <= log.fold.sequence:
             return
@@ -240,7 +241,7 @@ class Replicas:
         if head.epoch > fold.epoch:
             self.begin(log, head.epoch)
         if log.forked and head.epoch == fold.epoch:
-            self._repeat_proof(log, PROOF_EVERY_MS)  # its maker does not know that it is void
+            self.forks.repeat(log, PROOF_EVERY_MS)  # its maker does not know that it is void
         if head.epoch < fold.epoch or log.forked or log.refused:
             return
         if (head.epoch, head.sequence) >= log.target:
@@ -283,7 +284,8 @@ class Replicas:
 
     def begin(self, log: MakerLog, epoch: int) -> None:
         """Start a newer epoch of a log: whatever was said in older ones is void."""
-        self._shown.hide(log)
+        self.hide(log)
+        self.forks.ended(log)
         log.fold.begin(epoch)
         log.tail, log.gap, log.anchors, log.buckets = Tail(), {}, [], {}
         log.forked = log.refused = log.widening = log.by_snapshot = False
@@ -329,31 +331,6 @@ class Replicas:
         else:
             self._shown.show(log, plan.rows.items(), fresh)
 
-    def accept_fork(self, log: MakerLog, epoch: int, proof: ForkProof) -> None:
-        """A maker said two things at once: its epoch is void until it opens a new one."""
-        if log.fold.maker == self._core.identity:
-            self.on_own_ahead(log.fold.market, epoch)
-            return
-        if log.forked or epoch != log.fold.epoch:
-            return
-        self._shown.hide(log)
-        log.forked, log.gap, log.probe = True, {}, 0
-        self._core.count("forked_logs")
-        self._core.log("error", "log_forked", maker=short(log.fold.maker), market=log.fold.market)
-        raw = encode(proof)
-        if len(raw) <= FRAME_BYTES_MAX:
-            log.proof = raw
-            self._say_proof(log)
-
-    def _repeat_proof(self, log: MakerLog, after_ms: int) -> None:
-        if log.proof and self._core.now.monotonic_ms - log.proof_said_ms >= after_ms:
-            self._say_proof(log)
-
-    def _say_proof(self, log: MakerLog) -> None:
-        """Show everybody who listens that a maker said two things at once."""
-        log.proof_said_ms = self._core.now.monotonic_ms
-        self._core.emit(Publish(PROOF_TOPIC, log.proof))
-
     def trim(self, log: MakerLog) -> bool:
         """Drop the older half of a log's batches once they weigh more than its open orders."""
         fold = log.fold
@@ -386,7 +363,7 @@ class Replicas:
 
     def _go_head_only(self, log: MakerLog) -> None:
         """Keep following the chain, but keep no orders: better none than some of them."""
-        self._shown.hide(log)
+        self.hide(log)
         log.fold.forget_orders()
         self._core.count("head_only_logs")
         self._core.log(
@@ -416,7 +393,7 @@ class Replicas:
         if not log.forked:
             return None
         # Whoever asks has not seen the proof; it listens to us by now.
-        self._repeat_proof(log, SECOND_MS)
+        self.forks.repeat(log, SECOND_MS)
         return RejectReason.FORKED_LOG
 
     def _all_logs(self) -> Iterable[MakerLog]:
@@ -430,7 +407,8 @@ class Replicas:
             maker = self.makers[identity] = Maker(identity)
         return maker
 
-    def _log_for(self, maker: bytes, market: str) -> MakerLog | None:
+    def log_for(self, maker: bytes, market: str) -> MakerLog | None:
+        """A log, made if there is room for its maker."""
         known = self._maker_for(maker)
         return None if known is None else self._log_in(known, market)
 

@@ -19,8 +19,10 @@ import msgspec
 from zmqex.adapters.storage.database import CommitHook, Database
 from zmqex.errors import StorageError
 from zmqex.kernel.records import (
+    DropFork,
     DropOutbox,
     DropPeer,
+    ForkedLog,
     KnownPeer,
     OrderTerms,
     OutboxLine,
@@ -31,6 +33,7 @@ from zmqex.kernel.records import (
     PutCheckpoint,
     PutCommand,
     PutCounter,
+    PutFork,
     PutLine,
     PutOrder,
     PutOutbox,
@@ -89,6 +92,12 @@ MIGRATIONS: Final = (
     -- A fencing token is given once, to one take of an order of ours; 0 is a tombstone's.
     CREATE UNIQUE INDEX trade_by_fence ON trade (fence) WHERE role = 'maker' AND fence > 0;
     """,
+    """
+    CREATE TABLE fork (
+        position INTEGER PRIMARY KEY AUTOINCREMENT, maker BLOB NOT NULL, market TEXT NOT NULL,
+        record BLOB NOT NULL, UNIQUE (maker, market)
+    );
+    """,
 )
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -145,6 +154,7 @@ def _load(connection: sqlite3.Connection) -> Snapshot:
         outbox=rows("SELECT record FROM outbox ORDER BY position", OutboxLine),
         terms=rows("SELECT record FROM order_terms ORDER BY order_id", OrderTerms),
         peers=rows("SELECT record FROM peer", KnownPeer),
+        forks=rows("SELECT record FROM fork ORDER BY position", ForkedLog),
         counters=tuple(connection.execute("SELECT name, value FROM counter ORDER BY name")),
         commands=tuple(connection.execute("SELECT key, made FROM command ORDER BY key")),
     )
@@ -301,6 +311,20 @@ def _drop_peer(connection: sqlite3.Connection, write: DropPeer) -> None:
     connection.execute("DELETE FROM peer WHERE identity = ?", (write.identity,))
 
 
+def _put_fork(connection: sqlite3.Connection, write: PutFork) -> None:
+    fork = write.fork
+    connection.execute(
+        "INSERT OR REPLACE INTO fork (maker, market, record) VALUES (?, ?, ?)",
+        (fork.maker, fork.market, _encode(fork)),
+    )
+
+
+def _drop_fork(connection: sqlite3.Connection, write: DropFork) -> None:
+    connection.execute(
+        "DELETE FROM fork WHERE maker = ? AND market = ?", (write.maker, write.market)
+    )
+
+
 def _put_counter(connection: sqlite3.Connection, write: PutCounter) -> None:
     connection.execute(
         "INSERT INTO counter VALUES (?, ?) "
@@ -324,6 +348,8 @@ _WRITERS: Final[dict[type[Write], Callable[[sqlite3.Connection, Any], None]]] = 
     PutTerms: _put_terms,
     PutPeer: _put_peer,
     DropPeer: _drop_peer,
+    PutFork: _put_fork,
+    DropFork: _drop_fork,
     PutCounter: _put_counter,
     PutCommand: _put_command,
 }
