@@ -5,15 +5,18 @@ from __future__ import annotations
 from tests.wire import MARKET, Host, Wire
 
 
-def scene() -> tuple[Wire, Host, Host]:
-    """Alice's log as bob has it, and as alice has it after she has lost its end; they are apart."""
+def scene(*, beats: bool = True) -> tuple[Wire, Host, Host]:
+    """Alice's log as bob has it, and as alice has it after she has lost its end; they are apart.
+
+    Without `beats` bob has heard of no heartbeat after the last batch.
+    """
     wire = Wire()
     alice, bob = wire.meet("alice", "bob")
     alice.place(1)
     wire.run(300)
     copy = dict(alice.batches)
     alice.place(2)
-    wire.run(300)
+    wire.run(300 if beats else 10)
     wire.cut.add(frozenset({"alice", "bob"}))
     alice.crash()
     alice.batches = copy
@@ -45,4 +48,16 @@ def test_a_log_whose_proof_is_gone_is_replaced_by_a_newer_head() -> None:
     assert [number for number in range(1, 5) if tail.get(number)] == [3, 4]
     wire.cut.clear()
     wire.run(20_000)
+    assert alice.head(alice) == bob.head(alice)
+
+
+def test_a_maker_learns_by_its_own_batches_too_that_others_have_more() -> None:
+    """It asks each peer that it meets for what comes after its own end, and verifies it."""
+    wire, alice, bob = scene(beats=False)
+    epoch = alice.n.replicas.own_log(MARKET).fold.epoch
+    wire.cut.clear()
+    wire.run(20_000)
+    assert alice.n.replicas.own_log(MARKET).fold.epoch > epoch
+    alice.place(3)
+    wire.run(1_000)
     assert alice.head(alice) == bob.head(alice)

@@ -71,6 +71,23 @@ class Sync:
     def _on_live(self, peer: bytes) -> None:
         self._asking_heads[peer] = None
         self._ask_heads(peer, b"")
+        for log in self._replicas.logs_of(self._core.identity):
+            if log.fold.epoch:
+                self._ask_for_own(peer, log)
+
+    def _ask_for_own(self, peer: bytes, log: MakerLog) -> None:
+        """Whether a peer has more of our own log than we: it may have no heartbeat that says so."""
+        fold = log.fold
+
+        def on_answer(answer: Answer) -> None:
+            if isinstance(answer, Refusal):
+                return
+            batches = decode(answer, LogPage).batches[:1]
+            claims = [self._replicas.claims.batch(raw, fold.market, fold.maker) for raw in batches]
+            self._replicas.claims.verify([one for one in claims if one is not None])
+
+        body = LogRequest(fold.maker, fold.market, fold.epoch, fold.sequence + 1)
+        self._sessions.request(peer, "log", body, on_answer)
 
     def _ask_heads(self, peer: bytes, after: bytes) -> None:
         self._sessions.request(
