@@ -175,6 +175,9 @@ FROZEN_HEADS_MAX: Final = 4
 SYNC_RETRIES_MAX: Final = 16
 # Makers whose logs are followed; more than the network has today by far.
 MAKERS_MAX: Final = 1_024
+# With so many, one that is silent and idle gives its place to a new one; they are searched at most
+# this often.
+MAKERS_EVICT_EVERY_MS: Final = SECOND_MS
 # Batches of one log that wait for one before them, and their bytes: anybody can make up a maker,
 # so this times MAKERS_MAX is what a stranger can fill.
 GAP_BATCHES_MAX: Final = 64

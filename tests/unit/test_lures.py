@@ -93,6 +93,7 @@ def test_with_money_of_value_nobody_is_made_to_pay_first() -> None:
     world.run(5_000)
     trade = only_trade(victim)
     assert (trade.role, trade.state) == (TradeRole.TAKER, State.ACCEPTED)
+    assert victim.k.replicas.room.dealing() == [trade.maker], "its log would be given up"
     assert victim.ledger.payments == {}
 
 

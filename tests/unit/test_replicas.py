@@ -151,12 +151,11 @@ def test_so_many_makers_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         one = (about, raw)
         host.n.core.begin(wire.now())
-        monkeypatch.setattr("zmqex.kernel.claims.MAKERS_MAX", 2)
-        monkeypatch.setattr("zmqex.kernel.replicas.MAKERS_MAX", 2)
+        monkeypatch.setattr("zmqex.kernel.room.MAKERS_MAX", 2)
         maker.say(host, *one)
     assert len(host.n.replicas.makers) == 2
     assert counted(host, "ignored_maker_full") == 2
-    monkeypatch.setattr("zmqex.kernel.claims.MAKERS_MAX", 3)
+    monkeypatch.setattr(host.n.replicas.room, "is_full", lambda: False)
     other.say(host, other.topic, other.envelopes[0])
     other.say(host, b"h", other.beat(later_ms=1))
     assert len(host.n.replicas.makers) == 2

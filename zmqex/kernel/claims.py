@@ -26,7 +26,6 @@ from zmqex.limits import (
     CLOCK_SKEW_MAX_MS,
     FORK_PROOFS_BURST,
     FORK_PROOFS_PER_SECOND,
-    MAKERS_MAX,
     SEQUENCE_JUMP_MAX,
     VERIFIED_KEPT_MAX,
     VERIFYING_MAX,
@@ -248,8 +247,7 @@ class Claims:
         return Claim(items, lambda: self._replicas.forks.accept(log, first.epoch, proof))
 
     def _is_full(self, maker: bytes) -> bool:
-        makers = self._replicas.makers
-        return maker not in makers and len(makers) >= MAKERS_MAX
+        return maker not in self._replicas.makers and self._replicas.room.is_full()
 
 
 def _jumps(batch: Batch, log: MakerLog | None) -> bool:

@@ -121,6 +121,7 @@ class Kernel:
         self.lease.on_gained += [self._rebuild_holds, self.publisher.resume]
         self.trades.why_too_much = Exposure(self.core, self.trades).why_not
         self.publisher.on_log_lost.append(self.orders.log_lost)
+        self.replicas.room.dealing = lambda: [one.maker for one in self.trades.running()]
         self._restored = restored
         self._bring_back(restored)
         self._calls: dict[type[Event], Callable[[Any], None]] = {

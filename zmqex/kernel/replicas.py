@@ -18,6 +18,7 @@ from zmqex.kernel.effects import Publish
 from zmqex.kernel.events import Verified
 from zmqex.kernel.forks import Forks
 from zmqex.kernel.logs import FoundOrder, Maker, MakerLog, Waiting, kept
+from zmqex.kernel.room import Room
 from zmqex.kernel.sessions import Sessions
 from zmqex.kernel.shown import Shown
 from zmqex.kernel.snapshots import Snapshots
@@ -28,7 +29,6 @@ from zmqex.limits import (
     GAP_BYTES_MAX,
     ID_PREFIX_CHARS_MIN,
     LOG_BYTES_KEPT_MIN,
-    MAKERS_MAX,
     ORDERS_PER_MAKER_MAX,
     ORDERS_TOTAL_MAX,
     PROOF_EVERY_MS,
@@ -63,6 +63,7 @@ class Replicas:
         self.on_own_ahead: Callable[[str, int], None] = lambda _market, _epoch: None
         self.own_heartbeat: Callable[[], bytes] = lambda: b""
         self.forks = Forks(core, self)
+        self.room = Room(core, sessions, self.makers, self._shown, self.is_stale)
         self.claims = Claims(core, sessions, self)
         self.on_stream = self.claims.on_stream
         self.snapshots = Snapshots(core, sessions, self)
@@ -403,7 +404,7 @@ class Replicas:
     def _maker_for(self, identity: bytes) -> Maker | None:
         """The entry of a maker, made if there is room."""
         maker = self.makers.get(identity)
-        if maker is None and len(self.makers) < MAKERS_MAX:
+        if maker is None and self.room.make():
             maker = self.makers[identity] = Maker(identity)
         return maker
 
