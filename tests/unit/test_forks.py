@@ -240,7 +240,7 @@ def test_a_fork_that_is_of_no_use_now_stays_on_disk(
     for number in (1, 2):
         maker.say(host, maker.topic, maker.sign(maker.new(number)[1]))
     host.crash()
-    monkeypatch.setattr("zmqex.kernel.replicas.MAKERS_MAX", room)
+    monkeypatch.setattr("zmqex.kernel.room.MAKERS_MAX", room)
     host.start(markets=(market,))
     assert host.n.replicas.log(maker.identity, MARKET) is None
     assert len(host.forks) == 1

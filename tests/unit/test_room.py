@@ -114,14 +114,19 @@ def test_makers_are_searched_at_most_once_a_second(monkeypatch: pytest.MonkeyPat
     assert 1 <= len(searched) <= 3
 
 
-@pytest.mark.parametrize("why", ["trusted", "live", "pinned", "repairing", "dealing"])
+@pytest.mark.parametrize("why", ["trusted", "live", "pinned", "repairing", "dealing", "void"])
 def test_who_is_of_use_stays(why: str) -> None:
-    """A friend, a peer, one whose log is being fetched, one with whom a trade runs."""
+    """A friend, a peer, one with whom a trade runs, or whose log is being fetched or is void."""
     wire, host, _friend, third = full()
     if why == "trusted":
         host.n.replicas.trust(third.identity)
     elif why == "repairing":
         log_of(host, third).repair = Repair.ASKING
+    elif why == "void":
+        third.say(
+            host, third.topic, third.sign(third.new(2)[1], sequence=1, previous_hash=bytes(32))
+        )
+        assert log_of(host, third).forked
     elif why == "dealing":
         host.n.replicas.room.dealing = lambda: [third.identity]
     else:

@@ -61,6 +61,10 @@ class Forks:
             self._say(log)
         self._keep(ForkedLog(fold.maker, fold.market, epoch, log.proof))
 
+    def keeps(self, log: MakerLog) -> bool:
+        """Whether the journal knows that this log is void."""
+        return (log.fold.maker, log.fold.market) in self._kept
+
     def ended(self, log: MakerLog) -> None:
         """Its maker has opened a new epoch."""
         key = log.fold.maker, log.fold.market

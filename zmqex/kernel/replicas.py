@@ -63,7 +63,7 @@ class Replicas:
         self.on_own_ahead: Callable[[str, int], None] = lambda _market, _epoch: None
         self.own_heartbeat: Callable[[], bytes] = lambda: b""
         self.forks = Forks(core, self)
-        self.room = Room(core, sessions, self.makers, self._shown, self.is_stale)
+        self.room = Room(core, sessions, self.makers, self._shown, self.is_stale, self.forks.keeps)
         self.claims = Claims(core, sessions, self)
         self.on_stream = self.claims.on_stream
         self.snapshots = Snapshots(core, sessions, self)

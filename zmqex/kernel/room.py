@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from zmqex.kernel.core import Core
-from zmqex.kernel.logs import Maker, Repair
+from zmqex.kernel.logs import Maker, MakerLog, Repair
 from zmqex.kernel.sessions import Sessions
 from zmqex.kernel.shown import Shown
 from zmqex.limits import MAKERS_EVICT_EVERY_MS, MAKERS_MAX
@@ -26,6 +26,7 @@ class Room:
         makers: dict[bytes, Maker],
         shown: Shown,
         is_stale: Callable[[bytes], bool],
+        is_void: Callable[[MakerLog], bool],
     ) -> None:
         """Watch over `makers`; nobody need go yet."""
         self._core = core
@@ -33,6 +34,7 @@ class Room:
         self._makers = makers
         self._shown = shown
         self._is_stale = is_stale
+        self._is_void = is_void
         self._idle: list[bytes] = []  # who may go, as last searched; the first to go is the last
         self._searched_ms: int | None = None
         # Set by the kernel: the makers in whose orders trades of ours run.
@@ -85,5 +87,9 @@ class Room:
             not maker.trusted
             and self._is_stale(maker.identity)
             and not (peer is not None and peer.pinned)
-            and all(log.repair is Repair.IDLE for log in maker.logs.values())
+            and not any(map(self._is_needed, maker.logs.values()))
         )
+
+    def _is_needed(self, log: MakerLog) -> bool:
+        """Whether a log is being fetched, or what is void in it must stay so."""
+        return log.repair is not Repair.IDLE or self._is_void(log)
