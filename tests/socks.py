@@ -37,13 +37,14 @@ class Socks:
         return f"socks5://127.0.0.1:{self.port}"
 
     def close(self) -> None:
-        """End every connection."""
+        """End every connection; none is closed while a thread still waits for it."""
         for one in self._open:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
-            one.close()
         for thread in self._threads:
             thread.join()
+        for one in self._open:
+            one.close()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):

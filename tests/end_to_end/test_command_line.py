@@ -17,7 +17,8 @@ _END_S = 20
 
 def pending(node: Node) -> list[Path]:
     """The commands of this node that still wait for their answer."""
-    return [path for path in (node.directory / "pending").glob("*") if path.read_text()]
+    # A name that starts with a dot is a file that is still being written.
+    return list((node.directory / "pending").glob("[!.]*"))
 
 
 def begin(home: Home, *words: str) -> subprocess.Popen[str]:
