@@ -14,7 +14,7 @@ import msgspec
 
 from tests.outside import Ledger
 from tests.simulation.faults import Faults
-from tests.simulation.invariants import Invariants
+from tests.simulation.invariants import LOOKED_AGAIN_MS, Invariants
 from tests.simulation.liars import Liar
 from tests.simulation.load import Load
 from tests.simulation.machine import HELLO, START_MS, Machine
@@ -31,7 +31,6 @@ HEALED_WITHIN_MS = 30_000
 HEIGHT = 800_000
 _FULL_CHECK_EVERY_MS = 5_000
 _STEP_MS = 1_000
-_SETTLING_MS = 6_000
 _WATCH_MS = 2_000
 _PATIENCE_MS = 100_000
 _FOUND_MAX = 50  # what one lookup in the DHT brings
@@ -204,7 +203,7 @@ class Simulation:
         self.ended = True
         if disagreement:
             raise self.failure(f"still no agreement after {report.healed_ms} ms: {disagreement}")
-        self.schedule.run_until(self.schedule.now_ms + _SETTLING_MS)
+        self.schedule.run_until(self.schedule.now_ms + LOOKED_AGAIN_MS)
         self.settled = True
         self.check_all()
         if self.plan.patient and self.plan.hold_ttl_ms <= _PATIENCE_MS:
