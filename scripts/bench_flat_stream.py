@@ -126,7 +126,7 @@ def draw_order(rng: random.Random, now_ms: int) -> bytes:
     """An order near the middle, as its maker writes it."""
     side = rng.choice(("buy", "sell"))
     away = 1 + int(rng.expovariate(1 / 25))
-    lots = rng.randint(1, 100_000)
+    lots = rng.randint(1_000, 100_000)
     return bytes(
         msgpack.packb(
             (

@@ -419,11 +419,11 @@ class Wire:
 
 
 def order(number: int, now_ms: int, **fields: object) -> Order:
-    """A valid order; equal numbers make equal orders."""
+    """A valid order, worth one cent; equal numbers make equal orders."""
     terms: dict[str, Any] = {
         "market": MARKET,
         "side": "buy",
-        "price_ticks": 100,
+        "price_ticks": 100_000,
         "quantity_lots": 1_000,
         "minimum_lots": 1,
         "time_in_force": "gtc",

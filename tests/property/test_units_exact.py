@@ -15,6 +15,7 @@ from zmqex.market.units import (
     OrderTerms,
     check_notional,
     decimal_text,
+    dust_below,
     format_notional,
     format_price,
     format_quantity,
@@ -24,6 +25,7 @@ from zmqex.market.units import (
     parse_price,
     parse_quantity,
 )
+from zmqex.reasons import RejectReason
 
 CURRENCIES = Currencies({"WEI": 12, "POINTS": 0})
 instruments = st.sampled_from(["USD", "JPY", "KWD", "CLF", "WEI", "POINTS"]).map(
@@ -64,6 +66,16 @@ def test_every_order_that_is_printed_is_read_back(
             for word in words
         )
     assert parse_order_text(text, CURRENCIES) == (lots, market, ticks)
+
+
+@given(market=instruments, lots=small, off=st.integers(-1, 1))
+def test_dust_is_exactly_what_is_too_small_to_be_placed(
+    market: Instrument, lots: int, off: int
+) -> None:
+    """Of lots times ticks, at the border and beside it."""
+    ticks = max(dust_below(market) // lots + off, 1)
+    dust = lots * ticks < dust_below(market)
+    assert dust == (check_notional(lots, ticks, market) is RejectReason.NOTIONAL_TOO_SMALL)
 
 
 @given(st.text(max_size=130))

@@ -237,7 +237,7 @@ class Liar:
         return Order(
             market=market,
             side=Side.BUY,
-            price_ticks=1_000,
+            price_ticks=100_000,
             quantity_lots=1_000,
             minimum_lots=1,
             time_in_force="gtc",

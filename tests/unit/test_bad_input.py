@@ -11,9 +11,10 @@ import pytest
 from tests.unit.maker import Maker, counted, log_of, resting, scene
 from tests.wire import MARKET, Host
 from zmqex.kernel import effects as out
-from zmqex.limits import CLOCK_SKEW_MAX_MS, FRAME_BYTES_MAX, SEQUENCE_JUMP_MAX
+from zmqex.kernel.commands import GetPeerBook
+from zmqex.limits import CLOCK_SKEW_MAX_MS, FRAME_BYTES_MAX, HEARTBEAT_EVERY_MS, SEQUENCE_JUMP_MAX
 from zmqex.protocol.codec import encode
-from zmqex.protocol.identity import order_id, seal
+from zmqex.protocol.identity import order_id, seal, to_text
 from zmqex.protocol.messages import (
     Batch,
     Close,
@@ -165,6 +166,30 @@ SIGNED: dict[str, tuple[Callable[[Maker], list[Any]], str]] = {
     "the same order twice": (lambda maker: [maker.new(1)[1]], "duplicate_order"),
     "more held than remains": (lambda maker: [Update(maker.new(1)[0], 5, 6)], "invalid_quantity"),
 }
+
+
+def test_others_dust_is_in_no_book_and_stops_no_log() -> None:
+    """Worth less than a cent; whoever fetches a book whole does not see it either."""
+    wire, host, maker = scene()
+    (dust, small), (cent, worth) = maker.new(1, quantity_lots=999), maker.new(2)
+    maker.say(host, maker.topic, maker.publish(small, worth))
+    maker.say(host, maker.topic, maker.publish(Update(dust, 998, 0)))
+    assert resting(host) == [cent]
+    assert log_of(host, maker).fold.head() == maker.fold.head()
+    wire.run(3 * HEARTBEAT_EVERY_MS)
+    assert counted(host, "hidden_notional_too_small") == 1
+    own = host.place(3, quantity_lots=999)
+    assert resting(host) == [cent, own]
+    maker.say(host, b"h", maker.beat())
+    (reader,) = wire.add("reader")
+    wire.run(2_000)
+    reader.command(GetPeerBook(to_text(host.identity), MARKET))
+    wire.run(1_000)
+    shown = reader.answers()[-1].result
+    assert [one["order_id"] for one in shown["orders"]] == [cent.hex()]
+    maker.say(host, maker.topic, maker.publish(Close(dust, "cancelled")))
+    assert log_of(host, maker).fold.head() == maker.fold.head()
+    assert resting(host) == [cent, own]
 
 
 @pytest.mark.parametrize("name", SIGNED)

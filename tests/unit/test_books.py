@@ -20,16 +20,17 @@ def test_the_book_shows_levels_owners_and_what_is_stale() -> None:
     """Cumulative depth, spread, own and stale lots; orders best first where asked for."""
     wire, host, maker = scene()
     maker.say(host, b"h", maker.beat())
-    own = host.place(1, price_ticks=100, flags=1)
-    cheap, dear = maker.new(1, price_ticks=101), maker.new(2, side="sell", price_ticks=110)
+    own = host.place(1, flags=1)
+    cheap = maker.new(1, price_ticks=100_001)
+    dear = maker.new(2, side="sell", price_ticks=100_010)
     maker.say(host, maker.topic, maker.publish(cheap[1], maker.new(3)[1], dear[1]))
     maker.say(host, maker.topic, maker.publish(Update(cheap[0], 800, 300)))
     host.command(GetBook(MARKET, 10, orders=True))
     book = host.answers()[-1].result
     assert (book["spread_ticks"], book["makers"], book["stale_makers"]) == (9, 2, 0)
-    assert [one["price_ticks"] for one in book["bids"]] == [101, 100]
+    assert [one["price_ticks"] for one in book["bids"]] == [100_001, 100_000]
     assert book["bids"][1] == {
-        "price_ticks": 100,
+        "price_ticks": 100_000,
         "quantity_lots": 2_000,
         "cumulative_lots": 2_500,
         "orders": 2,

@@ -107,6 +107,19 @@ def test_no_client_outlives_a_restart_of_its_node() -> None:
     assert book(bob)["bids"] == [(99, LOTS)]
 
 
+@pytest.mark.parametrize(("left", "renewed"), [(LOTS // 2, 1), (LOTS // 4, 0)])
+def test_what_is_left_of_an_order_is_renewed_unless_it_is_dust(left: int, renewed: int) -> None:
+    """A cent is worth an order; less than that nobody would show."""
+    world = World()
+    alice, bob = world.meet("alice", "bob")
+    place(alice, "buy", LOTS, 100, expires_in_ms=60_000, renew=True)
+    world.run(1_000)
+    place(bob, "sell", LOTS - left, 100)
+    world.run(60_000)
+    assert [row.state for row in alice.k.orders.rows.values()] == ["closed", "open"][: 1 + renewed]
+    assert book(bob)["bids"] == [(100, left)] * renewed
+
+
 @pytest.mark.parametrize("tif", ["gtc", "ioc"])
 def test_what_renews_itself_needs_nobody(tif: str) -> None:
     """So it cannot end with a client."""

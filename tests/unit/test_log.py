@@ -84,7 +84,7 @@ def test_an_order_lives_from_its_placement_to_its_close() -> None:
     key, placed = place(1)
     assert say(fold, placed) is None
     assert fold.orders[key].available_lots == 1_000
-    assert say(fold, Update(key, 900, 300), Fill(key, 100, 100, START_MS)) is None
+    assert say(fold, Update(key, 900, 300), Fill(key, 100, 100_000, START_MS)) is None
     row = fold.orders[key]
     assert (row.remaining_lots, row.held_lots, row.available_lots) == (900, 300, 600)
     assert row.raw == placed.order
@@ -151,11 +151,11 @@ def test_the_first_batch_of_an_epoch_follows_nothing() -> None:
         (place(1)[1], RejectReason.DUPLICATE_ORDER),
         (Update(b"u" * 32, 1, 0), RejectReason.UNKNOWN_ORDER),
         (Close(b"u" * 32, "x"), RejectReason.UNKNOWN_ORDER),
-        (Fill(b"u" * 32, 1, 100, 0), RejectReason.UNKNOWN_ORDER),
+        (Fill(b"u" * 32, 1, 100_000, 0), RejectReason.UNKNOWN_ORDER),
         (Update(place(1)[0], 1_001, 0), RejectReason.INVALID_QUANTITY),
         (Update(place(1)[0], 10, 11), RejectReason.INVALID_QUANTITY),
-        (Fill(place(1)[0], 1_001, 100, 0), RejectReason.INVALID_QUANTITY),
-        (Fill(place(1)[0], 1, 101, 0), RejectReason.INVALID_PRICE),
+        (Fill(place(1)[0], 1_001, 100_000, 0), RejectReason.INVALID_QUANTITY),
+        (Fill(place(1)[0], 1, 100_001, 0), RejectReason.INVALID_PRICE),
     ],
 )
 def test_a_bad_operation_refuses_its_whole_batch(

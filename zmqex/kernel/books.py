@@ -17,6 +17,7 @@ from zmqex.kernel.snapshots import SnapshotFetch
 from zmqex.limits import INTEGER_MAX, MAKERS_MAX, ORDERS_TOTAL_MAX
 from zmqex.market.book import Book
 from zmqex.market.orders import BookOrder, OrderFlags, Side
+from zmqex.market.units import dust_below
 from zmqex.protocol.codec import decode, decode_envelope
 from zmqex.protocol.identity import to_text, verify
 from zmqex.protocol.log import Fold, Row
@@ -193,9 +194,11 @@ class Fetch:
     def book(self, now_ms: int) -> Book:
         """The fetched orders, as this node would show them."""
         book = Book(self._market)
+        dust = dust_below(self._core.currencies.instrument(self._market))
         for fold in self.folds.values():
             for key, row in fold.orders.items():
-                book.place(resting(key, fold.maker, row), now_ms)
+                if row.order.quantity_lots * row.order.price_ticks >= dust:
+                    book.place(resting(key, fold.maker, row), now_ms)
         return book
 
     def _ask_heads(self, after: bytes) -> None:

@@ -15,6 +15,7 @@ from zmqex.kernel.events import ClientGone
 from zmqex.kernel.orders import CLOSED, OwnOrders
 from zmqex.kernel.records import OwnOrder
 from zmqex.market.orders import OrderFlags
+from zmqex.market.units import check_notional
 from zmqex.reasons import RejectReason
 
 
@@ -48,9 +49,12 @@ class Endings:
     def _expired(self, row: OwnOrder) -> None:
         available = self._orders.available_lots(row.order_id)
         self._orders.close(row.order_id, RejectReason.EXPIRED)
-        if not row.renew or available <= 0:
-            return
         old = self._orders.terms(row.order_id)
+        instrument = self._orders.instrument(row.market)
+        # What is left may be dust, which nobody would show.
+        lives = check_notional(available, old.price_ticks, instrument) is None
+        if not row.renew or not lives:
+            return
         life_ms = old.expires_at_ms - row.created_ms
         renewed = msgspec.structs.replace(
             old,

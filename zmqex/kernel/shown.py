@@ -1,22 +1,26 @@
 """One book per market: the open orders of all logs, as far as they may be shown now.
 
 A fold reads no clock, a book does: what has ended, ends too late or has no room is kept out, and
-looked at again every few seconds, so that books with equal folds come to be equal.
+looked at again every few seconds, so that books with equal folds come to be equal.  Others' dust is
+kept out for good: orders worth less than one unit of the quote, which rounding would make dearer.
 Not for: which orders a maker has (`replicas`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Final
 
 from zmqex.kernel.core import Core
 from zmqex.kernel.effects import Announce
 from zmqex.kernel.logs import MakerLog, resting
 from zmqex.limits import CLOCK_SKEW_MAX_MS, HEARTBEAT_EVERY_MS, ORDER_LIFE_MAX_MS
 from zmqex.market.book import Book
+from zmqex.market.units import dust_below
 from zmqex.protocol.log import Row
 from zmqex.reasons import RejectReason
+
+_HIDDEN_DUST: Final = "hidden_" + RejectReason.NOTIONAL_TOO_SMALL.value
 
 
 class Shown:
@@ -27,6 +31,9 @@ class Shown:
         self._core = core
         self._logs = logs
         self.books = {market: Book(market) for market in core.settings.markets}
+        self._dust_below = {
+            market: dust_below(core.currencies.instrument(market)) for market in self.books
+        }
         self._changed: dict[str, None] = {}
         self._latest_wall_ms = 0
         self.on_changed: list[Callable[[str], None]] = []  # called with the market
@@ -58,6 +65,9 @@ class Shown:
         if book is None:
             return  # our own log of a market that is no longer followed
         self._changed[fold.market] = None
+        # Of our own, commands say what is too small; a part may be worth less, and is rounded up.
+        own = fold.maker == self._core.identity
+        dust = 0 if own else self._dust_below[fold.market]
         latest_ms = now_ms + ORDER_LIFE_MAX_MS + CLOCK_SKEW_MAX_MS
         for key, row in rows:
             if row is None:
@@ -65,6 +75,8 @@ class Shown:
                 log.hidden.pop(key, None)
             elif key not in fresh:
                 book.update(key, row.available_lots)
+            elif row.order.quantity_lots * row.order.price_ticks < dust:
+                self._core.count(_HIDDEN_DUST)
             else:
                 refused: RejectReason | None = RejectReason.EXPIRY_TOO_FAR
                 if row.order.expires_at_ms <= latest_ms:

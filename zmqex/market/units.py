@@ -178,6 +178,12 @@ def check_notional(
     return None
 
 
+def dust_below(instrument: Instrument) -> int:
+    """Lots times ticks of an order below which it is worth less than one unit of the quote."""
+    per_lot_tick, unit = _exact_notional(1, 1, instrument)
+    return -(-unit // per_lot_tick)
+
+
 def base_msat(quantity_lots: int, instrument: Instrument) -> int:
     """What the Lightning payment for this quantity of BTC moves, in millisatoshi."""
     return quantity_lots * instrument.lot * _MSAT_PER_SAT
