@@ -77,11 +77,10 @@ class MemoryJournal:
                 self._put_log(write)
             case records.PutLine(line):
                 self.lines.setdefault(line.digest, line)
-            case records.PutOutbox(waiting):
-                _unique(waiting.digest not in self.outbox, "outbox")
-                self.outbox[waiting.digest] = waiting
-            case records.DropOutbox(_, digest):
-                self.outbox.pop(digest, None)
+            case records.PutOutbox() | records.DropOutbox():
+                self._put_outbox(write)
+            case records.DropTrade(trade_id):
+                self._drop_trade(trade_id)
             case records.PutTerms(terms):
                 self.terms.setdefault(terms.order_id, terms)
             case records.PutPeer() | records.DropPeer() | records.PutFork() | records.DropFork():
@@ -93,6 +92,20 @@ class MemoryJournal:
                 self.commands[key] = made
             case _:
                 raise AssertionError(write)
+
+    def _put_outbox(self, write: records.PutOutbox | records.DropOutbox) -> None:
+        if isinstance(write, records.PutOutbox):
+            _unique(write.line.digest not in self.outbox, "outbox")
+            self.outbox[write.line.digest] = write.line
+        else:
+            self.outbox.pop(write.digest, None)
+
+    def _drop_trade(self, trade_id: bytes) -> None:
+        _unique(self.trades.pop(trade_id).quantity_lots == 0, "dropped trade")
+        waits = any(one.trade_id == trade_id for one in self.outbox.values())
+        _unique(not waits, "outbox of a dropped trade")
+        for line in [one for one in self.lines.values() if one.trade_id == trade_id]:
+            del self.lines[line.digest]
 
     def _put_log(self, write: records.PutBatch | records.PutCheckpoint) -> None:
         if isinstance(write, records.PutBatch):

@@ -20,6 +20,7 @@ from zmqex.kernel.records import (
     DropFork,
     DropOutbox,
     DropPeer,
+    DropTrade,
     ForkedLog,
     KnownPeer,
     OutboxLine,
@@ -254,6 +255,37 @@ def test_rows_come_back_in_the_order_in_which_they_count() -> None:
         count = "SELECT count(*) FROM trade"
         assert journal.read(lambda one: one.execute(count).fetchone()).result() == (1,)
         journal.close()
+
+
+@pytest.mark.parametrize("why_not", ["", "a quantity", "something to say"])
+def test_only_a_trade_of_no_quantity_is_forgotten(why_not: str) -> None:
+    """With its transcript, and once nothing of it waits to be said."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "journal.sqlite3"
+        journal = Journal(path)
+        empty = msgspec.structs.replace(
+            TRADE, trade_id=b"e" * 32, take_id=b"e", quantity_lots=0, fence=0, payment_hash=b""
+        )
+        writes: list[Write] = [
+            PutTrade(TRADE, 10, 10),
+            PutTrade(empty, 0, 0),
+            PutLine(TradeLine(empty.trade_id, b"d" * 32, b"s" * 32, b"x")),
+        ]
+        if why_not == "something to say":
+            writes.append(
+                PutOutbox(OutboxLine(empty.trade_id, b"d" * 32, b"p" * 32, "trade", b"x"))
+            )
+        assert commit(journal, *writes) is None
+        one = TRADE if why_not == "a quantity" else empty
+        refused = commit(journal, DropTrade(one.trade_id))
+        journal.close()
+        found = reopened(path)
+        if why_not:
+            assert isinstance(refused, StorageError)
+            assert (len(found.trades), len(found.lines)) == (2, 1)
+        else:
+            assert refused is None
+            assert (found.trades, found.lines) == ((TRADE,), ())
 
 
 # --- what contradicts is not kept ------------------------------------------------------------

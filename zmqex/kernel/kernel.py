@@ -207,6 +207,7 @@ class Kernel:
         for trade in running:
             side = self.maker if trade.role is TradeRole.MAKER else self.taker
             side.resume(trade)
+        self.maker.tombstones.resume()
         self.orders.resume()
         self.endings.resume()
         self.sessions.start(restored.peers)

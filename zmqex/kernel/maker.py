@@ -24,6 +24,7 @@ from zmqex.kernel.events import InvoiceCreated, InvoiceSeen, LightningFailed, Pa
 from zmqex.kernel.orders import OwnOrders
 from zmqex.kernel.records import Trade
 from zmqex.kernel.sessions import Incoming
+from zmqex.kernel.tombstones import Tombstones
 from zmqex.kernel.trades import Trades
 from zmqex.limits import (
     CLTV_LIMIT_BLOCKS,
@@ -45,13 +46,12 @@ from zmqex.protocol.messages import (
 )
 from zmqex.reasons import RejectReason
 from zmqex.trading.settlement import (
-    PLAIN,
     Expected,
     fee_limit_msat,
     proves_payment,
     why_not_pay,
 )
-from zmqex.trading.states import Claim, Input, State, TradeRole
+from zmqex.trading.states import Claim, Input, State
 
 # An invoice that was sound and has become too old: the taker is asked for a fresh one.
 _EXPIRED = frozenset({RejectReason.INVOICE_EXPIRED, RejectReason.INVOICE_EXPIRES_TOO_SOON})
@@ -68,6 +68,7 @@ class Maker:
         self._admission = admission
         self._ending: dict[bytes, RejectReason] = {}
         self._retries: dict[bytes, int] = {}
+        self.tombstones = Tombstones(core, trades)
         admission.on_admitted = self._begin
 
     def _begin(self, trade: Trade) -> None:
@@ -243,7 +244,7 @@ class Maker:
         self._admission.doom(message.trade_id)
         trade = self._trades.by_id.get(message.trade_id)
         if trade is None:
-            return self._tombstone(incoming, message)
+            return self.tombstones.add(incoming.peer, message)
         if not self._has_asked_to_cancel(trade):
             # Once: the same wish in other words would fill the journal.
             trade = self._trades.heard(trade, envelope)
@@ -259,36 +260,12 @@ class Maker:
         )
         return any(isinstance(one, TradeCancel) for one in said)
 
-    def _tombstone(self, incoming: Incoming, message: TradeCancel) -> Trade:
-        now_ms = self._core.now.wall_ms
-        trade = self._trades.add(
-            Trade(
-                trade_id=message.trade_id,
-                role=TradeRole.MAKER,
-                take_id=message.take_id,
-                order_id=bytes(32),
-                own_order_id=bytes(32),
-                market="",
-                side="sell",
-                maker=self._core.identity,
-                taker=incoming.peer,
-                quantity_lots=0,
-                price_ticks=0,
-                settlement=PLAIN,
-                state=State.CANCELLED,
-                revision=1,
-                created_ms=now_ms,
-                updated_ms=now_ms,
-                reason=RejectReason.CANCELLED.value,
-            )
-        )
-        return self._trades.say(trade, TradeCancelled, reason=trade.reason)
-
     def on_quote_sent(
         self, trade: Trade, message: QuoteSent, envelope: bytes
     ) -> RejectReason | None:
         """The buying taker says that the quote is on its way."""
-        if trade.side != "sell" or not self._trades.can(trade, Input.QUOTE_SAID):
+        sells = trade.side == "sell" and not trade.is_tombstone
+        if not sells or not self._trades.can(trade, Input.QUOTE_SAID):
             return RejectReason.WRONG_STATE
         late = trade.state is State.CANCELLED
         trade = self._trades.heard(trade, envelope)

@@ -55,6 +55,11 @@ class Trade(Record, frozen=True):
     late: bool = False  # disputed after its quantity had returned: claims nothing
     reason: str = ""  # why it ended or waits, a RejectReason word
 
+    @property
+    def is_tombstone(self) -> bool:
+        """Whether it stands for a take of our order that was cancelled before it came."""
+        return self.role is TradeRole.MAKER and not self.take_digest
+
 
 class OwnOrder(Record, frozen=True):
     """An order of our own.  `held` is not stored: it is the sum over the trades that hold it."""
@@ -174,6 +179,15 @@ class PutTrade(Write, frozen=True):
     trade: Trade
     claimed_lots: int
     capacity_lots: int
+
+
+class DropTrade(Write, frozen=True):
+    """Forget a trade that was never about any quantity, with its transcript.
+
+    Nothing of it may be in the outbox any more.
+    """
+
+    trade_id: bytes
 
 
 class PutOrder(Write, frozen=True):

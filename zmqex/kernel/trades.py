@@ -16,6 +16,7 @@ from zmqex.errors import LocalProtocolError
 from zmqex.kernel.core import Core
 from zmqex.kernel.records import (
     DropOutbox,
+    DropTrade,
     OutboxLine,
     PutLine,
     PutOutbox,
@@ -176,6 +177,15 @@ class Trades:
         if len(waiting) == 1:
             self._deliver(trade.trade_id)
         return trade
+
+    def forget(self, trade_id: bytes) -> None:
+        """Forget a trade that was never about any quantity, as if nobody had spoken of it."""
+        trade = self.by_id[trade_id]
+        self.forget_outbox(trade)
+        del self.by_id[trade_id], self._by_order[trade.own_order_id][trade_id]
+        for rows in (self.lines, self._running):
+            rows.pop(trade_id, None)
+        self._core.persist(DropTrade(trade_id))
 
     def last_own_message(self, trade: Trade) -> bytes | None:
         """The last envelope that we signed in a trade."""

@@ -22,6 +22,7 @@ from zmqex.kernel.records import (
     DropFork,
     DropOutbox,
     DropPeer,
+    DropTrade,
     ForkedLog,
     KnownPeer,
     OrderTerms,
@@ -221,6 +222,13 @@ def _put_trade(connection: sqlite3.Connection, write: PutTrade) -> None:
         _check_claims(connection, write)
 
 
+def _drop_trade(connection: sqlite3.Connection, write: DropTrade) -> None:
+    key = (write.trade_id,)
+    connection.execute("DELETE FROM trade_line WHERE trade_id = ?", key)
+    dropped = connection.execute("DELETE FROM trade WHERE trade_id = ? AND quantity_lots = 0", key)
+    _one_row(dropped, f"trade {write.trade_id.hex()}, of no quantity")
+
+
 def _claim_hash(connection: sqlite3.Connection, trade: Trade) -> None:
     connection.execute(
         "INSERT INTO payment_hash VALUES (?, ?) ON CONFLICT DO NOTHING",
@@ -348,6 +356,7 @@ _WRITERS: Final[dict[type[Write], Callable[[sqlite3.Connection, Any], None]]] = 
     PutTerms: _put_terms,
     PutPeer: _put_peer,
     DropPeer: _drop_peer,
+    DropTrade: _drop_trade,
     PutFork: _put_fork,
     DropFork: _drop_fork,
     PutCounter: _put_counter,
