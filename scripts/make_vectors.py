@@ -21,6 +21,7 @@ import msgspec
 
 from zmqex import bolt11
 from zmqex.dht.names import rendezvous_name
+from zmqex.limits import LOG_PAGE_BYTES_MAX, ROWS_PAGE_MAX
 from zmqex.market.orders import Side
 from zmqex.protocol.codec import encode, encode_frame
 from zmqex.protocol.identity import (
@@ -33,7 +34,7 @@ from zmqex.protocol.identity import (
     to_text,
     trade_id,
 )
-from zmqex.protocol.log import Fold, Plan, topic
+from zmqex.protocol.log import BUCKETS, Fold, Frozen, Plan, topic
 from zmqex.protocol.messages import (
     Accept,
     Batch,
@@ -48,11 +49,15 @@ from zmqex.protocol.messages import (
     Place,
     Pong,
     Reject,
+    RowsRequest,
+    Snapshot,
+    SnapshotRequest,
     Take,
     TradeInvoice,
     TradeSaid,
     Update,
 )
+from zmqex.protocol.snapshot import serve
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 FILE: Final = ROOT / "tests" / "data" / "protocol_vectors.json"
@@ -151,7 +156,27 @@ def _log(sell: bytes, buy: bytes) -> dict[str, Any]:
     batches = [_append(fold, [Place(sell), Place(buy)])]
     batches.append(_append(fold, [Update(sell_id, 60_000_000, 0), Close(buy_id, "cancelled")]))
     beat = Heartbeat(MAKER.public_key, AT_MS + 1_000, [fold.head()])
-    return {"batches": batches, "heartbeat": _sealed(MAKER, "heartbeat", beat)}
+    signed = _sealed(MAKER, "heartbeat", beat)
+    return {
+        "batches": batches,
+        "heartbeat": signed,
+        "snapshot": _snapshot(fold, bytes.fromhex(signed["envelope"])),
+    }
+
+
+def _snapshot(fold: Fold, heartbeat: bytes) -> dict[str, str]:
+    """A reader that has nothing asks for the open orders at the heartbeat's head: whole frames."""
+    frozen, head = Frozen(fold), fold.head()
+    buckets = bytes(number for number in range(BUCKETS) if fold.bucket(number))
+    asked = SnapshotRequest(fold.maker, MARKET, EPOCH, head.sequence)
+    rows_asked = RowsRequest(fold.maker, MARKET, head.head_hash, buckets, b"")
+    rows = serve(frozen, buckets, b"", ROWS_PAGE_MAX, LOG_PAGE_BYTES_MAX)
+    return {
+        "snapshot_asked": encode_frame("snapshot", 3, asked).hex(),
+        "snapshot": encode_frame("snapshot", 3, Snapshot(heartbeat, frozen.digests)).hex(),
+        "rows_asked": encode_frame("rows", 4, rows_asked).hex(),
+        "rows": encode_frame("rows", 4, rows).hex(),
+    }
 
 
 def _append(fold: Fold, operations: list[Any]) -> dict[str, Any]:

@@ -353,6 +353,28 @@ def test_the_last_root_is_one_row_in_its_bucket() -> None:
     assert blake(raw("".join(buckets)), b"zmqex root") == VECTORS["batches"][1]["book_root"]
 
 
+def test_a_snapshot_is_a_heartbeat_its_buckets_and_their_rows() -> None:
+    """Of all 256 digests one is not that of an empty bucket; its only row makes it: by hashlib."""
+    frames = {name: unpacked(raw(text)) for name, text in VECTORS["snapshot"].items()}
+    maker, market = VECTORS["identities"]["maker"]["public_key"], VECTORS["market"]
+    head = VECTORS["heartbeat"]["fields"]["heads"][0]
+    order, order_id = VECTORS["order"]["encoded"], VECTORS["order"]["order_id"]
+    question = [maker, market, head["epoch"], head["sequence"]]
+    assert frames["snapshot_asked"] == [1, "snapshot", 3, question]
+    version, kind, request_id, (heartbeat, digests) = frames["snapshot"]
+    assert (version, kind, request_id) == (1, "snapshot", 3)
+    assert heartbeat == VECTORS["heartbeat"]["envelope"]
+    assert blake(raw(digests), b"zmqex root") == head["book_root"]
+    empty = blake(b"", b"zmqex bucket")
+    differ = [n for n in range(256) if digests[64 * n : 64 * n + 64] != empty]
+    assert differ == [raw(order_id)[0]]
+    wanted = bytes(differ).hex()
+    assert frames["rows_asked"] == [1, "rows", 4, [maker, market, head["head_hash"], wanted, ""]]
+    assert frames["rows"] == [1, "rows", 4, [1, [[order, 60_000_000, 0]]]]
+    row = raw(order_id) + (60_000_000).to_bytes(8, "big") + (0).to_bytes(8, "big")
+    assert digests[64 * differ[0] :][:64] == blake(row, b"zmqex bucket")
+
+
 def test_the_topic_is_the_hash_of_the_market() -> None:
     """`o` and BLAKE2b of 8 bytes."""
     hashed = hashlib.blake2b(VECTORS["market"].encode(), digest_size=8).digest()
