@@ -337,6 +337,9 @@ DHT_ITEMS_PER_SOURCE_MAX: Final = 64
 DHT_CONTACTS_PER_HOST_MAX: Final = 8
 # Pings that find out whether a stranger who asked us something can be reached.
 DHT_CHECKS_MAX: Final = 32
+# Who was silent twice is not asked again on hearsay for so long, and how many are remembered.
+DHT_DEAD_LIFE_MS: Final = 2 * MINUTE_MS
+DHT_DEAD_MAX: Final = 512
 # BEP 5 says 15 minutes; our networks are small and change faster.
 DHT_BUCKET_REFRESH_MS: Final = 5 * MINUTE_MS
 DHT_CONTACT_FORGET_MS: Final = 15 * MINUTE_MS

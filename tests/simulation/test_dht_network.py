@@ -145,7 +145,8 @@ def test_sybils_that_own_a_name_hide_it_and_nothing_else_and_not_for_long() -> N
     assert all(sybil.asked for sybil in sybils)
     assert len(told) <= DHT_LOOKUP_PEERS_MAX
     assert done.duration_ms <= DHT_LOOKUP_LIFE_MAX_MS
-    assert told.isdisjoint(network.ports[NAME].values())
+    # Whoever announces and happens to be asked on the way answers for itself.
+    assert len(told & set(network.ports[NAME].values())) <= 1
     assert network.found(OTHER)[0] >= set(network.ports[OTHER].values())
 
     for place in places:

@@ -10,9 +10,12 @@ from zmqex.dht.address import Address
 from zmqex.dht.bencode import Value
 from zmqex.dht.events import Announced, LookupDone, PeersFound
 from zmqex.dht.node import DhtNode
+from zmqex.dht.queries import Queries
 from zmqex.limits import (
     DHT_ALPHA,
     DHT_CHECKS_MAX,
+    DHT_DEAD_LIFE_MS,
+    DHT_DEAD_MAX,
     DHT_LOOKUP_QUERIES_MAX,
     DHT_PEER_LIFE_MS,
     DHT_QUERY_TIMEOUT_MS,
@@ -210,6 +213,69 @@ def test_when_half_of_the_nodes_vanish_the_rest_still_finds() -> None:
     wire.run(4_000)
     assert {port for _, port in _done(wire, address).peers} >= set(range(501, 520, 2)) - {501}
     assert node.counters.timeouts > 0
+
+
+def _after_a_departure() -> tuple[Wire, DhtNode, Address, list[Address]]:
+    """Forty nodes, of which thirty go without a word; one that is left, and those that went."""
+    wire = Wire()
+    nodes = [wire.node(number) for number in range(40)]
+    for number, (node, _) in enumerate(nodes):
+        node.add_bootstrap([nodes[0][1]] * (number > 0), wire.now_ms)
+        node.announce(NAME, 500 + number, wire.now_ms)
+    wire.run(7_000)
+    gone = [address for number, (_, address) in enumerate(nodes) if number % 4]
+    for address in gone:
+        wire.remove(address)
+    return wire, *nodes[4], gone
+
+
+def test_after_a_mass_departure_only_the_first_lookups_wait_for_the_dead() -> None:
+    """Others still name them for minutes; who was silent twice is not asked on hearsay."""
+    wire, node, address, gone = _after_a_departure()
+    took_ms = []
+    for _ in range(4):
+        node.lookup(NAME, wire.now_ms)
+        wire.run(8_000)
+        took_ms.append(_done(wire, address).duration_ms)
+    assert took_ms[0] >= DHT_QUERY_TIMEOUT_MS
+    assert took_ms[-1] < 50
+    assert {port for _, port in _done(wire, address).peers} >= set(range(500, 540, 4)) - {504}
+    dead = [one for one in gone if node._queries.is_dead(one, wire.now_ms)]
+    assert len(dead) > 10
+    later_ms = wire.now_ms + DHT_DEAD_LIFE_MS
+    assert not any(node._queries.is_dead(one, later_ms) for one in gone)
+
+
+def test_the_dead_are_forgiven_when_they_are_heard_and_when_it_was_we_who_were_cut_off() -> None:
+    """A query from there is enough; after a wake everybody may have come back."""
+    wire, node, address, gone = _after_a_departure()
+    node.lookup(NAME, wire.now_ms)
+    wire.run(8_000)
+    dead = [one for one in gone if node._queries.is_dead(one, wire.now_ms)]
+    back = krpc.encode_query(b"t", b"ping", b"b" * 20, {})
+    node.receive_datagram(back, dead[0], wire.now_ms)
+    assert [one for one in dead if not node._queries.is_dead(one, wire.now_ms)] == dead[:1]
+    node.wake(wire.now_ms)
+    assert not any(node._queries.is_dead(one, wire.now_ms) for one in dead)
+
+    wire.cut.add(address)
+    for number in range(3):
+        node.lookup(b"name %d" % number, wire.now_ms)
+        wire.run(8_000)
+    assert node.contacts == 0
+    assert not any(node._queries.is_dead(one, wire.now_ms) for one in gone)
+
+
+def test_only_so_many_dead_are_remembered() -> None:
+    """The earliest silence goes first."""
+    queries = Queries(b"o" * 20, lambda count: bytes(count), lambda _datagram: None)
+    crowd = [("192.0.2.1", port) for port in range(1, DHT_DEAD_MAX + 2)]
+    for now_ms in (0, DHT_QUERY_TIMEOUT_MS):
+        for one in crowd:
+            queries.ask(one, b"ping", {}, now_ms)
+        assert len(list(queries.expired(now_ms + DHT_QUERY_TIMEOUT_MS))) == len(crowd)
+    assert queries.silences(crowd[-1]) == 1
+    assert len([one for one in crowd if queries.silences(one)]) == DHT_DEAD_MAX
 
 
 def test_a_network_that_was_down_comes_back_by_itself_and_at_once_when_woken() -> None:

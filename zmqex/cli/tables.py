@@ -413,6 +413,15 @@ def show_findings(findings: list[Finding]) -> None:
     out.print(f"{sick} {things} wrong." if sick else "Nothing is wrong.")
 
 
+def _grapes(grapes: dict[str, Any]) -> str:
+    named, announced_on = grapes["grapes"], grapes["announced_on"]
+    one_of = f", one of {len(named)}" if len(named) > 1 else ""
+    if announced_on is None:
+        return f"{grapes['used']}{one_of}; it has taken no announce yet"
+    places = "1 place" if announced_on == 1 else f"{announced_on} places"
+    return f"{grapes['used']}{one_of}; announced in {places}"
+
+
 def _lightning(lightning: dict[str, Any]) -> str:
     if not lightning["ok"]:
         return f"does not answer ({lightning['money']})"
@@ -443,6 +452,8 @@ def show_status(status: dict[str, Any]) -> None:
         "Orders": f"{status['orders']['open']} open",
         "Trades": f"{status['trades']['running']} running",
     }
+    if status["grapes"] is not None:
+        rows["Grapes"] = _grapes(status["grapes"])
     out = console()
     for name, value in rows.items():
         out.print(f"{name + ':':<10} {plain(value)}", soft_wrap=True)

@@ -198,6 +198,7 @@ class DhtNode:
 
     def wake(self, now_ms: int) -> None:
         """Do everything anew at once: the machine slept, or the network changed."""
+        self._queries.forgive()
         self._wants.restart(now_ms)
         self._join.restart(now_ms)
         for bootstrap in self._bootstrap.values():
@@ -299,6 +300,7 @@ class DhtNode:
 
     def _on_query(self, query: Query, sender: Address, now_ms: int) -> None:
         self.counters.queries_answered += 1
+        self._queries.heard(sender)
         response = self._responder.answer(query, sender, now_ms, self._wants)
         self._outbox.datagrams.append((response.datagram, sender))
         if response.announced is not None:
@@ -374,9 +376,12 @@ class DhtNode:
             bootstrap = self._bootstrap.get(pending.address)
             if bootstrap is not None:
                 bootstrap.retry_ms = now_ms + schedule.UPKEEP_EVERY_MS
-            if self.table.failed(pending.address):
+            first = pending.lookup is not None and self._queries.silences(pending.address) == 1
+            if self.table.failed(pending.address) or first:
                 # One datagram may be lost; a second silence counts.
                 self._check(pending.address, now_ms)
+            if self.table.is_deserted:
+                self._queries.forgive()
             self._searches.settled(pending, now_ms, stored=False)
 
     # --- housekeeping --------------------------------------------------------------------

@@ -10,7 +10,7 @@ from zmqex.dht import krpc
 from zmqex.dht.address import Address
 from zmqex.dht.bencode import Value
 from zmqex.dht.lookup import Lookup, Round
-from zmqex.limits import DHT_QUERY_TIMEOUT_MS
+from zmqex.limits import DHT_DEAD_LIFE_MS, DHT_DEAD_MAX, DHT_QUERY_TIMEOUT_MS
 
 _CHANCE_BYTES: Final = 4
 _COUNT_BYTES: Final = 2
@@ -26,8 +26,16 @@ class Pending:
     round: Round | None = None
 
 
+@dataclass(slots=True)
+class _Silence:
+    """How often an address was silent since it was last heard, and when last."""
+
+    times: int
+    at_ms: int
+
+
 class Queries:
-    """Sends what we ask, and knows what of it still waits for an answer."""
+    """Sends what we ask, knows what of it still waits for an answer, and who gave none."""
 
     def __init__(
         self,
@@ -41,6 +49,8 @@ class Queries:
         self._asked = 0
         # Earliest deadline first: all wait equally long.
         self._pending: dict[bytes, Pending] = {}
+        # The latest silence last.
+        self._silent: dict[Address, _Silence] = {}
 
     def ask(
         self,
@@ -65,6 +75,7 @@ class Queries:
         pending = self._pending.get(transaction)
         if pending is None or pending.address != sender:
             return None
+        self.heard(sender)
         return self._pending.pop(transaction)
 
     def expired(self, now_ms: int) -> Iterator[Pending]:
@@ -74,7 +85,35 @@ class Queries:
             if pending.deadline_ms > now_ms:
                 return
             del self._pending[transaction]
+            before = self._silent.pop(pending.address, None)
+            times = 1 if before is None else before.times + 1
+            self._silent[pending.address] = _Silence(times, now_ms)
+            if len(self._silent) > DHT_DEAD_MAX:
+                del self._silent[next(iter(self._silent))]
             yield pending
+
+    def silences(self, address: Address) -> int:
+        """How often `address` was silent since it was last heard, as far as is remembered."""
+        silence = self._silent.get(address)
+        return 0 if silence is None else silence.times
+
+    def is_dead(self, address: Address, now_ms: int) -> bool:
+        """Whether it was silent twice, and lately: one datagram may be lost.
+
+        Others name who has gone for minutes, and each time it would cost a lookup a time-out.
+        """
+        silence = self._silent.get(address)
+        return (
+            silence is not None and silence.times > 1 and now_ms - silence.at_ms < DHT_DEAD_LIFE_MS
+        )
+
+    def heard(self, address: Address) -> None:
+        """Something came from there: whatever was silent lives."""
+        self._silent.pop(address, None)
+
+    def forgive(self) -> None:
+        """Nobody answers, so it is we who were cut off."""
+        self._silent.clear()
 
     @property
     def next_deadline_ms(self) -> int | None:

@@ -118,7 +118,9 @@ class Searches:
         lookup.add(
             (node_id, address)
             for node_id, address in told.contacts
-            if node_id != self._own_id and is_believable(address[0], sender[0])
+            if node_id != self._own_id
+            and is_believable(address[0], sender[0])
+            and not self._queries.is_dead(address, now_ms)
         )
         here = unspecified(self._family)
         peers = [(sender[0], port) if host == here else (host, port) for host, port in told.peers]
