@@ -87,6 +87,11 @@ def parse_address(text: str) -> Address:
     return read_host(host), number
 
 
+def show_address(host: str, port: int) -> str:
+    """Write an address as `parse_address` reads it."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def parse_peer(text: str) -> StaticPeer:
     """Read `ID@host:port`, or `host:port` for whoever answers there; ValueError says why not."""
     identity, separator, address = text.rpartition("@")

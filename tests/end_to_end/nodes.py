@@ -74,6 +74,7 @@ class Node:
         self.name = name
         self.directory = home.path / "zmqex" / "nodes" / name
         self.output = home.path / f"{name}.out"
+        self.prefix: tuple[str, ...] = ()  # a program that runs it, like `ip netns exec`
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, *flags: str, **environment: str) -> Node:
@@ -83,7 +84,8 @@ class Node:
 
     def launch(self, *flags: str, **environment: str) -> None:
         """Start it and go on."""
-        command = [sys.executable, "-m", "zmqex", "--node", self.name, "serve", *flags]
+        program = [*self.prefix, sys.executable, "-m", "zmqex"]
+        command = [*program, "--node", self.name, "serve", *flags]
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
                 command,
@@ -146,6 +148,13 @@ class Node:
         """The same with --json."""
         answer: dict[str, Any] = json.loads(self.cli(*words, "--json"))
         return answer
+
+    def findings(self, code: int) -> dict[str, dict[str, Any]]:
+        """What its doctor finds while it runs, by what was checked, the worst of each."""
+        answer = json.loads(self.cli("doctor", "--json", code=code))
+        assert answer["running"]
+        found = sorted(answer["findings"], key=lambda one: one["state"] == "wrong")
+        return {one["check"]: one for one in found}
 
     # --- looking -----------------------------------------------------------------------------
 

@@ -6,9 +6,19 @@ import select
 import socket
 import threading
 
+import pytest
+
 from tests.end_to_end.nodes import BTC, Home, wait_for
+from tests.integration.dht_nodes import has_ipv6
 from zmqex.config import running_node
-from zmqex.kernel.commands import GetPeerBook, LookupPeers, PingPeer, PlaceOrder
+from zmqex.kernel.commands import (
+    GetPeerBook,
+    GetStatus,
+    ListPeers,
+    LookupPeers,
+    PingPeer,
+    PlaceOrder,
+)
 
 
 class Tap:
@@ -78,6 +88,26 @@ def test_with_unrelated_homes_and_only_a_bootstrap_they_find_each_other(
 
 def _seen(tap: Tap, query: bytes) -> bool:
     return any(b"1:q%d:%s" % (len(query), query) in packet for packet in tap.packets)
+
+
+def test_nodes_on_every_address_find_each_other_over_ipv6(user: Home, stranger: Home) -> None:
+    """`--bind-host ::` opens all sockets for IPv6, and for IPv4 too."""
+    if not has_ipv6():
+        pytest.skip("this machine has no IPv6 loopback")
+    alice = user.node("alice").start("--bind-host", "::")
+    where = running_node(alice.directory)
+    assert where is not None
+    bob = stranger.node("bob").start("--bind-host", "::", "--bootstrap", f"[::1]:{where.dht_port}")
+    bob.wait_live(alice)
+    alice.wait_live(bob)
+    for node in (alice, bob):
+        (peer,) = node.call(ListPeers())["peers"]
+        assert peer["host"] == "::1"
+    alice.call(PlaceOrder("BTC/USD", "buy", BTC, 100))
+    bob.wait_book(alice.orders()[0]["order_id"], BTC)
+    for port in (where.hello_port, where.rpc_port, where.orders_port):
+        socket.create_connection(("127.0.0.1", port), timeout=2).close()
+    assert all(place.startswith("[::]:") for place in alice.call(GetStatus())["endpoints"].values())
 
 
 def test_a_late_node_fetches_a_whole_verified_book(user: Home) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
 
 import nacl.bindings
 
@@ -23,6 +22,7 @@ from zmqex.protocol.identity import IdentityKey, seal
 from zmqex.protocol.messages import Endpoint, Greet, PeerRecord
 
 _OFF_MS = 60_000
+_PAGE_BYTES = 4_096
 
 
 class LateClock:
@@ -99,23 +99,33 @@ def late_clocks(count: int) -> Iterator[list[LateClock]]:
             one.close()
 
 
-def findings(node: Node, code: int) -> dict[str, dict[str, Any]]:
-    """What its doctor finds, by what was checked."""
-    answer = json.loads(node.cli("doctor", "--json", code=code))
-    assert answer["running"]
-    return {one["check"]: one for one in answer["findings"]}
+def lose_a_page(database: Path) -> None:
+    """Leave a page that belongs to nothing, as a disk may that forgot what was written."""
+    content = bytearray(database.read_bytes())
+    pages = len(content) // _PAGE_BYTES + 1
+    content[28:32] = pages.to_bytes(4, "big")  # the file format's "size of the database file"
+    database.write_bytes(content + bytes(_PAGE_BYTES))
 
 
 def test_everything_that_is_broken_outside_is_found_with_its_fix(
     user: Home, stranger: Home
 ) -> None:
-    """Hold server and DHT dead, ports closed to peers, a clock that peers do not share."""
+    """Hold server and DHT dead, ports closed to peers, a clock that peers do not share.
+
+    And before that a node alone, whose journal has lost a page since it ran last.
+    """
     bob = stranger.node("bob").start()
+    bob.stop()
+    lose_a_page(bob.directory / "journal.sqlite3")
+    bob.start()
     where = running_node(bob.directory)
     assert where is not None
-    alone = findings(bob, 1)
+    alone = bob.findings(1)
     assert "nobody to ask for others" in alone["peers"]["text"]
     assert "serve --bootstrap HOST:PORT" in alone["peers"]["fix"]
+    assert alone["journal"]["state"] == "wrong"
+    assert "never used" in alone["journal"]["text"]
+    assert "from a backup" in alone["journal"]["fix"]
     assert "Note: this node knows nobody" in bob.printed()
     with late_clocks(2) as late:
         peers = [where.hello_port, *(one.port for one in late)]
@@ -127,7 +137,7 @@ def test_everything_that_is_broken_outside_is_found_with_its_fix(
             "alice is connected to all three",
             lambda: _live(alice) == 3,
         )
-        sick = findings(alice, 1)
+        sick = alice.findings(1)
     wrong = {check for check, one in sick.items() if one["state"] == "wrong"}
     assert wrong == {"hold server", "dht", "reachable", "clock"}
     assert "start that server" in sick["hold server"]["fix"]
@@ -149,7 +159,7 @@ def test_a_healthy_pair_has_nothing_wrong(user: Home) -> None:
     shown = alice.cli("doctor")
     assert "all three ports, by 1 peer, at 127.0.0.1" in shown
     assert shown.endswith("Nothing is wrong.\n")
-    assert findings(bob, 0)["clock"]["state"] == "ok"
+    assert bob.findings(0)["clock"]["state"] == "ok"
 
 
 def _live(node: Node) -> int:

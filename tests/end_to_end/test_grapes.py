@@ -38,6 +38,15 @@ def test_nodes_that_share_only_grapes_meet_and_any_service_is_announced(
         port = _where(alice).hello_port
         assert f"{HOST}:{port}" in asyncio.run(_announced(pair[1], "exchange"))
 
+        assert f"Grapes:    {pair[0].url}, one of 2; announced in" in alice.cli("status")
+        assert bob.findings(0)["grapes"]["state"] == "ok"
+        pair[1].end()
+        bob.call(LookupPeers())
+        grapes = bob.findings(1)["grapes"]
+        assert grapes["state"] == "wrong"
+        assert pair[1].url in grapes["text"]
+        assert "how grapes are started" in grapes["fix"]
+
 
 def test_a_node_that_stops_says_so_in_the_dht_and_starts_again_without_a_bootstrap_node(
     user: Home, stranger: Home

@@ -90,3 +90,6 @@ def test_plain_trades_over_real_lightning_both_ways(user: Home, ldk: LdkNodes) -
     status = wait_for("status answers", alice.status)
     assert any("does not answer" in one for one in status["warnings"])
     assert "does not answer" in alice.cli("status")
+    found = alice.findings(1)["lightning"]
+    assert (found["state"], found["text"][:18]) == ("wrong", "it does not answer")
+    assert "start the Lightning node" in found["fix"]

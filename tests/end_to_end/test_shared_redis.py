@@ -56,6 +56,12 @@ def test_redis_goes_away_and_comes_back_empty(user: Home, tmp_path: Path) -> Non
         with pytest.raises(RefusedError, match="another copy"):
             twin.call(PlaceOrder("BTC/USD", "buy", BTC, 100))
         assert "lease" in twin.cli("status")
+        found = twin.findings(1)["hold server"]
+        assert (found["state"], found["text"]) == (
+            "wrong",
+            "another copy of this identity has its lease",
+        )
+        assert "stop the other copy" in found["fix"]
         twin.stop()
 
         bob.start()
@@ -65,6 +71,9 @@ def test_redis_goes_away_and_comes_back_empty(user: Home, tmp_path: Path) -> Non
         bob.wait_book(order_id, BTC)
         trade_id = sell(bob)["trade_id"]
 
+    found = alice.findings(1)["hold server"]
+    assert (found["state"], found["text"]) == ("wrong", "it does not answer")
+    assert "start that server" in found["fix"]
     assert len(alice.call(ListHolds())["holds"]) == 1
     bob.call(PayTrade(trade_id))
     for node in (alice, bob):

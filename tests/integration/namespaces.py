@@ -26,6 +26,11 @@ PORT: Final = 7_100
 IP, MOUNT = (shutil.which(name) or name for name in ("ip", "mount"))
 WAIT_MS: Final = 3_000
 ROUNDS: Final = 100
+# Root of this machine, or of a user namespace where that may make networks.
+UNSHARE: Final = [
+    *("unshare", "--net", "--mount", "--propagation", "private"),
+    *([] if os.geteuid() == 0 else ["--map-root-user"]),
+]
 _NEVER: Final = threading.Event()
 _POLL_S: Final = 0.05
 
@@ -79,26 +84,41 @@ class Host:
         return seen
 
 
-def _ip(*words: str) -> None:
+def why_not() -> str:
+    """Why no networks can be made on this machine; "" if they can."""
+    if shutil.which("ip") is None:
+        return "there is no program `ip`"
+    probe = "ip link add one type veth peer name other && ip netns add probe"
+    tried = subprocess.run(
+        [*UNSHARE, "sh", "-c", f"mount -t tmpfs none /run && {probe}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return tried.stderr.strip()[-200:] or "unshare failed" if tried.returncode else ""
+
+
+def ip(*words: str) -> None:
+    """Change the network."""
     subprocess.run([IP, *words], check=True)
 
 
-def _build() -> None:
+def build() -> None:
     """One switch, one namespace a host, and a route to everybody."""
     subprocess.run([MOUNT, "-t", "tmpfs", "none", "/run"], check=True)
-    _ip("link", "set", "lo", "up")
-    _ip("link", "add", "switch0", "type", "bridge")
-    _ip("link", "set", "switch0", "up")
+    ip("link", "set", "lo", "up")
+    ip("link", "add", "switch0", "type", "bridge")
+    ip("link", "set", "switch0", "up")
     for number, address in enumerate(HOSTS):
         inside = ("-n", f"host{number}")
-        _ip("netns", "add", f"host{number}")
+        ip("netns", "add", f"host{number}")
         pair = ("peer", "name", "eth0", "netns", f"host{number}")
-        _ip("link", "add", f"port{number}", "type", "veth", *pair)
-        _ip("link", "set", f"port{number}", "master", "switch0", "up")
-        _ip(*inside, "addr", "add", f"{address}/32", "dev", "eth0")
-        _ip(*inside, "link", "set", "lo", "up")
-        _ip(*inside, "link", "set", "eth0", "up")
-        _ip(*inside, "route", "add", "default", "dev", "eth0")
+        ip("link", "add", f"port{number}", "type", "veth", *pair)
+        ip("link", "set", f"port{number}", "master", "switch0", "up")
+        ip(*inside, "addr", "add", f"{address}/32", "dev", "eth0")
+        ip(*inside, "link", "set", "lo", "up")
+        ip(*inside, "link", "set", "eth0", "up")
+        ip(*inside, "route", "add", "default", "dev", "eth0")
 
 
 def _meet(hosts: list[Host]) -> list[dict[str, Any]]:
@@ -107,12 +127,12 @@ def _meet(hosts: list[Host]) -> list[dict[str, Any]]:
 
 
 def _story() -> dict[str, list[dict[str, Any]]]:
-    _build()
+    build()
     hosts = [Host(number) for number in range(len(HOSTS))]
     together = _meet(hosts)
-    _ip("link", "set", "port2", "down")
+    ip("link", "set", "port2", "down")
     cut = [hosts[2].ask(), hosts[0].ask(), hosts[1].ask()]
-    _ip("link", "set", "port2", "up")
+    ip("link", "set", "port2", "up")
     hosts[2].ask("wake")
     healed = _meet(hosts)
     for host in hosts:

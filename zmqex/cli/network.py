@@ -17,7 +17,7 @@ from zmqex.kernel.commands import (
     PingPeer,
     RemovePeer,
 )
-from zmqex.settings import parse_peer
+from zmqex.settings import parse_peer, show_address
 
 peers_app = new_app("See, find, add and remove peers; without a command, list them.")
 
@@ -54,7 +54,7 @@ def lookup(*, as_json: Json = False) -> None:
         show_json(answer)
         return
     for one in answer["candidates"]:
-        say(f"{one['host']}:{one['port']}  from {one['source']}")
+        say(f"{show_address(one['host'], one['port'])}  from {one['source']}")
     if not answer["candidates"]:
         say("Discovery finds nobody.")
 
@@ -71,7 +71,7 @@ def add(
     except ValueError as error:
         raise usage(str(error)) from error
     answer = INVOCATION.call(AddPeer(place.rpartition("@")[0], host, port))
-    _say(answer, f"Connecting to {host}:{port}.", as_json=as_json)
+    _say(answer, f"Connecting to {show_address(host, port)}.", as_json=as_json)
 
 
 @peers_app.command("remove")

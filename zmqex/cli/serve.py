@@ -11,6 +11,7 @@ import typer
 
 from zmqex.cli.context import INVOCATION, say
 from zmqex.config import load_config
+from zmqex.settings import show_address
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="In place of zmqex.toml in the data directory.")
@@ -119,9 +120,9 @@ def _ready(info: dict[str, Any]) -> None:
     lines = [
         f"Node {INVOCATION.choice().name} is serving ({money}), process {os.getpid()}",
         f"  identity {info['identity']}",
-        f"  hello    {host}:{info['hello_port']} ({dht})",
-        f"  rpc      {host}:{info['rpc_port']}",
-        f"  orders   {host}:{info['orders_port']}",
+        f"  hello    {show_address(host, info['hello_port'])} ({dht})",
+        f"  rpc      {show_address(host, info['rpc_port'])}",
+        f"  orders   {show_address(host, info['orders_port'])}",
         f"  data     {info['data_dir']}",
         f"A first order, in another terminal:  {first}",
         "Ctrl-C ends the node.",

@@ -15,6 +15,7 @@ from zmqex.cli.context import INVOCATION
 from zmqex.findings import Finding
 from zmqex.market.instruments import Instrument
 from zmqex.market.units import decimal_text, format_notional, format_price, format_quantity
+from zmqex.settings import show_address
 
 ID_CHARS: Final = 12
 _BAR: Final = 20
@@ -351,7 +352,7 @@ def show_peers(peers: list[dict[str, Any]]) -> None:
         table.add_row(
             peer["peer"][:ID_CHARS],
             peer["state"],
-            plain(f"{peer['host']}:{peer['hello_port']}"),
+            plain(show_address(peer["host"], peer["hello_port"])),
             plain(peer["source"]) + (" pinned" if peer["pinned"] else ""),
             heard,
             skew,
@@ -367,7 +368,7 @@ def show_candidates(candidates: list[dict[str, Any]]) -> None:
     for one in candidates:
         retry_ms = one["retry_ms"]
         table.add_row(
-            plain(f"{one['host']}:{one['port']}"),
+            plain(show_address(one["host"], one["port"])),
             plain(", ".join(one["sources"])) + (" pinned" if one["pinned"] else ""),
             one["peer"][:ID_CHARS],
             one["state"],

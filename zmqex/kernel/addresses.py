@@ -135,6 +135,13 @@ class Addresses:
             elif address.step is Step.IDLE:
                 self._wait(address)
 
+    def look_for(self, identity: bytes, host: str, port: int) -> None:
+        """Dial where a proven peer may be now, at once, if there is room for one more."""
+        address = self.name(host, port, "greet")
+        if address is not None:
+            address.proven = identity
+            self.dial_now(address)
+
     def dial_all(self) -> None:
         """Dial everything at once: whatever failed so far says nothing about now."""
         for address in list(self._table.values()):

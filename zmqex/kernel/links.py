@@ -17,8 +17,8 @@ from zmqex.kernel.core import Core
 from zmqex.kernel.effects import ConnectPeer, DisconnectPeer
 from zmqex.kernel.events import CandidatesFound, HelloAnswered, HelloFailed, Route, Woke
 from zmqex.kernel.own_record import OwnRecord
-from zmqex.kernel.peers import ASKABLE, CONNECTED, Input, Peer, State
-from zmqex.kernel.places import in_reach, why_no_place
+from zmqex.kernel.peers import ASKABLE, CONNECTED, LOST, Input, Peer, State
+from zmqex.kernel.places import in_reach, is_reachable, why_no_place
 from zmqex.kernel.records import DropPeer, KnownPeer, PutPeer
 from zmqex.kernel.requests import Answer, Incoming, Refusal, Requests
 from zmqex.limits import (
@@ -39,8 +39,6 @@ from zmqex.protocol.identity import short
 from zmqex.protocol.messages import Envelope, Greet, PeerRecord
 from zmqex.protocol.record import check_record
 from zmqex.reasons import RejectReason
-
-_IDLE = (State.CANDIDATE, State.BACKING_OFF)
 
 
 class Links:
@@ -177,7 +175,7 @@ class Links:
         record = self._check_record(raw)
         if isinstance(record, RejectReason):
             self._core.count("record_" + record.value)
-        elif _reachable(record):
+        elif is_reachable(record):
             if record.curve_key == peer.record.curve_key:
                 peer.record, peer.raw = record, raw  # renewed at half-life
             else:
@@ -254,7 +252,7 @@ class Links:
         identity = record.identity
         if identity in self._removed:
             return "the operator has removed this peer"
-        if not _reachable(record):
+        if not is_reachable(record):
             return "it is leaving, or cannot be reached"
         peer = self.peers.get(identity)
         if peer is None:
@@ -269,6 +267,8 @@ class Links:
         peer.pinned = peer.pinned or pinned
         if peer.state in CONNECTED and record.curve_key == peer.record.curve_key:
             peer.record, peer.raw = record, raw  # the same, or renewed at half-life
+            if source == "greet" and peer.is_elsewhere(host):
+                self._look_for(peer, host)
             return ""
         peer.why = self._why_not_connect(peer, record, host, source)
         if peer.why:
@@ -276,6 +276,11 @@ class Links:
         peer.record, peer.raw, peer.host, peer.source = record, raw, host, source
         self._connect(peer)
         return ""
+
+    def _look_for(self, peer: Peer, host: str) -> None:
+        """It greets from elsewhere: its sockets stay until its hello has answered there."""
+        peer.step(Input.SILENT, f"it greets from {host} now")
+        self.addresses.look_for(peer.identity, host, peer.at(peer.record.hello)[1])
 
     def _why_not_connect(self, peer: Peer, record: PeerRecord, host: str, source: str) -> str:
         proxied = self._core.settings.proxied
@@ -398,7 +403,7 @@ class Links:
     def _forget_dead(self, identity: bytes) -> None:
         """Nobody has answered at any address of this peer for very long."""
         peer = self.peers.get(identity)
-        if peer is None or peer.state in {*_IDLE, State.STALE}:
+        if peer is None or peer.state in LOST:
             self._forget(identity)
 
     def _forget(self, identity: bytes) -> None:
@@ -427,7 +432,7 @@ class Links:
         if len(self.peers) < PEERS_KNOWN_MAX:
             return True
         for peer in self.peers.values():
-            if peer.state in _IDLE and not peer.pinned:
+            if peer.state in {State.CANDIDATE, State.BACKING_OFF} and not peer.pinned:
                 self._forget(peer.identity)
                 return True
         return False
@@ -492,8 +497,3 @@ class Links:
         self._own.renew()
         for call in self.every_second:
             call()
-
-
-def _reachable(record: PeerRecord) -> bool:
-    """Whether a record names all three endpoints; without them its peer is leaving."""
-    return None not in (record.hello, record.rpc, record.orders)

@@ -109,6 +109,11 @@ class Peer(msgspec.Struct):
         """
         return sequence < self.record.sequence <= now_ms + RECORD_LIFE_MS
 
+    def is_elsewhere(self, host: str) -> bool:
+        """Whether it is connected, by a record that leaves its host open, at another host."""
+        rpc = self.record.rpc
+        return self.state in ASKABLE and rpc is not None and not rpc.host and host != self.host
+
     def at(self, endpoint: Endpoint | None) -> tuple[str, int]:
         """Where an endpoint of its record is; a peer that is leaving has none."""
         if endpoint is None:

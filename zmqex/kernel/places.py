@@ -25,6 +25,11 @@ def why_no_place(
     return places.why_not(PEERS_MAX, source, host, pinned=pinned)
 
 
+def is_reachable(record: PeerRecord) -> bool:
+    """Whether a record names all three endpoints; without them its peer is leaving."""
+    return None not in (record.hello, record.rpc, record.orders)
+
+
 def in_reach(record: PeerRecord, host: str, *, proxied: bool) -> bool:
     """Whether a record that answered at `host` points us at places that it may speak of.
 

@@ -65,6 +65,7 @@ from zmqex.runtime.hold_watch import HoldWatch, run_id
 from zmqex.runtime.node import Node
 from zmqex.runtime.outside import HoldCalls, KernelWire, LightningCalls
 from zmqex.runtime.sources import Sources
+from zmqex.settings import show_address
 
 NO_SOURCE: Final = (
     "this node knows nobody to ask for others; nodes of yours on this machine will find it, and "
@@ -321,9 +322,9 @@ class _Process:
     async def _beat(self) -> None:
         parent = os.getppid()
         while True:
-            await asyncio.sleep(1)
             # Behind a proxy our address is the proxy's business.
             self._node.beat(() if self._config.proxy else own_addresses())
+            await asyncio.sleep(1)
             if self._config.supervised and os.getppid() != parent:
                 self._log.warning("supervisor_ended")
                 self._node.stopped.set()
@@ -349,7 +350,9 @@ class _Process:
         core, kernel = self._node.kernel.core, self._node.kernel
         where = self._where()
         host = where["host"]
-        ports = {name: f"{host}:{where[f'{name}_port']}" for name in ("hello", "rpc", "orders")}
+        ports = {
+            name: show_address(host, where[f"{name}_port"]) for name in ("hello", "rpc", "orders")
+        }
         no_source = self._no_source()
         warnings = [*([no_source] if no_source else []), *self._sources.warnings()]
         lightning = await self._lightning_status(warnings)
@@ -365,7 +368,7 @@ class _Process:
             "pid": where["pid"],
             "uptime_ms": monotonic_ms() - self._started_ms,
             "data_dir": where["data_dir"],
-            "endpoints": {**ports, "dht": f"{host}:{where['dht_port']}"},
+            "endpoints": {**ports, "dht": show_address(host, where["dht_port"])},
             "redis": redis,
             "lightning": {**lightning, "money": core.money},
             "journal": {

@@ -104,10 +104,7 @@ def check_database(check: str, path: Path) -> Finding:
     """Whether every page and index of a database is whole; reads all of it."""
     if not path.exists():
         return note(check, f"there is no {path.name} yet")
-    try:
-        problems = problems_of(path)
-    except sqlite3.Error as error:
-        problems = [str(error)]
+    problems = problems_of(path)
     if problems:
         return wrong(check, f"{path} is damaged: {'; '.join(problems)}", RESTORE)
     return ok(check, f"{path.name} is whole")
@@ -115,7 +112,10 @@ def check_database(check: str, path: Path) -> Finding:
 
 def problems_of(path: Path) -> list[str]:
     """What SQLite finds wrong in a file that nobody writes."""
-    connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=1)
+    try:
+        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=1)
+    except sqlite3.Error as error:
+        return [str(error)]
     try:
         return look_through(connection, "integrity_check")
     finally:
@@ -124,6 +124,9 @@ def problems_of(path: Path) -> list[str]:
 
 def look_through(connection: sqlite3.Connection, pragma: str) -> list[str]:
     """What `integrity_check`, or the faster `quick_check`, finds wrong; the first few."""
-    rows = connection.execute(f"PRAGMA {pragma}({CHECK_PROBLEMS_MAX})").fetchall()
+    try:
+        rows = connection.execute(f"PRAGMA {pragma}({CHECK_PROBLEMS_MAX})").fetchall()
+    except sqlite3.Error as error:  # so damaged that it cannot even be looked through
+        return [str(error)]
     said = [str(row[0]).replace("\n", " ") for row in rows]
     return [] if said == ["ok"] else said

@@ -274,10 +274,12 @@ def bind(socket: zmq.Socket[Any], name: str, host: str, wanted: int | None) -> i
             return int(bound.rpartition(":")[2])
     if error is not None and error.errno == zmq.EADDRINUSE:
         raise ConfigError(
-            f"{name}_port: {host}:{first} is taken; choose another port, or 0 for any free one"
+            f"{name}_port: {bracketed}:{first} is taken; choose another port, or 0 for any free one"
         ) from error
     reason = error.strerror if error is not None else "no such port"
-    raise ConfigError(f"cannot listen on {host}:{first} ({reason}); set bind_host and {name}_port")
+    raise ConfigError(
+        f"cannot listen on {bracketed}:{first} ({reason}); set bind_host and {name}_port"
+    )
 
 
 def _curve_key(frame: zmq.Frame) -> bytes | None:
