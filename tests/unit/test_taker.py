@@ -231,8 +231,10 @@ def test_a_maker_that_slept_through_the_take_never_fills_twice(side: str) -> Non
     world.run(10_000)
     alice.resume()
     world.arm(alice)
-    world.run(2 * MINUTE)
+    world.run(MINUTE)
     assert {one.state for one in alice.journal.trades.values()} == {State.CANCELLED}
+    world.run(MINUTE)
+    assert alice.journal.trades == {}  # cancelled before it came, and too late to come by now
     own = [one for one in bob.journal.trades.values() if one.maker == alice.identity]
     assert [one.state for one in own] == [State.CANCELLED]
     book_side = "bids" if side == "buy" else "asks"
