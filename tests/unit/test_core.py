@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -101,22 +100,6 @@ def test_a_timer_that_another_one_cancels_is_not_called() -> None:
     one.run_timers()
     assert calls == []
     assert one.next_deadline_ms() is None
-
-
-def test_a_fault_in_a_timer_costs_no_other_timer() -> None:
-    """The next event calls what was due with it, each once."""
-    one, calls = core(10), []
-
-    def fault() -> None:
-        raise ZeroDivisionError
-
-    for number in (1, 2, 3):
-        one.call_at(number, number, fault if number == 2 else lambda: calls.append("called"))
-    with pytest.raises(ZeroDivisionError):
-        one.run_timers()
-    assert (calls, one.next_deadline_ms()) == (["called"], 3)
-    one.run_timers()
-    assert (calls, one.next_deadline_ms()) == (["called", "called"], None)
 
 
 @given(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 from tests.unit.test_outside import Holds, Lightning, hold_calls
 from zmqex.adapters.discovery.routes import own_addresses
@@ -213,26 +214,62 @@ def test_a_timer_fires_by_itself(tmp_path: Path) -> None:
     run(tmp_path, story)
 
 
-def test_timers_go_on_after_a_fault_in_an_event(tmp_path: Path) -> None:
-    """A fault is the caller's to see; it must not make the node deaf to time."""
+def test_timers_go_on_after_a_fault_outside(tmp_path: Path) -> None:
+    """A fault in an effect is the caller's to see; it must not make the node deaf to time."""
 
     async def story(scene: Scene) -> None:
         fired = asyncio.Event()
         node = scene.node
         node.post(happened.Started())
 
-        def fails() -> None:
+        def fails(*_: object) -> None:
             raise ZeroDivisionError
 
-        node.kernel.core.call_after("fails", 0, fails)
+        node._calls[out.Log] = fails
+        node.kernel.core.call_after("fails", 0, lambda: node.kernel.core.log("info", "x"))
         node.kernel.core.call_after("test", 5, fired.set)
-        try:
+        with pytest.raises(ZeroDivisionError):
             node.post(happened.Tick())
-        except ZeroDivisionError:
-            await fired.wait()
-        assert fired.is_set()
+        await fired.wait()
+        assert node.fault is None
 
     run(tmp_path, story)
+
+
+def test_a_bug_in_the_kernel_ends_the_node_and_nothing_half_made_is_kept(tmp_path: Path) -> None:
+    """Neither on disk nor on the wire; what was decided before it is, and the next node goes on."""
+
+    async def story(scene: Scene) -> None:
+        node = scene.node
+        node.post(happened.Started())
+        await scene.tell(BUY)
+        core = node.kernel.core
+
+        def bug(event: happened.CommandReceived) -> None:
+            core.set_counter("half made", 1)
+            core.answer(event.client, event.request_id, {})
+            raise ZeroDivisionError
+
+        calls = dict(node.kernel._calls)
+        node.kernel._calls[happened.CommandReceived] = bug
+        node.post(happened.CommandReceived(b"cli", 2, BUY))
+        assert isinstance(node.fault, ZeroDivisionError)
+        assert node.stopped.is_set()
+        # Whatever comes before the process has ended is left alone.
+        node.kernel._calls = calls
+        node.post(happened.CommandReceived(b"cli", 3, ListOrders()))
+        node.post(happened.Tick())
+        await node.flushed()
+        assert scene.sockets.said == []
+
+    run(tmp_path, story)
+
+    async def again(scene: Scene) -> None:
+        assert "half made" not in scene.node.kernel.core.counters
+        scene.node.post(happened.Started())
+        assert len((await scene.tell(ListOrders()))["orders"]) == 1
+
+    run(tmp_path, again)
 
 
 def test_an_event_amid_an_event_waits_for_its_turn(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Any, Final
 
@@ -186,20 +185,15 @@ class Core:
 
     def run_timers(self) -> None:
         """Call everything that is due, in time order; what a call schedules for now waits."""
-        due: deque[tuple[int, int]] = deque()
+        due: list[int] = []
         while self._timers and self._timers[0][0] <= self.now.monotonic_ms:
-            due.append(heapq.heappop(self._timers))
-        try:
-            while due:
-                entry = self._timer_calls.pop(due.popleft()[1], None)
-                if entry is not None:
-                    name, call = entry
-                    del self._timer_names[name]
-                    call()
-        finally:
-            # A fault of one must not silence the others for ever: the next event calls them.
-            for timer in due:
-                heapq.heappush(self._timers, timer)
+            due.append(heapq.heappop(self._timers)[1])
+        for serial in due:
+            entry = self._timer_calls.pop(serial, None)
+            if entry is not None:
+                name, call = entry
+                del self._timer_names[name]
+                call()
 
     def next_deadline_ms(self) -> int | None:
         """The monotonic time of the next timer."""

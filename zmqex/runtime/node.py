@@ -1,15 +1,16 @@
 """One node: the kernel, its adapters, and the loop that carries events in and effects out.
 
 The loop is the only one that calls the kernel.  Whatever fails outside becomes an event, a counter
-or a log line; only a journal that cannot be trusted stops the node.
+or a log line; only a journal or a kernel that cannot be trusted stops the node.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final
 
 from zmqex.adapters.clock import monotonic_ms, wall_ms
@@ -56,6 +57,15 @@ _ENTROPY_BYTES: Final = 32
 Receive = Callable[..., Coroutine[Any, Any, tuple[bytes | None, str]]]
 
 
+@contextlib.contextmanager
+def _any_fault(told: Callable[[Exception], None]) -> Iterator[None]:
+    """Tell of an exception in place of raising it: a fault has an end that was thought of."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - the one place
+        told(error)
+
+
 class Node:
     """Runs a kernel.  `post` gives it an event; `stopped` is set when it must end."""
 
@@ -63,7 +73,7 @@ class Node:
         """Outside things are attached with `attach` before the first event."""
         self.kernel = kernel
         self.journal = journal
-        self.fault: StorageError | None = None
+        self.fault: Exception | None = None
         self.stopped = asyncio.Event()
         # Called with each record of ours, beside the transport.
         self.on_record: Callable[[bytes], None] = lambda _record: None
@@ -134,12 +144,27 @@ class Node:
         self._handling = True
         try:
             while self._queue and self.fault is None:
-                effects = self.kernel.handle(self._queue.popleft(), self._now())
-                self._gate.pass_through(effects)
+                self._decide(self._queue.popleft())
         finally:
             self._handling = False
-            # Also after a fault, or no timer would ever fire again.
+            # Also after a fault of an effect, or no timer would ever fire again.
             self._arm()
+
+    def _decide(self, event: Event) -> None:
+        """What follows from an event; nothing ever again, once that was an exception.
+
+        What the kernel had changed until then is in no journal, so nothing may build on it: the
+        next node starts from the journal.
+        """
+
+        def failed(error: Exception) -> None:
+            self._log.exception("kernel_failed", on=type(event).__name__, why=repr(error))
+            self.fail(error)
+
+        effects: list[Effect] = []
+        with _any_fault(failed):
+            effects = self.kernel.handle(event, self._now())
+        self._gate.pass_through(effects)
 
     def on_answer(
         self, client: bytes, request_id: int, call: Callable[[AnswerCommand], None]
@@ -210,19 +235,22 @@ class Node:
 
         self.journal.commit(writes, told)
 
-    def fail(self, error: StorageError) -> None:
-        """The journal cannot be trusted: nothing more is decided or sent."""
+    def fail(self, error: Exception) -> None:
+        """The journal or the kernel cannot be trusted: nothing more is decided."""
         if self.fault is None:
             self.fault = error
-            self._log.critical("storage_failed", why=str(error))
+            if isinstance(error, StorageError):
+                self._log.critical("storage_failed", why=str(error))
         self.stopped.set()
 
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
-        try:
+        with _any_fault(self._call_failed):
             await work
-        except StorageError as error:
+
+    def _call_failed(self, error: Exception) -> None:
+        if isinstance(error, StorageError):
             self.fail(error)
-        except Exception as error:  # noqa: BLE001 - the one place: a fault must not end the node
+        else:
             self.kernel.core.count("faults")
             self._log.exception("call_failed", why=repr(error))
 

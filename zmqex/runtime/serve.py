@@ -258,6 +258,8 @@ class _Process:
     def _start(self) -> None:
         self._post = self._node.post
         self._post(Started())
+        if self._node.fault is not None:
+            raise self._node.fault  # the next one would find the same journal
         for event in self._early:
             self._deliver(event)
         self._sources.begin(
