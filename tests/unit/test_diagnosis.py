@@ -53,6 +53,12 @@ NO_PEERS = {"live": 0, "known": 3}
             "peers add HOST:PORT",
         ),
         (
+            diagnosis.judge_peers({**STATUS, "peers": {"live": 0, "known": 0}}),
+            "wrong",
+            "nobody has been found yet",
+            "peers add HOST:PORT",
+        ),
+        (
             diagnosis.judge_peers({**STATUS, "peers": NO_PEERS}),
             "wrong",
             "of 3 peers that we know",

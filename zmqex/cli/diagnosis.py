@@ -36,6 +36,11 @@ def judge_peers(status: Row) -> Finding:
     if status["no_source"]:
         fix = "name one: `peers add HOST:PORT`, or `serve --bootstrap HOST:PORT` or `--peer`"
         return wrong(PEERS, "nobody is connected, and there is nobody to ask for others", fix)
+    if not known:
+        fix = (
+            "wait for others, look at `dht` and `grapes` below, or name one: `peers add HOST:PORT`"
+        )
+        return wrong(PEERS, "nobody has been found yet", fix)
     fix = "`peers --why` says of each address why it is not connected"
     return wrong(PEERS, f"nobody is connected, of {_peers(known)} that we know", fix)
 
