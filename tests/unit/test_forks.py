@@ -21,6 +21,7 @@ from zmqex.protocol.messages import (
     Operation,
     Update,
 )
+from zmqex.protocol.tail import Tail
 
 # --- makers that break the rules ------------------------------------------------------------------
 
@@ -135,6 +136,29 @@ def test_the_maker_of_a_void_epoch_hears_the_proof_until_it_opens_a_new_one() ->
     maker.fold.begin(wire.wall_ms + 1)
     maker.say(host, b"h", maker.beat(later_ms=1))
     assert log_of(host, maker).state == "current"
+
+
+def test_a_maker_that_has_forgotten_part_of_its_log_is_shown_it() -> None:
+    """Its journal was restored, and it missed the answer to its first question; seed 514 did."""
+    wire, host, maker = scene()
+    maker.say(host, maker.topic, maker.publish(maker.new(1)[1]))
+    early = maker.fold.head()
+    maker.say(host, maker.topic, maker.publish(maker.new(2)[1]))
+    host.effects.clear()
+
+    def shown() -> list[bytes]:
+        maker.say(host, b"h", maker.beat(early))
+        said = [one for one in host.effects if isinstance(one, out.Publish)]
+        return [one.envelope for one in said if one.topic == maker.topic]
+
+    assert shown() == [maker.envelopes[1]]
+    wire.run(limits.PROOF_EVERY_MS // 2)
+    assert len(shown()) == 1
+    wire.run(limits.PROOF_EVERY_MS // 2)
+    assert len(shown()) == 2
+    log_of(host, maker).tail = Tail()
+    wire.run(limits.PROOF_EVERY_MS)
+    assert len(shown()) == 2  # nothing is left to be shown
 
 
 def test_a_forged_proof_in_a_crowd_harms_nobody_else() -> None:

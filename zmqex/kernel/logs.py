@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from zmqex.kernel.events import Now
-from zmqex.limits import CLOCK_SKEW_MAX_MS, SILENT_MS
+from zmqex.limits import CLOCK_SKEW_MAX_MS, PROOF_EVERY_MS, SILENT_MS
 from zmqex.market.orders import BookOrder
 from zmqex.protocol.log import Fold, Frozen, Row
 from zmqex.protocol.messages import Batch, Order
@@ -55,6 +55,7 @@ class MakerLog(msgspec.Struct):
     refused: bool = False  # its maker broke the rules: nothing can follow in this epoch
     proof: bytes = b""
     proof_said_ms: int = 0  # monotonic
+    reminded_ms: int = -PROOF_EVERY_MS  # monotonic: when its maker was shown what it has forgotten
     repair: Repair = Repair.IDLE
     widening: bool = False  # head-only, and its orders may be kept again
     probe: int = 0  # a sequence number where the maker's chain differs from ours

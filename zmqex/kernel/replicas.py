@@ -245,6 +245,8 @@ class Replicas:
             self.forks.repeat(log, PROOF_EVERY_MS)  # its maker does not know that it is void
         if head.epoch < fold.epoch or log.forked or log.refused:
             return
+        if head.sequence < fold.sequence:
+            self._remind(log)
         if (head.epoch, head.sequence) >= log.target:
             log.target, log.open_orders = (head.epoch, head.sequence), head.open_orders
         log.hint = hint or log.hint
@@ -261,6 +263,18 @@ class Replicas:
                 self.snapshots.anchor(log, raw, head)
         else:
             self._widen_if_it_fits(log)
+
+    def _remind(self, log: MakerLog) -> None:
+        """Its maker speaks of less than it has signed: show it the newest of its own words.
+
+        Its disk may have been replaced by an older copy, and what was answered to its first
+        question lost; it opens a new epoch then.  Where only a heartbeat was overtaken by a batch,
+        nothing follows.
+        """
+        newest, now_ms = kept(log, log.fold.sequence), self._core.now.monotonic_ms
+        if newest is not None and now_ms - log.reminded_ms >= PROOF_EVERY_MS:
+            log.reminded_ms = now_ms
+            self._core.emit(Publish(topic(log.fold.market), newest[1]))
 
     def own_is_ahead(self, head: Head) -> bool:
         """Whether somebody has more of our own log than we, or another version of it."""
