@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import msgspec
+
+from tests.unit.maker import Maker
+from tests.unit.maker import scene as live_peer
 from tests.wire import MARKET, Host, Wire
+from zmqex import limits
+from zmqex.protocol.codec import encode
+from zmqex.protocol.identity import seal
+from zmqex.protocol.messages import Batch, Close, Head, Heartbeat, LogPage, Snapshot
 
 
 def scene(*, beats: bool = True) -> tuple[Wire, Host, Host]:
@@ -61,3 +69,60 @@ def test_a_maker_learns_by_its_own_batches_too_that_others_have_more() -> None:
     alice.place(3)
     wire.run(1_000)
     assert alice.head(alice) == bob.head(alice)
+
+
+def asked_again() -> tuple[Wire, Host, Maker]:
+    """A host that has published one batch, and asks a peer again what comes after it."""
+    wire, host, peer = live_peer()
+    host.place(1)
+    before = len(peer.asked(host, "log"))
+    wire.run(limits.HEARTBEAT_EVERY_MS)
+    assert len(peer.asked(host, "log")) > before
+    return wire, host, peer
+
+
+def own_end(host: Host) -> Head:
+    """Where the host's own log stands."""
+    return host.n.replicas.own_log(MARKET).fold.head()
+
+
+def test_the_question_is_asked_again_and_again() -> None:
+    """The first one may have been lost; what the answer has, we must have signed."""
+    wire, host, peer = asked_again()
+    head = own_end(host)
+    batch = Batch(
+        host.identity, MARKET, head.epoch, 2, head.head_hash, wire.wall_ms, [Close(bytes(32), "x")]
+    )
+    peer.reply(host, "log", LogPage([seal(peer.key, "play", "batch", encode(batch))], 0))
+    wire.run(100)
+    assert own_end(host).epoch == head.epoch
+    wire.run(2 * limits.HEARTBEAT_EVERY_MS)
+    peer.reply(host, "log", LogPage([seal(host.key, "play", "batch", encode(batch))], 0))
+    wire.run(100)
+    assert own_end(host).epoch > head.epoch
+
+
+def test_a_peer_that_has_trimmed_our_log_shows_a_head_of_it() -> None:
+    """That something is gone says that there is more; only our own signature proves it."""
+    wire, host, peer = asked_again()
+    head = own_end(host)
+    peer.reject(host, "log", "log_too_old")
+    peer.reject(host, "snapshot", "unavailable")
+    for sequence in (1, 2):
+        wire.run(2 * limits.HEARTBEAT_EVERY_MS)
+        peer.reject(host, "log", "log_too_old")
+        told = msgspec.structs.replace(head, sequence=sequence)
+        beat = encode(Heartbeat(host.identity, wire.wall_ms, [told]))
+        answer = Snapshot(seal(host.key, "play", "heartbeat", beat), bytes(256 * 32))
+        peer.reply(host, "snapshot", answer)
+        wire.run(100)
+        assert (own_end(host).epoch > head.epoch) == (sequence == 2)
+
+
+def test_a_peer_without_an_answer_changes_nothing() -> None:
+    """Nothing more, or another refusal."""
+    wire, host, peer = asked_again()
+    peer.reply(host, "log", LogPage([], 0))
+    wire.run(2 * limits.HEARTBEAT_EVERY_MS)
+    peer.reject(host, "log", "unknown_maker")
+    assert (own_end(host).sequence, peer.asked(host, "snapshot")) == (1, [])

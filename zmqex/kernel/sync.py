@@ -9,6 +9,7 @@ Not for: deciding what is true (`replicas`); how a snapshot is put together (`sn
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from zmqex.errors import RemoteProtocolError
@@ -18,6 +19,7 @@ from zmqex.kernel.sessions import Answer, Incoming, Refusal, Sessions
 from zmqex.kernel.snapshots import SnapshotFetch
 from zmqex.limits import (
     GAP_WAIT_MS,
+    HEARTBEAT_EVERY_MS,
     INTEGER_MAX,
     LOG_PAGE_BYTES_MAX,
     OPERATION_BYTES_MEAN,
@@ -40,6 +42,8 @@ from zmqex.protocol.messages import (
     LogPage,
     LogRequest,
     Page,
+    Snapshot,
+    SnapshotRequest,
 )
 from zmqex.reasons import RejectReason
 
@@ -61,33 +65,53 @@ class Sync:
         self._replicas = replicas
         self._asking_heads: dict[bytes, None] = {}
         self._repairing: dict[tuple[bytes, str], None] = {}
+        self._turn = 0
         sessions.serve("heads", self._on_heads)
         sessions.serve("log", self._on_log)
         sessions.serve("book", self._on_book)
         sessions.on_live.append(self._on_live)
+        sessions.on_start.append(self._ask_again_for_own)
 
     # --- what a new peer knows -------------------------------------------------------------------
 
     def _on_live(self, peer: bytes) -> None:
         self._asking_heads[peer] = None
         self._ask_heads(peer, b"")
+        self._ask_for_own(peer)
+
+    def _ask_again_for_own(self) -> None:
+        """Every few seconds one peer in turn: the first question may have been lost."""
+        self._core.call_after("own log", HEARTBEAT_EVERY_MS, self._ask_again_for_own)
+        live = self._sessions.live_peers()
+        self._turn += 1
+        if live:
+            self._ask_for_own(live[self._turn % len(live)])
+
+    def _ask_for_own(self, peer: bytes) -> None:
+        """Whether a peer has more of our own logs than we; it may not have our word for it."""
         for log in self._replicas.logs_of(self._core.identity):
-            if log.fold.epoch:
-                self._ask_for_own(peer, log)
+            fold = log.fold
+            if fold.epoch:
+                body = LogRequest(fold.maker, fold.market, fold.epoch, fold.sequence + 1)
+                self._sessions.request(peer, "log", body, partial(self._own_answered, peer, log))
 
-    def _ask_for_own(self, peer: bytes, log: MakerLog) -> None:
-        """Whether a peer has more of our own log than we: it may have no heartbeat that says so."""
-        fold = log.fold
-
-        def on_answer(answer: Answer) -> None:
-            if isinstance(answer, Refusal):
-                return
+    def _own_answered(self, peer: bytes, log: MakerLog, answer: Answer) -> None:
+        if not isinstance(answer, Refusal):
             batches = decode(answer, LogPage).batches[:1]
-            claims = [self._replicas.claims.batch(raw, fold.market, fold.maker) for raw in batches]
+            claims = [
+                self._replicas.claims.batch(raw, log.fold.market, log.fold.maker) for raw in batches
+            ]
             self._replicas.claims.verify([one for one in claims if one is not None])
+        elif answer.reason is RejectReason.LOG_TOO_OLD:
+            # It has dropped what it would show us: there must be more, which we have signed.
+            fold = log.fold
+            body = SnapshotRequest(fold.maker, fold.market, fold.epoch, fold.sequence + 1)
+            self._sessions.request(peer, "snapshot", body, self._own_head_answered)
 
-        body = LogRequest(fold.maker, fold.market, fold.epoch, fold.sequence + 1)
-        self._sessions.request(peer, "log", body, on_answer)
+    def _own_head_answered(self, answer: Answer) -> None:
+        if not isinstance(answer, Refusal):
+            claim = self._replicas.claims.heartbeat(decode(answer, Snapshot).heartbeat)
+            self._replicas.claims.verify([] if claim is None else [claim])
 
     def _ask_heads(self, peer: bytes, after: bytes) -> None:
         self._sessions.request(
