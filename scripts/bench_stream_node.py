@@ -32,7 +32,7 @@ from zmqex.kernel.core import Settings
 from zmqex.kernel.events import Event, Started
 from zmqex.kernel.kernel import Kernel
 from zmqex.limits import ORDERS_PER_MAKER_MAX
-from zmqex.market.instruments import Currencies
+from zmqex.market.instruments import BASE, Currencies
 from zmqex.protocol.identity import IdentityKey, to_text
 from zmqex.runtime.faults import open_play
 from zmqex.runtime.node import Node
@@ -96,9 +96,9 @@ class Receiver:
             self.transport,
             control,
             HoldCalls(holds, self.node.post),
-            LightningCalls(play, self.node.post, self.node.spawn),
+            {BASE: LightningCalls(play, self.node.post, self.node.spawn)},
             KernelWire(self.node.post),
-            play.receive,
+            {BASE: play.receive},
         )
         stack.callback(self.node.verifier.close)
         stack.callback(self.node.cancel_calls)

@@ -36,7 +36,7 @@ from zmqex.kernel.core import Settings
 from zmqex.kernel.events import CommandReceived, Event, Started
 from zmqex.kernel.kernel import Kernel
 from zmqex.limits import CLTV_LIMIT_BLOCKS
-from zmqex.market.instruments import Currencies
+from zmqex.market.instruments import BASE, Currencies
 from zmqex.protocol.identity import IdentityKey
 from zmqex.runtime.node import Node
 from zmqex.runtime.outside import HoldCalls, KernelWire, LightningCalls
@@ -135,9 +135,9 @@ class Taker:
             self._transport,
             self._answers,
             HoldCalls(self._holds, self._node.post),
-            LightningCalls(self._play, self._node.post, self._node.spawn),
+            {BASE: LightningCalls(self._play, self._node.post, self._node.spawn)},
             wire,
-            self._play.receive,
+            {BASE: self._play.receive},
         )
         self._started = False
 

@@ -13,6 +13,7 @@ from typing import Literal
 from zmqex.adapters.lightning.play import PlayLightning
 from zmqex.errors import PeerUnavailableError, StorageError
 from zmqex.limits import CLTV_LIMIT_BLOCKS, PLAY_BALANCE_MSAT
+from zmqex.market.instruments import BASE
 
 NAMES = ("alice", "bob")
 TOTAL_MSAT = len(NAMES) * PLAY_BALANCE_MSAT
@@ -35,10 +36,17 @@ class Wire:
         self.carried = 0
 
     async def play_pay(
-        self, payee_node: bytes, *, payment_hash: bytes, amount_msat: int, payer_node: bytes
+        self,
+        payee_node: bytes,
+        *,
+        payment_hash: bytes,
+        amount_msat: int,
+        payer_node: bytes,
+        asset: str = BASE,
     ) -> tuple[bytes | None, str]:
         """See `zmqex.adapters.ports.PlayWire`."""
         self.carried += 1
+        assert asset == BASE
         if self.loss == "question":
             raise PeerUnavailableError("the question was lost")
         payee = next(one for one in self._scene.ledgers.values() if one.node == payee_node)

@@ -19,6 +19,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from zmqex import limits
+from zmqex.backends import NEEDED, Backend, Kind, read_quote_lightning, why_not_quotes
 from zmqex.errors import ConfigError, InputError
 from zmqex.market.instruments import Currencies, shown
 from zmqex.settings import (
@@ -86,7 +87,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     data_dir: Path
     node: str = DEFAULT_NODE
     network: Network = "play"
-    lightning: Literal["play", "lnd", "cln"] = "play"
+    lightning: Kind = "play"
+    quote_lightning: Mapping[str, Backend] = {}
     lnd_url: str = ""
     lnd_macaroon: Path | None = None
     lnd_cert: Path | None = None
@@ -272,6 +274,9 @@ def _check(config: Config, origins: Mapping[str, str]) -> None:
                     "peers with --peer HOST:PORT instead"
                 )
     _check_lightning(config, origins)
+    reason = why_not_quotes(config.quote_lightning, config.network, config.markets)
+    if reason:
+        raise ConfigError(f"{origins['quote_lightning']}: {reason}")
     try:
         currencies = Currencies(config.currencies)
     except ConfigError as error:
@@ -283,19 +288,10 @@ def _check(config: Config, origins: Mapping[str, str]) -> None:
             raise ConfigError(f"{origins.get('markets', '--market')}: {error}") from error
 
 
-# What each backend must be told.
-_NEEDED: Final = {
-    "play": (),
-    "lnd": ("lnd_url", "lnd_macaroon", "lnd_cert"),
-    "cln": ("cln_rpc",),
-    "clnrest": ("cln_url", "cln_rune", "cln_cert"),
-}
-
-
 def _needed(config: Config) -> tuple[str, ...]:
     """Core Lightning is reached by its socket, or by HTTPS where an address is given."""
     rest = config.lightning == "cln" and config.cln_url
-    return _NEEDED["clnrest" if rest else config.lightning]
+    return NEEDED["clnrest" if rest else config.lightning]
 
 
 def _check_lightning(config: Config, origins: Mapping[str, str]) -> None:
@@ -325,6 +321,7 @@ def _check_lightning(config: Config, origins: Mapping[str, str]) -> None:
 _SETTINGS: Final[Mapping[str, tuple[str, Callable[[object], object]]]] = {
     "network": ("network", read_one_of("play", "regtest", "signet", "testnet", "mainnet")),
     "lightning": ("lightning", read_one_of("play", "lnd", "cln")),
+    "quote_lightning": ("quote_lightning", read_quote_lightning),
     "lnd_url": ("lnd_url", read_https),
     "lnd_macaroon": ("lnd_macaroon", read_path),
     "lnd_cert": ("lnd_cert", read_path),

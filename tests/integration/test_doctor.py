@@ -115,6 +115,7 @@ BREAKS: list[tuple[str, Break, str, str]] = [
     ("journal", lambda node: damage(node / "journal.sqlite3"), "is damaged", "from a backup"),
     ("journal", lambda node: unreadable(node / "journal.sqlite3"), "not a database", "a backup"),
     ("lightning", lambda node: unreadable(node / "play.sqlite3"), "not a database", "a backup"),
+    ("network XYZ", lambda node: unreadable(node / "play-xyz.sqlite3"), "not a data", "a backup"),
     (
         "settings",
         lambda node: create_private_file(node / "zmqex.toml", b"hello_prot = 7100"),

@@ -130,6 +130,24 @@ def test_a_lost_word_keeps_the_payment_in_flight(
     play(tmp_path, story)
 
 
+def test_each_asset_has_a_ledger_of_its_own(tmp_path: Path) -> None:
+    """The key is the same; an invoice of one is unknown to the other."""
+
+    async def story(scene: Ledgers) -> None:
+        alice = scene.ledgers["alice"]
+        other = PlayLightning(tmp_path / "alice", asset="USD")
+        try:
+            await invoice_of(scene)
+            assert other.node == alice.node
+            assert (await other.invoice(HASH)).state == "unknown"
+            assert (await other.info()).balance_msat == PLAY_BALANCE_MSAT
+            assert (tmp_path / "alice" / "play-usd.sqlite3").exists()
+        finally:
+            await other.close()
+
+    play(tmp_path, story)
+
+
 def test_without_a_wire_a_payment_waits(tmp_path: Path) -> None:
     """Before the node is connected to its kernel."""
 

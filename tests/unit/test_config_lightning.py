@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.unit.test_config import load
+from zmqex.adapters.lightning.choose import base_backend
+from zmqex.backends import Backend
 from zmqex.config import shared_settings
 from zmqex.errors import ConfigError
 
@@ -71,3 +75,64 @@ def test_limits_are_read_as_amounts_and_real_money_has_some_by_itself() -> None:
     assert load("", {"max_day": "1BTC"}).max_day_msat == 10**11
     with pytest.raises(ConfigError, match="--max-held: "):
         load("", {"max_held": "1 USD"})
+
+
+def test_quotes_have_backends_of_their_own() -> None:
+    """As flags, in the environment, and as a table; each form of each backend."""
+    usd = {"USD": Backend("play")}
+    for config in (
+        load("", {"quote_lightning": ["usd=play"]}),
+        load("", {}, {"ZMQEX_QUOTE_LIGHTNING": "USD=play"}),
+        load('quote_lightning = { USD = "play" }'),
+    ):
+        assert config.quote_lightning == usd
+    assert load().quote_lightning == {}
+    real = {"network": "regtest", "lightning": "lnd", **LND, "currencies": ["XYZ=2", "ABC=0"]}
+    real |= {"markets": ["BTC/XYZ", "BTC/ABC", "BTC/EUR"]}
+    rest = Path("/m"), Path("/c")
+    words = ["XYZ=lnd https://a:1 /m /c", "ABC=cln https://a:2/ /m /c", "EUR=cln '/my rpc'"]
+    assert load("", {**real, "quote_lightning": words}).quote_lightning == {
+        "XYZ": Backend("lnd", "https://a:1", *rest),
+        "ABC": Backend("cln", "https://a:2", *rest),
+        "EUR": Backend("cln", socket=Path("/my rpc")),
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "flags", "complaint"),
+    [
+        ("USD", {}, "is not one of CODE=play, CODE=lnd URL"),
+        ("USD=play twice", {}, "is not one of"),
+        ("USD=lnd https://a:1 /m", {}, "is not one of"),
+        ("USD=lnd http://a:1 /m /c", {}, "is not an address like https://"),
+        ("USD=cln '", {}, "is not one of"),
+        ("EUR=play", {}, "'EUR' is the quote of no market of this node; add --market BTC/EUR"),
+        ("USD=cln /rpc", {}, "on the network play it must be play"),
+        ("USD=play", {"network": "signet", "lightning": "lnd", **LND}, "it must be lnd or cln"),
+        (
+            "USD=cln /rpc",
+            {"network": "mainnet", "lightning": "lnd", **LND, "accept_real_money": True},
+            "no quote moves over Lightning on mainnet",
+        ),
+    ],
+)
+def test_a_quote_gets_no_backend_that_it_cannot_have(
+    words: str, flags: dict[str, object], complaint: str
+) -> None:
+    """In one sentence."""
+    with pytest.raises(ConfigError) as error:
+        load("", {**flags, "quote_lightning": [words]})
+    assert str(error.value).startswith("--quote-lightning: ")
+    assert complaint in str(error.value)
+
+
+def test_the_bases_backend_is_one_like_the_others() -> None:
+    """Put together of its own settings."""
+    flags: dict[str, object] = {"network": "signet", "lightning": "lnd", **LND}
+    rest = Path("/m"), Path("/c")
+    assert base_backend(load()) == Backend("play")
+    assert base_backend(load("", flags)) == Backend("lnd", "https://127.0.0.1:8080", *rest)
+    cln = {"network": "signet", "lightning": "cln"}
+    assert base_backend(load("", {**cln, "cln_rpc": "/rpc"})) == Backend("cln", socket=Path("/rpc"))
+    https = {"cln_url": "https://a:2", "cln_rune": "/m", "cln_cert": "/c"}
+    assert base_backend(load("", {**cln, **https})) == Backend("cln", "https://a:2", *rest)

@@ -18,7 +18,9 @@ STATUS: dict[str, Any] = {
     "dht": {"udp_port": 7100, "contacts": 4, "last_reply_ms": 1_000, "bootstrap": 1},
     "redis": {"ok": True, "server": "valkey", "version": "9", "lease": "not_needed"},
     "lightning": {"ok": True, "backend": "play"},
+    "quote_lightning": {},
 }
+DOWN = {"ok": False, "why": "refused"}
 
 
 def peer(skew_ms: int, state: str = "live") -> dict[str, Any]:
@@ -134,9 +136,15 @@ NO_PEERS = {"live": 0, "known": 3}
             "another copy",
             "stop the other copy",
         ),
-        (diagnosis.judge_lightning(STATUS), "ok", "play answers", ""),
+        (*diagnosis.judge_lightning(STATUS), "ok", "play answers", ""),
         (
-            diagnosis.judge_lightning({"lightning": {"ok": False, "why": "refused"}}),
+            *diagnosis.judge_lightning({**STATUS, "lightning": DOWN}),
+            "wrong",
+            "it does not answer: refused",
+            "start the Lightning node",
+        ),
+        (
+            diagnosis.judge_lightning({**STATUS, "quote_lightning": {"USD": DOWN}})[1],
             "wrong",
             "it does not answer: refused",
             "start the Lightning node",

@@ -229,7 +229,7 @@ def test_who_has_greeted_and_was_not_kept_pays_nothing() -> None:
     frames = []
     for kind, body in (
         ("greet", Greet(stranger.record(leaving=True), world.wall_ms)),
-        ("play_pay", PlayPay(b"h" * 32, 5, b"\2" * 33)),
+        ("play_pay", PlayPay(b"h" * 32, 5, b"\2" * 33, "BTC")),
     ):
         event = happened.RequestReceived(route, stranger.question(kind, body))
         effects = alice.k.handle(event, world.now())

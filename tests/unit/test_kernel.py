@@ -126,6 +126,7 @@ def test_an_unheard_command_is_refused_in_one_sentence() -> None:
         happened.LightningFailed(
             b"t" * 32, b"h" * 32, "pay", indeterminate=True, reason=RejectReason.HELD, why="x"
         ),
+        happened.InvoiceSeen(b"h" * 32, "settled", asset="USD"),
     ],
 )
 def test_lightning_news_of_no_trade_of_ours_is_counted_only(event: happened.Event) -> None:
@@ -137,6 +138,15 @@ def test_lightning_news_of_no_trade_of_ours_is_counted_only(event: happened.Even
     assert not [one for one in effects if isinstance(one, out.REVEALING | out.Persist)]
     assert alice.k.state_hash() == before
     assert alice.k.core.counted["lightning_event_without_trade"] == 1
+
+
+def test_each_network_has_a_height_of_its_own() -> None:
+    """A block of a quote's network says nothing of the base's."""
+    world = World()
+    (alice,) = world.meet("alice")
+    alice.handle(happened.HeightSeen(800))
+    alice.handle(happened.HeightSeen(7, "USD"))
+    assert alice.k.core.height == 800
 
 
 def test_a_stopping_node_says_goodbye() -> None:

@@ -20,7 +20,7 @@ from zmqex.kernel import events as happened
 from zmqex.kernel.commands import GetStatus, ListOrders, PlaceOrder
 from zmqex.kernel.core import Settings
 from zmqex.kernel.kernel import Kernel
-from zmqex.market.instruments import Currencies
+from zmqex.market.instruments import BASE, Currencies
 from zmqex.protocol.identity import IdentityKey
 from zmqex.runtime.node import Node
 from zmqex.runtime.outside import KernelWire, LightningCalls
@@ -104,9 +104,9 @@ class Scene:
             self.sockets,
             self.sockets,
             hold_calls(self.holds, self.node.post),
-            LightningCalls(Lightning(), self.node.post, self.node.spawn),
+            {BASE: LightningCalls(Lightning(), self.node.post, self.node.spawn)},
             self.wire,
-            self.receive,
+            {BASE: self.receive},
         )
 
     async def receive(self, payment_hash: bytes, **_: object) -> tuple[bytes | None, str]:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from zmqex.adapters.holds import port
@@ -23,6 +24,7 @@ from zmqex.errors import (
 )
 from zmqex.kernel import effects as out
 from zmqex.kernel import events as happened
+from zmqex.market.instruments import BASE
 from zmqex.reasons import RejectReason
 from zmqex.runtime.outside import HoldCalls, KernelWire, LightningCalls
 
@@ -161,7 +163,11 @@ LIGHTNING = [
 ]
 
 
-def lightning_events(backend: Lightning, effect: Any) -> list[happened.Event]:  # noqa: ANN401
+def lightning_events(
+    backend: Lightning,
+    effect: Any,  # noqa: ANN401
+    asset: str = BASE,
+) -> list[happened.Event]:
     """What one effect leads to, and everything that goes on beside it."""
     events: list[happened.Event] = []
 
@@ -171,7 +177,8 @@ def lightning_events(backend: Lightning, effect: Any) -> list[happened.Event]:  
             def spawn(work: Coroutine[Any, Any, None]) -> None:
                 tasks.create_task(work)
 
-            await LightningCalls(backend, events.append, spawn).carry_out(effect)
+            calls = LightningCalls(backend, events.append, spawn, asset=asset)
+            await calls.carry_out(effect)
 
     asyncio.run(story())
     return events
@@ -254,6 +261,11 @@ def test_each_call_that_works_is_one_event(effect: Any, call: str) -> None:  # n
         "payment": happened.PaymentSeen(TRADE, HASH, "succeeded", b"p" * 32),
     }
     assert event == expected[call]
+    (event,) = lightning_events(Lightning(), effect, "USD")
+    assert event == msgspec.structs.replace(expected[call], asset="USD")
+    (event,) = lightning_events(Lightning(IndeterminateError("?"), only=call), effect, "USD")
+    assert isinstance(event, happened.LightningFailed)
+    assert event.asset == "USD"
 
 
 @pytest.mark.parametrize(("effect", "call"), LIGHTNING)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.world import SimNode, World
 from zmqex.kernel import effects as out
 from zmqex.kernel import events as happened
+from zmqex.kernel.core import Backend
 from zmqex.limits import PLAY_PAYMENTS_AT_ONCE_MAX
 from zmqex.protocol.codec import decode, decode_frame, encode_frame
 from zmqex.protocol.messages import Empty, PlayPaid, PlayPay, Reject
@@ -48,6 +50,24 @@ def test_a_payment_goes_to_the_owner_of_the_key_and_its_answer_comes_back() -> N
     alice.handle(happened.PlayCredited(credit.ticket, PREIMAGE, ""))
     world.run(10)
     assert asked[1:] == [(bob, out.PlayPayEnded(1, PREIMAGE, ""))]
+
+
+def test_a_payment_of_a_quote_goes_to_the_ledger_of_that_quote() -> None:
+    """A payee that has none now ends nothing: it may have one again."""
+    world = World()
+    quotes: dict[str, Any] = {"quote_backends": {"USD": Backend()}}
+    alice, bob = world.add("alice", **quotes), world.add("bob")
+    world.run(2_000)
+    asked: list[out.Effect] = []
+    world.spy = lambda _node, effect: asked.append(effect)
+    bob.handle(msgspec.structs.replace(wanted(alice, bob), asset="USD"))
+    alice.handle(msgspec.structs.replace(wanted(bob, alice), asset="USD"))
+    world.run(10)
+    (credit,) = [one for one in asked if isinstance(one, out.CreditPlay)]
+    assert credit == out.CreditPlay(1, HASH, 5_000, bob.ledger.node, "USD")
+    assert [one for one in asked if isinstance(one, out.PlayPayEnded)] == [
+        out.PlayPayEnded(1, None, "")
+    ]
 
 
 def test_a_refusal_of_the_payee_ends_the_payment() -> None:
@@ -127,7 +147,10 @@ def test_a_peer_pays_in_its_own_name_only() -> None:
     """Another's key in the request: refused, blamed, and no backend hears of it."""
     world, alice, bob, asked = scene()
     bob.k.sessions.request(
-        alice.identity, "play_pay", PlayPay(HASH, 5_000, alice.ledger.node), lambda _answer: None
+        alice.identity,
+        "play_pay",
+        PlayPay(HASH, 5_000, alice.ledger.node, "BTC"),
+        lambda _answer: None,
     )
     before = alice.k.core.counted.get("malformed", 0)
     effects = bob.k.core.finish()
@@ -157,7 +180,7 @@ def test_no_play_money_moves_on_another_network() -> None:
     alice = world.add("alice", start=False, network="signet")
     alice.start()
     route = happened.Route(b"c" * 32, b"x", "10.0.0.9")
-    frame = encode_frame("play_pay", 1, PlayPay(HASH, 5_000, b"\2" * 33))
+    frame = encode_frame("play_pay", 1, PlayPay(HASH, 5_000, b"\2" * 33, "BTC"))
     effects = alice.k.handle(happened.RequestReceived(route, frame), world.now())
     replies = [one for one in effects if isinstance(one, out.SendReply)]
     (reply,) = replies

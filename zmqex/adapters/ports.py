@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from zmqex.kernel.events import InvoiceState, PaymentState
+from zmqex.market.instruments import BASE
 
 
 class Transport(Protocol):
@@ -160,7 +161,13 @@ class PlayWire(Protocol):
     """How play money travels: a request to the node that owns a play Lightning key."""
 
     async def play_pay(
-        self, payee_node: bytes, *, payment_hash: bytes, amount_msat: int, payer_node: bytes
+        self,
+        payee_node: bytes,
+        *,
+        payment_hash: bytes,
+        amount_msat: int,
+        payer_node: bytes,
+        asset: str = BASE,
     ) -> tuple[bytes | None, str]:
         """Ask the payee to credit itself: `(preimage, "")`, or `(None, reason)` when it refused.
 

@@ -133,13 +133,20 @@ def judge_hold_server(status: Row) -> Finding:
     return ok(HOLD_SERVER, f"{redis['server']} {redis['version']} answers")
 
 
-def judge_lightning(status: Row) -> Finding:
-    """Whether the backend answers."""
-    lightning = status["lightning"]
+def judge_lightning(status: Row) -> list[Finding]:
+    """Whether each backend answers: the base's, and those of quotes with a network of their own."""
+    quotes = status["quote_lightning"].items()
+    return [
+        _judge_backend(LIGHTNING, status["lightning"]),
+        *(_judge_backend(f"network {code}", lightning) for code, lightning in quotes),
+    ]
+
+
+def _judge_backend(check: str, lightning: Row) -> Finding:
     if not lightning["ok"]:
         fix = "start the Lightning node, and look at its address and credentials in the settings"
-        return wrong(LIGHTNING, f"it does not answer: {lightning['why']}", fix)
-    return ok(LIGHTNING, f"{lightning['backend']} answers")
+        return wrong(check, f"it does not answer: {lightning['why']}", fix)
+    return ok(check, f"{lightning['backend']} answers")
 
 
 def judge_journal(problems: list[str]) -> Finding:

@@ -84,6 +84,9 @@ def _of_stopped(data_dir: Path) -> list[Finding]:
 def _databases(data_dir: Path) -> list[Finding]:
     """The journal and the ledger of play money, which stands for Lightning here."""
     names = {diagnosis.JOURNAL: "journal.sqlite3", diagnosis.LIGHTNING: "play.sqlite3"}
+    for ledger in sorted(data_dir.glob("play-*.sqlite3")):
+        code = ledger.stem.removeprefix("play-").upper()
+        names[f"network {code}"] = ledger.name
     if not data_dir.is_dir():
         return [note(check, f"there is no {name} yet") for check, name in names.items()]
     try:
@@ -105,7 +108,7 @@ def _of_running() -> list[Finding]:
             diagnosis.judge_dht(status),
             *diagnosis.judge_grapes(status),
             diagnosis.judge_hold_server(status),
-            diagnosis.judge_lightning(status),
+            *diagnosis.judge_lightning(status),
             diagnosis.judge_journal(INVOCATION.call(CheckJournal())["problems"]),
         ]
     except (NodeUnavailableError, RefusedError) as error:

@@ -62,6 +62,9 @@ def serve(  # noqa: PLR0913 - one parameter per setting
         str | None, typer.Option(help="play, regtest, signet, testnet or mainnet.")
     ] = None,
     lightning: Annotated[str | None, typer.Option(help="play, lnd or cln.")] = None,
+    quote_lightning: Annotated[
+        list[str] | None, typer.Option(help="A quote's own network, like XYZ=play; repeat it.")
+    ] = None,
     lnd_url: Annotated[str | None, typer.Option(help="LND's REST, https://HOST:8080.")] = None,
     lnd_macaroon: Annotated[Path | None, typer.Option(help="A file of mode 600.")] = None,
     lnd_cert: Annotated[Path | None, typer.Option(help="LND's own tls.cert.")] = None,
@@ -124,6 +127,7 @@ def _ready(info: dict[str, Any]) -> None:
         f"  rpc      {show_address(host, info['rpc_port'])}",
         f"  orders   {show_address(host, info['orders_port'])}",
         f"  data     {info['data_dir']}",
+        *(f"  quote    {code} has a Lightning network too" for code in info["quotes"]),
         f"A first order, in another terminal:  {first}",
         "Ctrl-C ends the node.",
     ]

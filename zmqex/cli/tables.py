@@ -16,6 +16,7 @@ from zmqex.findings import Finding
 from zmqex.market.instruments import Instrument
 from zmqex.market.units import decimal_text, format_notional, format_price, format_quantity
 from zmqex.settings import show_address
+from zmqex.trading.settlement import QUOTE_UNIT_MSAT
 
 ID_CHARS: Final = 12
 _BAR: Final = 20
@@ -423,13 +424,16 @@ def _grapes(grapes: dict[str, Any]) -> str:
     return f"{grapes['used']}{one_of}; announced in {places}"
 
 
-def _lightning(lightning: dict[str, Any]) -> str:
+def _lightning(lightning: dict[str, Any], money: str, quote: str = "") -> str:
     if not lightning["ok"]:
-        return f"does not answer ({lightning['money']})"
+        return f"does not answer ({money})"
     backend = "" if lightning["play"] else f"{lightning['backend']}, "
     holds = "" if lightning["can_hold"] else "; it cannot hold payments"
     balance = bitcoin(lightning["balance_msat"])
-    return f"{balance} ({backend}{lightning['money']}), node {lightning['node'][:16]}{holds}"
+    if quote:
+        units = lightning["balance_msat"] // QUOTE_UNIT_MSAT
+        balance = f"{decimal_text(units, lightning['decimals'])} {quote}"
+    return f"{balance} ({backend}{money}), node {lightning['node'][:16]}{holds}"
 
 
 def show_status(status: dict[str, Any]) -> None:
@@ -447,12 +451,14 @@ def show_status(status: dict[str, Any]) -> None:
             if redis["ok"]
             else "does not answer"
         ),
-        "Lightning": _lightning(status["lightning"]),
+        "Lightning": _lightning(status["lightning"], status["lightning"]["money"]),
         "Journal": f"{journal['commits']} commits since the start, SQLite {journal['sqlite']}",
         "Peers": f"{status['peers']['live']} live of {status['peers']['known']} known",
         "Orders": f"{status['orders']['open']} open",
         "Trades": f"{status['trades']['running']} running",
     }
+    for code, lightning in status["quote_lightning"].items():
+        rows[code] = _lightning(lightning, status["lightning"]["money"], code)
     if status["grapes"] is not None:
         rows["Grapes"] = _grapes(status["grapes"])
     out = console()

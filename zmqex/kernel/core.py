@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -22,11 +22,23 @@ from zmqex.limits import (
     ORDERS_PER_STRANGER_MAX,
     PRICE_BAND_PERCENT,
 )
-from zmqex.market.instruments import Currencies
+from zmqex.market.instruments import BASE, Currencies
 from zmqex.protocol.identity import Signer, seal
 from zmqex.reasons import RejectReason
 
 _BEGINNING: Final = Now(0, 0, bytes(32))
+
+
+class Backend(msgspec.Struct, frozen=True):
+    """One of our Lightning nodes, as far as decisions depend on it.
+
+    `can_hold`: it can hold a payment, and does until `auto_cancel_blocks` before its lock ends.
+    """
+
+    node: bytes = bytes(33)
+    invoice_prefix: str = "bcrt"
+    can_hold: bool = False
+    auto_cancel_blocks: int = 0
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -63,6 +75,16 @@ class Settings(msgspec.Struct, frozen=True):
     price_band_percent: int = PRICE_BAND_PERCENT  # 0: no band
     # Everything that is dialled goes through a proxy.
     proxied: bool = False
+    # Quote currency -> our node on its own Lightning-like network.
+    quote_backends: Mapping[str, Backend] = {}
+
+    def backend(self, asset: str) -> Backend | None:
+        """Our Lightning node for the base, or for a quote that has a network of its own."""
+        if asset != BASE:
+            return self.quote_backends.get(asset)
+        return Backend(
+            self.lightning_node, self.invoice_prefix, self.can_hold, self.auto_cancel_blocks
+        )
 
 
 def money_word(network: str) -> str:

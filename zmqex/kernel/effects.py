@@ -12,6 +12,7 @@ import msgspec
 
 from zmqex.kernel.events import Route
 from zmqex.kernel.records import Write
+from zmqex.market.instruments import BASE
 
 
 class Effect(msgspec.Struct, frozen=True):
@@ -165,6 +166,7 @@ class AskBeforeAccept(Effect, frozen=True):
 
 
 # --- Lightning: all revealing, so the intent is on disk before the outside hears of it ---------
+# `asset` says whose network: the base's, or that of a quote that has one of its own.
 
 
 class CreateInvoice(Effect, frozen=True):
@@ -176,6 +178,7 @@ class CreateInvoice(Effect, frozen=True):
     amount_msat: int
     memo: str
     expiry_s: int
+    asset: str = BASE
 
 
 class CreateHoldInvoice(Effect, frozen=True):
@@ -187,6 +190,7 @@ class CreateHoldInvoice(Effect, frozen=True):
     memo: str
     expiry_s: int
     min_final_cltv: int
+    asset: str = BASE
 
 
 class LookupInvoice(Effect, frozen=True):
@@ -194,6 +198,7 @@ class LookupInvoice(Effect, frozen=True):
 
     trade_id: bytes
     payment_hash: bytes
+    asset: str = BASE
 
 
 class SettleInvoice(Effect, frozen=True):
@@ -202,6 +207,7 @@ class SettleInvoice(Effect, frozen=True):
     trade_id: bytes
     payment_hash: bytes
     preimage: bytes
+    asset: str = BASE
 
 
 class CancelInvoice(Effect, frozen=True):
@@ -209,6 +215,7 @@ class CancelInvoice(Effect, frozen=True):
 
     trade_id: bytes
     payment_hash: bytes
+    asset: str = BASE
 
 
 class PayInvoice(Effect, frozen=True):
@@ -219,6 +226,7 @@ class PayInvoice(Effect, frozen=True):
     invoice: str
     fee_limit_msat: int
     cltv_limit: int
+    asset: str = BASE
 
 
 class LookupPayment(Effect, frozen=True):
@@ -226,6 +234,7 @@ class LookupPayment(Effect, frozen=True):
 
     trade_id: bytes
     payment_hash: bytes
+    asset: str = BASE
 
 
 class PlayPayEnded(Effect, frozen=True):
@@ -246,6 +255,7 @@ class CreditPlay(Effect, frozen=True):
     payment_hash: bytes
     amount_msat: int
     payer_node: bytes
+    asset: str = BASE
 
 
 # --- the operator ------------------------------------------------------------------------------

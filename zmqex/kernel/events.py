@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from zmqex.kernel.commands import Command
+from zmqex.market.instruments import BASE
 from zmqex.reasons import RejectReason
 
 
@@ -157,7 +158,7 @@ class AcceptDecided(Event, frozen=True):
     accepted: bool
 
 
-# --- Lightning ---------------------------------------------------------------------------------
+# --- Lightning: `asset` as in the effects ------------------------------------------------------
 
 InvoiceState = Literal["unknown", "open", "accepted", "settled", "canceled"]
 PaymentState = Literal["none", "in_flight", "succeeded", "failed"]
@@ -172,6 +173,7 @@ class InvoiceCreated(Event, frozen=True):
     trade_id: bytes
     payment_hash: bytes
     invoice: str
+    asset: str = BASE
 
 
 class InvoiceSeen(Event, frozen=True):
@@ -186,6 +188,7 @@ class InvoiceSeen(Event, frozen=True):
     received_msat: int = 0
     htlc_expiry_height: int | None = None
     height: int = 0
+    asset: str = BASE
 
 
 class PaymentSeen(Event, frozen=True):
@@ -202,12 +205,14 @@ class PaymentSeen(Event, frozen=True):
     reason: RejectReason | None = None
     htlc_expiry_height: int | None = None
     height: int = 0
+    asset: str = BASE
 
 
 class HeightSeen(Event, frozen=True):
     """The block height that our backend has reached."""
 
     height: int
+    asset: str = BASE
 
 
 class LightningFailed(Event, frozen=True):
@@ -219,6 +224,7 @@ class LightningFailed(Event, frozen=True):
     indeterminate: bool
     reason: RejectReason
     why: str
+    asset: str = BASE
 
 
 # --- play money travels over the peers' connections -------------------------------------------
@@ -232,6 +238,7 @@ class PlayPayWanted(Event, frozen=True):
     payment_hash: bytes
     amount_msat: int
     payer_node: bytes
+    asset: str = BASE
 
 
 class PlayCredited(Event, frozen=True):

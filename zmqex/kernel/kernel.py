@@ -74,7 +74,7 @@ from zmqex.kernel.sessions import Sessions
 from zmqex.kernel.taker import Taker
 from zmqex.kernel.taking import Taking
 from zmqex.kernel.trades import Trades
-from zmqex.market.instruments import Currencies
+from zmqex.market.instruments import BASE, Currencies
 from zmqex.protocol.identity import Signer
 from zmqex.reasons import RejectReason
 from zmqex.trading.states import State, TradeRole
@@ -240,7 +240,7 @@ class Kernel:
         self, event: InvoiceCreated | InvoiceSeen | PaymentSeen | LightningFailed
     ) -> None:
         trade = self.trades.by_hash(event.payment_hash)
-        if trade is None:
+        if trade is None or event.asset != BASE:
             self.core.count("lightning_event_without_trade")
             return
         if trade.state is State.DISPUTED:
@@ -258,7 +258,8 @@ class Kernel:
                 side.on_lightning_failed(trade, event)
 
     def _on_height(self, event: HeightSeen) -> None:
-        self.core.height = event.height
+        if event.asset == BASE:
+            self.core.height = event.height
 
     def _side_of(self, trade: Trade) -> Maker | Taker:
         return self.maker if trade.role is TradeRole.MAKER else self.taker

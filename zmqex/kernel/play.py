@@ -40,7 +40,7 @@ class PlayRelay:
         if peer is None:
             self._core.emit(PlayPayEnded(event.ticket, None, ""))
             return
-        body = PlayPay(event.payment_hash, event.amount_msat, event.payer_node)
+        body = PlayPay(event.payment_hash, event.amount_msat, event.payer_node, event.asset)
         self._sessions.request(
             peer, "play_pay", body, lambda answer: self._answered(event.ticket, answer)
         )
@@ -65,13 +65,22 @@ class PlayRelay:
         if payer.record.lightning_node != wanted.payer_node:
             message = "a peer pays with its own key only"
             raise RemoteProtocolError(message)
+        if self._core.settings.backend(wanted.asset) is None:
+            self._sessions.refuse(incoming, RejectReason.UNAVAILABLE)  # not final: it may come back
+            return
         if len(self._asked) >= PLAY_PAYMENTS_AT_ONCE_MAX:
             self._sessions.refuse(incoming, RejectReason.RATE_LIMITED, 1_000)
             return
         self._tickets += 1
         self._asked[self._tickets] = incoming
         self._core.emit(
-            CreditPlay(self._tickets, wanted.payment_hash, wanted.amount_msat, wanted.payer_node)
+            CreditPlay(
+                self._tickets,
+                wanted.payment_hash,
+                wanted.amount_msat,
+                wanted.payer_node,
+                wanted.asset,
+            )
         )
 
     def on_credited(self, event: PlayCredited) -> None:

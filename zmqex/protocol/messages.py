@@ -478,11 +478,12 @@ class TradeStatus(Message, frozen=True):
 
 
 class PlayPay(Message, frozen=True):
-    """Pay a play invoice: the payee credits itself, then reveals the preimage."""
+    """Pay a play invoice of an asset: the payee credits itself, then reveals the preimage."""
 
     payment_hash: Digest
     amount_msat: Positive
     payer_node: NodeKey
+    asset: Label
 
 
 class PlayPaid(Message, frozen=True):

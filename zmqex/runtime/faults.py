@@ -20,6 +20,7 @@ from typing import Final, Literal
 from zmqex.adapters.lightning.play import PlayLightning
 from zmqex.adapters.storage.database import CommitHook
 from zmqex.errors import ConfigError
+from zmqex.market.instruments import BASE
 
 PLAN_VARIABLE: Final = "ZMQEX_CRASH_PLAN"
 FAULT_VARIABLE: Final = "ZMQEX_FAULT"
@@ -73,11 +74,13 @@ class Overcharging(PlayLightning):
         )
 
 
-def open_play(directory: Path, on_commit: CommitHook | None = None) -> PlayLightning:
+def open_play(
+    directory: Path, on_commit: CommitHook | None = None, *, asset: str = BASE
+) -> PlayLightning:
     """The play backend, honest unless the environment asks for a fault."""
     fault = os.environ.get(FAULT_VARIABLE)
     if fault not in {None, "", WRONG_INVOICE}:
         message = f"{FAULT_VARIABLE}: {fault!r} is not a known fault; use {WRONG_INVOICE}"
         raise ConfigError(message)
     kind = Overcharging if fault else PlayLightning
-    return kind(directory, on_commit=on_commit)
+    return kind(directory, asset=asset, on_commit=on_commit)

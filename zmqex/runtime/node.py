@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import secrets
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any, Final
 
 from zmqex.adapters.clock import monotonic_ms, wall_ms
@@ -96,11 +96,11 @@ class Node:
         transport: Transport,
         control: ControlServer,
         holds: HoldCalls,
-        lightning: LightningCalls,
+        lightning: Mapping[str, LightningCalls],
         wire: KernelWire,
-        receive_play: Receive | None,
+        receive_play: Mapping[str, Receive],
     ) -> None:
-        """The outside world; `receive_play` takes play money, where that is what is traded."""
+        """The outside world; `lightning` and what takes play money (where any is) by asset."""
         self._control = control
         self._wire = wire
         self.verifier = Verifier(self.kernel.core.settings.network, self.post)
@@ -127,12 +127,13 @@ class Node:
             PlayPayEnded: wire.ended,
             AskBeforeAccept: lambda one: self.spawn(self.ask_before_accept(one)),
         }
-        if receive_play is not None:
-            self._calls[CreditPlay] = lambda one: self.spawn(self._credit(receive_play, one))
+        self._calls[CreditPlay] = lambda one: self.spawn(self._credit(receive_play[one.asset], one))
         for hold_effect in HOLD_EFFECTS:
             self._calls[hold_effect] = lambda one: self.spawn(holds.carry_out(one))
         for lightning_effect in LIGHTNING_EFFECTS:
-            self._calls[lightning_effect] = lambda one: self.spawn(lightning.carry_out(one))
+            self._calls[lightning_effect] = lambda one: self.spawn(
+                lightning[one.asset].carry_out(one)
+            )
 
     # --- events in -----------------------------------------------------------------------------
 

@@ -50,6 +50,7 @@ from zmqex.kernel.events import (
     PlayPayWanted,
 )
 from zmqex.limits import HEIGHT_EVERY_S, SECOND_MS
+from zmqex.market.instruments import BASE
 from zmqex.reasons import RejectReason
 
 Post = Callable[[Event], None]
@@ -144,11 +145,14 @@ class _Turn:
 
 
 class LightningCalls:
-    """Carries out the effects on Lightning."""
+    """Carries out the effects on the Lightning network of one asset."""
 
-    def __init__(self, lightning: Lightning, post: Post, spawn: Spawn) -> None:
+    def __init__(
+        self, lightning: Lightning, post: Post, spawn: Spawn, *, asset: str = BASE
+    ) -> None:
         """`post` takes the answers, `spawn` what goes on beside them."""
         self._lightning = lightning
+        self._asset = asset
         self._post = post
         self._spawn = spawn
         self._watched: set[bytes] = set()
@@ -197,7 +201,7 @@ class LightningCalls:
                     memo=effect.memo,
                     expiry_s=effect.expiry_s,
                 )
-                return InvoiceCreated(effect.trade_id, effect.payment_hash, text)
+                return InvoiceCreated(effect.trade_id, effect.payment_hash, text, self._asset)
             case CreateHoldInvoice():
                 text = await self._lightning.create_hold_invoice(
                     effect.payment_hash,
@@ -206,7 +210,7 @@ class LightningCalls:
                     expiry_s=effect.expiry_s,
                     min_final_cltv=effect.min_final_cltv,
                 )
-                return InvoiceCreated(effect.trade_id, effect.payment_hash, text)
+                return InvoiceCreated(effect.trade_id, effect.payment_hash, text, self._asset)
             case PayInvoice():
                 info = await self._lightning.pay(
                     effect.invoice,
@@ -230,7 +234,7 @@ class LightningCalls:
 
     async def _invoice_seen(self, payment_hash: bytes, info: InvoiceInfo) -> InvoiceSeen:
         lock = await self._lock(info)
-        return InvoiceSeen(payment_hash, info.state, info.received_msat, *lock)
+        return InvoiceSeen(payment_hash, info.state, info.received_msat, *lock, self._asset)
 
     async def _payment_seen(
         self, effect: PayInvoice | LookupPayment, info: PaymentInfo
@@ -243,6 +247,7 @@ class LightningCalls:
             info.preimage,
             RejectReason(info.reason) if info.reason in _WORDS else None,
             *lock,
+            self._asset,
         )
 
     async def _lock(self, info: InvoiceInfo | PaymentInfo) -> tuple[int | None, int]:
@@ -281,7 +286,7 @@ class LightningCalls:
                 height = (await self._lightning.info()).height
                 if height != told:
                     told = height
-                    self._post(HeightSeen(height))
+                    self._post(HeightSeen(height, self._asset))
             await asyncio.sleep(HEIGHT_EVERY_S)
 
     def _failed(
@@ -300,6 +305,7 @@ class LightningCalls:
                 indeterminate,
                 reason,
                 str(error),
+                self._asset,
             )
         )
 
@@ -321,7 +327,13 @@ class KernelWire:
         self._waiting: dict[int, asyncio.Future[tuple[bytes | None, str]]] = {}
 
     async def play_pay(
-        self, payee_node: bytes, *, payment_hash: bytes, amount_msat: int, payer_node: bytes
+        self,
+        payee_node: bytes,
+        *,
+        payment_hash: bytes,
+        amount_msat: int,
+        payer_node: bytes,
+        asset: str = BASE,
     ) -> tuple[bytes | None, str]:
         """See `zmqex.adapters.ports.PlayWire`."""
         self._tickets += 1
@@ -330,7 +342,7 @@ class KernelWire:
             asyncio.get_running_loop().create_future()
         )
         self._waiting[ticket] = answer
-        self._post(PlayPayWanted(ticket, payee_node, payment_hash, amount_msat, payer_node))
+        self._post(PlayPayWanted(ticket, payee_node, payment_hash, amount_msat, payer_node, asset))
         preimage, reason = await answer
         if preimage is None and not reason:
             message = "the payee holds it, or did not answer"

@@ -20,11 +20,8 @@ from zmqex.adapters.clock import monotonic_ms
 from zmqex.adapters.discovery.candidate import Candidate
 from zmqex.adapters.discovery.routes import own_addresses
 from zmqex.adapters.holds.choose import open_hold_server
-from zmqex.adapters.lightning.choose import checked, open_real
-from zmqex.adapters.lightning.play import PlayLightning
-from zmqex.adapters.ports import Lightning, LightningInfo
+from zmqex.adapters.ports import LightningInfo
 from zmqex.adapters.storage.checkup import look_through
-from zmqex.adapters.storage.database import CommitHook
 from zmqex.adapters.storage.directory import (
     DirectoryLock,
     create_private_file,
@@ -37,12 +34,7 @@ from zmqex.adapters.transport.control import ControlSocket
 from zmqex.adapters.transport.socks import Proxy
 from zmqex.adapters.transport.zeromq import ZeroMqTransport
 from zmqex.config import Config, control_path, runtime_path, shared_settings
-from zmqex.errors import (
-    ConfigError,
-    HoldsUnavailableError,
-    IndeterminateError,
-    LightningUnavailableError,
-)
+from zmqex.errors import ConfigError, HoldsUnavailableError
 from zmqex.kernel.commands import CheckJournal, GetStatus, ListHolds, LookupPeers, StopNode
 from zmqex.kernel.core import Settings
 from zmqex.kernel.effects import AnswerCommand
@@ -57,13 +49,14 @@ from zmqex.kernel.kernel import Kernel
 from zmqex.kernel.lease import NOT_LEADING
 from zmqex.limits import DESCRIPTORS, STOP_WAIT_S
 from zmqex.logs import configure_logs, get_logger
-from zmqex.market.instruments import Currencies
+from zmqex.market.instruments import BASE, Currencies
 from zmqex.protocol.identity import IdentityKey, to_text
 from zmqex.runtime.accepting import AcceptCommand
-from zmqex.runtime.faults import crash_hook, open_play
+from zmqex.runtime.faults import crash_hook
 from zmqex.runtime.hold_watch import HoldWatch, run_id
+from zmqex.runtime.networks import Networks, quote_backends
 from zmqex.runtime.node import Node
-from zmqex.runtime.outside import HoldCalls, KernelWire, LightningCalls
+from zmqex.runtime.outside import HoldCalls, KernelWire
 from zmqex.runtime.sources import Sources
 from zmqex.settings import show_address
 
@@ -114,13 +107,14 @@ class _Process:
             pid = self._hold_server_pid
             self._journal = Journal(path, on_commit=crash_hook("journal", pid))
             stack.callback(self._journal.close)
-            self._open_lightning(crash_hook("ledger", pid))
-            stack.push_async_callback(self._lightning.close)
+            self._networks = Networks(self._config, self._directory)
+            stack.push_async_callback(self._networks.close)
+            self._networks.open(crash_hook("ledger", pid))
             await self._open_holds(identity, stack)
             self._open_transport(stack)
             await self._open_sources(stack)
             tasks = await stack.enter_async_context(_calls())
-            self._make_node(identity, await checked(self._lightning, self._config), tasks)
+            self._make_node(identity, await self._networks.checked(), tasks)
             stack.callback(self._node.verifier.close)
             stack.callback(self._node.cancel_calls)
             self._listen_to_signals()
@@ -128,7 +122,7 @@ class _Process:
             self._node.on_wake = self._sources.wake
             for work in (
                 self._beat(),
-                self._lightning_calls.follow_height(),
+                *(calls.follow_height() for calls in self._lightning_calls.values()),
             ):
                 self._node.spawn(work)
             self._start()
@@ -139,12 +133,6 @@ class _Process:
         return EXIT_DONE if self._node.fault is None else EXIT_FAULT
 
     # --- opening -------------------------------------------------------------------------------
-
-    def _open_lightning(self, on_commit: CommitHook | None) -> None:
-        self._play: PlayLightning | None = None
-        if self._config.lightning == "play":
-            self._play = open_play(self._directory, on_commit)
-        self._lightning: Lightning = self._play or open_real(self._config)
 
     async def _open_holds(self, identity: IdentityKey, stack: contextlib.AsyncExitStack) -> None:
         server = open_hold_server(
@@ -202,9 +190,12 @@ class _Process:
         stack.push_async_callback(self._sources.close)
 
     def _make_node(
-        self, identity: IdentityKey, lightning: LightningInfo, tasks: asyncio.TaskGroup
+        self,
+        identity: IdentityKey,
+        backends: dict[str, LightningInfo],
+        tasks: asyncio.TaskGroup,
     ) -> None:
-        config = self._config
+        config, lightning = self._config, backends[BASE]
         settings = Settings(
             network=config.network,
             hold_ttl_ms=config.hold_ttl_ms,
@@ -231,6 +222,7 @@ class _Process:
             follow_all_max=config.follow_all_max,
             price_band_percent=config.price_band,
             proxied=config.proxy is not None,
+            quote_backends=quote_backends(backends),
         )
         currencies = Currencies(config.currencies)
         kernel = Kernel(settings, identity, currencies, self._journal.load())
@@ -238,9 +230,7 @@ class _Process:
         command = AcceptCommand(config.accept_command, self._node.post)
         self._node.ask_before_accept = command.carry_out
         wire = KernelWire(self._node.post)
-        if self._play is not None:
-            self._play.connect(wire)
-        self._lightning_calls = LightningCalls(self._lightning, self._node.post, self._node.spawn)
+        self._lightning_calls = self._networks.calls(self._node.post, self._node.spawn, wire)
         hold_calls = HoldCalls(self._holds, self._node.post)
         self._watch = HoldWatch(self._hold_server, hold_calls, self._node.post, owner=run_id())
         self._node.on_record = lambda record: self._sources.publish(record, identity)
@@ -250,7 +240,7 @@ class _Process:
             hold_calls,
             self._lightning_calls,
             wire,
-            None if self._play is None else self._play.receive,
+            self._networks.receivers(),
         )
 
     # --- running -------------------------------------------------------------------------------
@@ -283,6 +273,7 @@ class _Process:
             "identity": to_text(self._node.kernel.core.identity),
             "network": self._config.network,
             "money": self._node.kernel.core.money,
+            "quotes": list(self._config.quote_lightning),
             "data_dir": str(self._directory),
             "control": str(self._control_path),
             "host": host,
@@ -357,7 +348,7 @@ class _Process:
         }
         no_source = self._no_source()
         warnings = [*([no_source] if no_source else []), *self._sources.warnings()]
-        lightning = await self._lightning_status(warnings)
+        lightning = await self._networks.status(warnings)
         redis = await self._redis_status(warnings)
         redis["lease"] = kernel.lease.standing
         if not kernel.lease.leads():
@@ -372,7 +363,11 @@ class _Process:
             "data_dir": where["data_dir"],
             "endpoints": {**ports, "dht": show_address(host, where["dht_port"])},
             "redis": redis,
-            "lightning": {**lightning, "money": core.money},
+            "lightning": {**lightning.pop(BASE), "money": core.money},
+            "quote_lightning": {
+                asset: {**one, "decimals": core.currencies.decimals(asset)}
+                for asset, one in lightning.items()
+            },
             "journal": {
                 "path": str(self._journal.path),
                 "commits": self._journal.commits,
@@ -388,22 +383,6 @@ class _Process:
             "warnings": warnings,
         }
         self._answer(event, result)
-
-    async def _lightning_status(self, warnings: list[str]) -> dict[str, Any]:
-        try:
-            info = await self._lightning.info()
-        except (LightningUnavailableError, IndeterminateError) as error:
-            warnings.append(f"Lightning does not answer: {error}")
-            return {"ok": False, "why": str(error), "play": self._play is not None}
-        return {
-            "ok": True,
-            "backend": info.backend,
-            "node": info.node.hex(),
-            "balance_msat": info.balance_msat,
-            "in_flight_msat": info.in_flight_msat,
-            "play": info.backend == "play",
-            "can_hold": info.can_hold,
-        }
 
     async def _answer_journal(self, event: CommandReceived) -> None:
         look = self._journal.read(lambda connection: look_through(connection, "quick_check"))

@@ -21,6 +21,8 @@ from zmqex.reasons import RejectReason
 
 PLAIN: Final = "plain"
 MSAT_PER_SATOSHI: Final = 1_000
+# On a Lightning-like network of its own, the smallest unit of a quote is one satoshi of it.
+QUOTE_UNIT_MSAT: Final = 1_000
 
 
 class Amounts(msgspec.Struct, frozen=True):

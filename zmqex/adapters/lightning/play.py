@@ -4,7 +4,8 @@ To be paid, the payee credits itself and then reveals the preimage; the payer se
 before it asks, and gives it up for good only for the right preimage.  Both write before they speak,
 so the sum of all balances is the same after any crash, once every payment has ended.  A payment
 that is held, or whose answer was lost, is in flight until asking again brings a final word.  It
-moves nothing of value and works on the network `play` only.
+moves nothing of value and works on the network `play` only.  Each asset has a ledger of its own;
+the node key is the same for all of them.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from zmqex.limits import (
     SECOND_MS,
     WATCH_EVERY_S,
 )
+from zmqex.market.instruments import BASE
 from zmqex.reasons import RejectReason
 from zmqex.trading.settlement import proves_payment
 
@@ -45,21 +47,28 @@ T = TypeVar("T")
 PREFIX: Final = InvoiceNetwork.REGTEST.value
 
 
+def ledger_name(asset: str) -> str:
+    """The file, in a node's data directory, of the ledger of one asset."""
+    return "play.sqlite3" if asset == BASE else f"play-{asset.lower()}.sqlite3"
+
+
 class PlayLightning:
-    """The play backend of one node; implements the Lightning port."""
+    """The play backend of one node and one asset; implements the Lightning port."""
 
     def __init__(
         self,
         directory: Path,
         *,
+        asset: str = BASE,
         clock_ms: Callable[[], int] = wall_ms,
         watch_every_s: float = WATCH_EVERY_S,
         on_commit: CommitHook | None = None,
     ) -> None:
-        """Open (or create, with 10 BTC) the ledger and the node key in a private directory."""
+        """Open (or create, with 10^12 msat) the ledger and the node key in a private directory."""
         self._secret = _node_secret(directory / "play-node.key")
+        self._asset = asset
         self._clock_ms = clock_ms
-        path = directory / "play.sqlite3"
+        path = directory / ledger_name(asset)
         self._database = Database(path, ledger.MIGRATIONS, on_commit=on_commit)
         self._wire: PlayWire | None = None
         self._watches = Watches(self.invoice, every_s=watch_every_s)
@@ -232,6 +241,7 @@ class PlayLightning:
                 payment_hash=payment.payment_hash,
                 amount_msat=payment.amount_msat,
                 payer_node=self.node,
+                asset=self._asset,
             )
         except PeerUnavailableError:
             return None

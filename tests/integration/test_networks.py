@@ -1,0 +1,73 @@
+"""The Lightning backends of a node, opened from its settings: one for each asset."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zmqex.adapters.lightning.play import PlayLightning
+from zmqex.backends import Backend
+from zmqex.config import Config
+from zmqex.errors import ConfigError, LightningUnavailableError
+from zmqex.runtime.networks import Networks, quote_backends
+from zmqex.runtime.outside import KernelWire
+
+
+def test_each_asset_has_its_backend_its_calls_and_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is away is named, and takes nothing from the other."""
+    networks = Networks(
+        Config(data_dir=tmp_path, quote_lightning={"USD": Backend("play")}), tmp_path
+    )
+
+    async def story() -> None:
+        networks.open(None)
+        infos = await networks.checked()
+        assert list(infos) == ["BTC", "USD"]
+        (kernel_knows,) = quote_backends(infos).items()
+        assert kernel_knows[0] == "USD"
+        assert kernel_knows[1].node == infos["USD"].node
+        assert kernel_knows[1].can_hold
+        wire = KernelWire(lambda _event: None)
+        assert list(networks.calls(lambda _event: None, _drop, wire)) == ["BTC", "USD"]
+        assert list(networks.receivers()) == ["BTC", "USD"]
+        warnings: list[str] = []
+        said = await networks.status(warnings)
+        assert [one["ok"] for one in said.values()] == [True, True]
+        assert warnings == []
+        monkeypatch.setattr(PlayLightning, "info", _away)
+        said = await networks.status(warnings)
+        assert [one["ok"] for one in said.values()] == [False, False]
+        assert warnings == [
+            "Lightning does not answer: gone",
+            "Lightning of USD does not answer: gone",
+        ]
+        await networks.close()
+
+    asyncio.run(story())
+
+
+def test_a_backend_that_cannot_be_reached_is_named_by_its_setting(tmp_path: Path) -> None:
+    """The operator must know which of the two it is."""
+    quotes = {"USD": Backend("cln", socket=tmp_path / "nobody")}
+    networks = Networks(Config(data_dir=tmp_path, quote_lightning=quotes), tmp_path)
+
+    async def story() -> None:
+        networks.open(None)
+        with pytest.raises(ConfigError, match="--quote-lightning USD=cln: "):
+            await networks.checked()
+        await networks.close()
+
+    asyncio.run(story())
+
+
+def _drop(work: Any) -> None:  # noqa: ANN401
+    work.close()
+
+
+async def _away(_backend: PlayLightning) -> None:
+    raise LightningUnavailableError("gone")
