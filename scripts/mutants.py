@@ -1,15 +1,17 @@
 """Small faults that a programmer could have made, one at a time, in a module's text.
 
 A mutant is one change of one node of the syntax tree: another comparison, sum or word of logic, a
-number that is one off, a constant turned round, a call left out, an answer that is None.
-Not for running anything (`mutation`).
+number that is one off, a constant turned round, another member of an enum, a row of a table or a
+part of a condition left out, a statement left out, an answer that is None.  The text of an error is
+for people and stays as it is.  Not for running anything (`mutation`).
 """
 
 from __future__ import annotations
 
 import ast
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from typing import Any, Final, NamedTuple
 
 _COMPARED: Final[dict[type[ast.cmpop], type[ast.cmpop]]] = {
@@ -56,6 +58,7 @@ def mutants(source: str) -> Iterator[Mutant]:
     original = ast.unparse(tree)
     _mark_parents(tree)
     inert = {id(inner) for node in ast.walk(tree) for inner in _inert(node)}
+    members = _members(tree)
     places = [
         one
         for one in ast.walk(tree)
@@ -64,7 +67,7 @@ def mutants(source: str) -> Iterator[Mutant]:
     seen = {original}
     names: Counter[str] = Counter()
     for node in sorted(places, key=lambda one: (one.lineno, one.col_offset)):
-        for what, do, undo in _changes(node):
+        for what, do, undo in chain(_changes(node), _left_out(node), _another(node, members)):
             do()
             text = ast.unparse(ast.fix_missing_locations(tree))
             undo()
@@ -113,7 +116,9 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, Change, Change]]:
             yield _field(node, "op", ast.UAdd(), "not -> as it is")
         case ast.UnaryOp(op=ast.USub()):
             yield _field(node, "op", ast.UAdd(), "minus -> plus")
-        case ast.If() | ast.IfExp() | ast.While() if not isinstance(node.test, ast.Compare):
+        case ast.UnaryOp(op=ast.Invert()):
+            yield _field(node, "op", ast.UAdd(), "inverted -> as it is")
+        case ast.If() | ast.IfExp() | ast.While() if not _is_question(node.test):
             negated = ast.UnaryOp(ast.Not(), node.test)
             yield _field(node, "test", negated, "condition -> its contrary")
         case ast.Return(value=ast.AST()) if not _is_none(node.value):
@@ -122,8 +127,6 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, Change, Change]]:
             yield from _constants(node)
         case ast.Name() if node.id in _SWAPPED:
             yield _field(node, "id", _SWAPPED[node.id], f"{node.id} -> {_SWAPPED[node.id]}")
-        case ast.Expr(value=ast.Call()) | ast.Raise() | ast.Break() | ast.Continue():
-            yield from _left_out(node)
         case _:
             pass
 
@@ -137,7 +140,58 @@ def _constants(node: ast.Constant) -> Iterator[tuple[str, Change, Change]]:
         yield _field(node, "value", node.value + "?", f"{node.value!r} -> another word")
 
 
-def _left_out(node: ast.stmt) -> Iterator[tuple[str, Change, Change]]:
+def _another(
+    node: ast.AST, members: Mapping[str, list[str]]
+) -> Iterator[tuple[str, Change, Change]]:
+    """The next member of its enum, of those that the module speaks of."""
+    match node:
+        case ast.Attribute(value=ast.Name(id=name), attr=attr) if attr.isupper():
+            known = members[name]
+            other = known[(known.index(attr) + 1) % len(known)]
+            yield _field(node, "attr", other, f"{attr} -> {other}")
+
+
+def _members(tree: ast.AST) -> dict[str, list[str]]:
+    """The names in capitals that are asked of each name, sorted."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(value=ast.Name(id=name), attr=attr) if attr.isupper():
+                found[name].add(attr)
+    return {name: sorted(members) for name, members in found.items()}
+
+
+def _left_out(node: ast.AST) -> Iterator[tuple[str, Change, Change]]:
+    """A statement, a part of a condition, or a row of a table that is not there."""
+    match node:
+        case ast.Expr(value=ast.Call()) | ast.Raise() | ast.Break() | ast.Continue():
+            yield from _statement_left_out(node)
+        case ast.Delete() | ast.AugAssign() | ast.Return(value=None):
+            yield from _statement_left_out(node)
+        case ast.Return(value=ast.Constant(None)) if isinstance(_parent(node), ast.If):
+            yield from _statement_left_out(node)
+        case ast.Assign(targets=[ast.Attribute() | ast.Subscript(), *_]):
+            yield from _statement_left_out(node)
+        case ast.BoolOp():
+            for index, value in enumerate(node.values):
+                rest = [*node.values[:index], *node.values[index + 1 :]]
+                whole = ast.BoolOp(node.op, rest) if len(rest) > 1 else rest[0]
+                yield _instead(node, whole, f"without {ast.unparse(value)[:40]}")
+        case ast.Dict():
+            for index, value in enumerate(node.values):
+                key = node.keys[index]
+                what = f"without {ast.unparse(key or value)[:40]}"
+                table = ast.Dict(_without(node.keys, index), _without(node.values, index))
+                yield _instead(node, table, what)
+        case ast.Set() | ast.Tuple() | ast.List() if _is_table(node):
+            for index, element in enumerate(node.elts):
+                what = f"without {ast.unparse(element)[:40]}"
+                yield _field(node, "elts", _without(node.elts, index), what)
+        case _:
+            pass
+
+
+def _statement_left_out(node: ast.stmt) -> Iterator[tuple[str, Change, Change]]:
     parent = _parent(node)
     for name in ("body", "orelse", "finalbody"):
         body = getattr(parent, name, None)
@@ -145,13 +199,30 @@ def _left_out(node: ast.stmt) -> Iterator[tuple[str, Change, Change]]:
             yield _item(body, body.index(node), ast.Pass(), f"{ast.unparse(node)[:40]} -> pass")
 
 
+def _is_table(node: ast.Set | ast.Tuple | ast.List) -> bool:
+    """Whether its members stand side by side, so that one could have been forgotten."""
+    if isinstance(node, ast.Set):
+        return True
+    told = ast.Assign | ast.AnnAssign | ast.Dict | ast.ExceptHandler
+    return len(node.elts) > 1 and isinstance(node.ctx, ast.Load) and isinstance(_parent(node), told)
+
+
+def _is_question(node: ast.AST) -> bool:
+    """Whether another comparison turns it round already."""
+    return isinstance(node, ast.Compare) and not any(
+        isinstance(one, ast.Lt | ast.LtE | ast.Gt | ast.GtE) for one in node.ops
+    )
+
+
 def _is_text(node: ast.Constant) -> bool:
-    """Whether words are for people: documentation, an annotation, or a part of a message."""
+    """Whether words are for people: documentation or an error's message; or a key, read at once."""
     parent = _parent(node)
-    while isinstance(parent, ast.JoinedStr | ast.BinOp | ast.FormattedValue | ast.Tuple):
+    while isinstance(parent, ast.JoinedStr | ast.BinOp | ast.FormattedValue):
         parent = _parent(parent)
+    if isinstance(parent, ast.Assign):
+        return ast.unparse(parent.targets[0]) == "msg"
     told = isinstance(parent, ast.Call) and ast.unparse(parent.func).endswith("Error")
-    return told or isinstance(parent, ast.Expr | ast.AnnAssign | ast.arg | ast.Subscript)
+    return told or isinstance(parent, ast.Expr | ast.Subscript)
 
 
 def _is_none(node: ast.AST | None) -> bool:
@@ -165,6 +236,21 @@ def _words(before: ast.AST, after: ast.AST) -> str:
 def _field(node: ast.AST, name: str, value: object, what: str) -> tuple[str, Change, Change]:
     before = getattr(node, name)
     return what, lambda: setattr(node, name, value), lambda: setattr(node, name, before)
+
+
+def _instead(node: ast.AST, other: ast.AST, what: str) -> tuple[str, Change, Change]:
+    """Another node in the place of this one."""
+    parent = _parent(node)
+    for name, value in ast.iter_fields(parent):
+        if value is node:
+            return _field(parent, name, other, what)
+        if isinstance(value, list) and node in value:
+            return _item(value, value.index(node), other, what)
+    raise LookupError(ast.dump(node))
+
+
+def _without(items: list[Any], index: int) -> list[Any]:
+    return [*items[:index], *items[index + 1 :]]
 
 
 def _item(items: list[Any], index: int, value: object, what: str) -> tuple[str, Change, Change]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 # No deadline anywhere: two shared cores say nothing about one example's speed, and pytest's
 # own limit per test catches what hangs.
@@ -23,6 +23,14 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.register_profile("long", settings.get_profile("ci"), max_examples=5_000)
+# For `scripts/mutation.py`: the same examples for each fault, and the first that fails is enough.
+settings.register_profile(
+    "mutation",
+    settings.get_profile("ci"),
+    derandomize=True,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
+)
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"),
 )

@@ -326,46 +326,6 @@ def test_a_message_that_neither_has_signed_is_named() -> None:
     assert complaint(file) == "message 2 (accept): neither the maker nor the taker has signed it"
 
 
-# --- statements of odd but signed words ----------------------------------------------------------
-
-
-def test_an_invoice_that_does_not_fit_proves_no_payment() -> None:
-    """Unreadable, over another amount, or of another node than was signed."""
-    for at, value in ((8, "lnbcrt1nonsense"), (6, 1), (13, bytes(33))):
-        forged = _replace(1, "alice", _with(at, value))(settled("buy"))
-        words = statements(read_evidence(forged), Currencies())
-        assert not any("was paid: the file" in one for one in words.proved)
-
-
-@pytest.mark.parametrize(("at", "value"), [(6, 1), (7, 10**9)])
-def test_nobody_agrees_to_amounts_that_only_the_maker_has_signed(at: int, value: int) -> None:
-    """The taker signed a quantity and a price; another amount is the maker's word alone."""
-    honest = statements(read_evidence(raw(settled("buy").files["bob"])), Currencies())
-    forged = _replace(1, "alice", _with(at, value))(settled("buy"))
-    words = statements(read_evidence(forged), Currencies())
-    assert any(one.startswith("Both agreed") for one in honest.proved)
-    assert not any("agreed to the amounts" in one for one in honest.unproved)
-    assert not any(one.startswith("Both agreed") for one in words.proved)
-    assert any("agreed to the amounts" in one for one in words.unproved)
-
-
-def test_an_unknown_currency_is_shown_in_its_smallest_units() -> None:
-    """A node may trade a currency of its own; a reader need not know its decimals."""
-    world = World()
-    alice, bob = (world.add(name, markets=("BTC/JPY",)) for name in ("alice", "bob"))
-    world.run(2_000)
-    alice.tell(msgspec.structs.replace(place("buy", BTC), market="BTC/JPY"))
-    world.run(300)
-    answer = bob.tell(msgspec.structs.replace(place("sell", BTC), market="BTC/JPY"))
-    found = read_evidence(raw(exported(bob, answer["trades"][0]["trade_id"])))
-    odd = msgspec.structs.replace(found, market="BTC/WAMPUM")
-    said = [text for _, text in statements(odd, Currencies()).said]
-    assert f"takes up to {BTC} lots" in said[0]
-    assert "of the smallest units of WAMPUM" in said[1]
-    unproved = statements(odd, Currencies()).unproved
-    assert any("cannot be computed here" in one for one in unproved)
-
-
 def test_a_failed_invoice_and_a_reference_are_said() -> None:
     """A maker that cannot pay says so, and its word is evidence."""
     world, _, bob, trade = confirmed_without_funds()

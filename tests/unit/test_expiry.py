@@ -91,6 +91,31 @@ def test_sweeping_forgets_those_that_left_near_and_far_a_part_at_a_time() -> Non
     assert queue.forgotten == 65
 
 
+def test_a_sweep_looks_at_no_more_than_it_was_asked_to_and_the_slot_it_is_in() -> None:
+    """The near ends first, then one slot of the calendar after the other."""
+    queue = ExpiryQueue()
+    orders = [order(1, 5), *(order(number, 9 * SLOT_MS) for number in (2, 3, 4))]
+    queue.add(orders[0])
+    queue.first()
+    for each in orders[1:]:
+        queue.add(each)
+    for each in orders:
+        each.rests = False
+    forgotten = [queue.forgotten]
+    for entries in (0, 1, 1):
+        queue.sweep(entries)
+        forgotten.append(queue.forgotten)
+    assert forgotten == [0, 0, 1, 4]
+    empty = ExpiryQueue()
+    empty.add(orders[1])
+    empty.sweep(1)
+    assert empty.forgotten == 0, "looking at nothing counts for one as well"
+    fresh = ExpiryQueue()
+    fresh.add(orders[3])
+    fresh.sweep(2)
+    assert fresh.forgotten == 1
+
+
 def test_what_is_due_is_taken_out_across_slots() -> None:
     """Earliest first, without those that left; later ones stay."""
     queue = ExpiryQueue()

@@ -12,6 +12,7 @@ from zmqex.limits import INVOICE_MARGIN_MS, MIN_FINAL_CLTV_BLOCKS_MAX
 from zmqex.market.instruments import Currencies
 from zmqex.reasons import RejectReason
 from zmqex.trading.settlement import (
+    PLAIN,
     Amounts,
     Expected,
     amounts,
@@ -154,3 +155,8 @@ def test_lots_that_are_more_than_one_unit_are_paid_for_in_full() -> None:
     """7 lots of 1,000 satoshi are 7,000,000 msat."""
     market = replace(Currencies().instrument("BTC/USD"), lot=1_000)
     assert amounts(market, 7, 6_500_000).base_msat == 7_000_000
+
+
+def test_the_word_for_a_plain_trade_is_that_of_the_wire() -> None:
+    """It stands in signed takes."""
+    assert PLAIN == "plain"

@@ -117,6 +117,6 @@ def _wrong_term(order: IncomingOrder, now_ms: int, *, rests: bool) -> RejectReas
         return RejectReason.INVALID_QUANTITY
     if order.minimum_lots > order.quantity_lots:
         return RejectReason.MINIMUM_ABOVE_QUANTITY
-    if (order.post_only and not rests) or order.flags & _FLAGS_UNKNOWN:
+    if not rests or order.flags & _FLAGS_UNKNOWN:  # Of IOC and FOK only post-only is left to blame.
         return RejectReason.CONTRADICTORY_FLAGS
     return RejectReason.EXPIRED if order.expires_at_ms <= now_ms else RejectReason.EXPIRY_TOO_FAR

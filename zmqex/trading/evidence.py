@@ -363,7 +363,8 @@ def _named(values: Any, names: tuple[str, ...], what: str) -> dict[str, Any]:  #
         raise EvidenceError(f"{what} has not the {len(names)} fields of its kind")
     named = dict(zip(names, values, strict=True))
     for name, value in named.items():
-        if not isinstance(value, _type_of(name)) and not (value is None and name in _OPTIONAL):
+        # To the very type: MessagePack's true is no number of lots.
+        if type(value) is not _type_of(name) and not (value is None and name in _OPTIONAL):
             raise EvidenceError(f"{what}: its {name} is not of the right type")
     return named
 
