@@ -3,7 +3,7 @@
 
     scripts/draw_states.py        prints them; a test compares the document with this
 
-Not for deciding anything: the tables stand in zmqex/trading/states.py.
+Not for deciding anything: the tables stand in zmqex/trading/tables.py.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from zmqex.trading.states import TABLES, TERMINAL, State, Table, TradeRole
+from zmqex.trading.states import TERMINAL, State, Table, TradeRole
+from zmqex.trading.tables import TABLES
 
 TITLES = {"buy": "buys", "sell": "sells"}
 FIRST = {TradeRole.MAKER: State.RESERVED, TradeRole.TAKER: State.TAKING}
 
 
 def diagrams() -> str:
-    """The four diagrams, each under its heading, as Markdown."""
+    """The diagrams, each under its heading, as Markdown."""
     parts = [
-        f"#### The {role} {TITLES[side]}\n\n```mermaid\n{diagram(FIRST[role], table)}\n```\n"
-        for (role, side), table in TABLES.items()
+        f"#### {settlement}, the {role} {TITLES[side]}\n\n"
+        f"```mermaid\n{diagram(FIRST[role], table)}\n```\n"
+        for (settlement, role, side), table in TABLES.items()
     ]
     return "\n".join(parts)
 

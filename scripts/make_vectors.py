@@ -216,6 +216,7 @@ def _accept(take: Take, envelope: bytes) -> Accept:
         base_msat=40_000_000_000,
         quote_units=40_000,
         invoice=None,
+        payment_hash=None,
         pay_instructions="SEPA to the account that we agreed on",
         hold_ttl_ms=900_000,
         hold_expires_at_ms=AT_MS + 902_000,

@@ -56,6 +56,12 @@ TARGETS: Final[dict[str, tuple[str, ...]]] = {
         "unit/test_protocol_document.py",
         "property/test_trade_table.py",
     ),
+    "trading/plain": (
+        "unit/test_states.py",
+        "unit/test_protocol_document.py",
+        "property/test_trade_table.py",
+    ),
+    "trading/tables": ("unit/test_states.py", "property/test_trade_table.py"),
     "trading/evidence": (
         "unit/test_evidence.py",
         "unit/test_evidence_words.py",

@@ -27,7 +27,8 @@ from zmqex.kernel.records import Trade
 from zmqex.kernel.requests import Answer
 from zmqex.protocol.codec import decode, encode
 from zmqex.protocol.messages import Message, Order, TradeMessage, TradeSaid
-from zmqex.trading.states import TERMINAL, Claim, State, TradeRole, claim
+from zmqex.trading.states import TERMINAL, Claim, State, TradeRole
+from zmqex.trading.tables import claim
 
 MARKET = "BTC/USD"
 BTC = 100_000_000
@@ -212,7 +213,8 @@ def check_order(node: Party, order_id: bytes) -> None:
     ]
     sums = dict.fromkeys(Claim, 0)
     for trade in mine:
-        sums[claim(trade.side, trade.state, hold_ended=trade.late)] += trade.quantity_lots
+        of = claim(trade.settlement, trade.side, trade.state, hold_ended=trade.late)
+        sums[of] += trade.quantity_lots
     assert sums[Claim.FILLED] == row.filled_lots
     assert min(row.filled_lots, row.taken_lots, row.dropped_lots) >= 0
     used = row.filled_lots + row.taken_lots + row.dropped_lots + sums[Claim.HELD]

@@ -13,7 +13,8 @@ from hypothesis.stateful import (
     rule,
 )
 
-from zmqex.trading.states import TERMINAL, Claim, Input, State, TradeRole, claim, step
+from zmqex.trading.states import TERMINAL, Claim, Input, State, TradeRole
+from zmqex.trading.tables import TABLES, claim, step
 
 TOTAL_LOTS = 100
 
@@ -27,10 +28,10 @@ class OneOrder(RuleBasedStateMachine):
 
     trades = Bundle("trades")
 
-    @initialize(side=st.sampled_from(["buy", "sell"]))
-    def begin(self, side: str) -> None:
+    @initialize(way=st.sampled_from([way for way in TABLES if way[1] is TradeRole.MAKER]))
+    def begin(self, way: tuple[str, TradeRole, str]) -> None:
         """Rest an order of 100 lots."""
-        self.side = side
+        self.settlement, _, self.side = way
         self.lots: list[int] = []
         self.states: list[State] = []
         self.late: list[bool] = []
@@ -52,9 +53,10 @@ class OneOrder(RuleBasedStateMachine):
     def happen(self, number: int, happened: Input) -> None:
         """Anything at all happens to a trade; what is illegal changes nothing."""
         before = self.states[number]
-        after = step(TradeRole.MAKER, self.side, before, happened)
+        after = step(self.settlement, TradeRole.MAKER, self.side, before, happened)
         if after is None:
-            assert self.claim_of(number) is claim(self.side, before, hold_ended=self.late[number])
+            claims = claim(self.settlement, self.side, before, hold_ended=self.late[number])
+            assert self.claim_of(number) is claims
             return
         assert before not in TERMINAL or (before, happened) == (State.CANCELLED, Input.QUOTE_SAID)
         was = self.claim_of(number)
@@ -65,7 +67,7 @@ class OneOrder(RuleBasedStateMachine):
             assert was is self.claim_of(number) is Claim.FREE
             return
         sold = {Input.BASE_SETTLED, Input.PAY_SUCCEEDED}
-        if happened in sold or (happened is Input.RESOLVE_SETTLED and self.side == "sell"):
+        if happened in sold or (happened is Input.RESOLVE_SETTLED and was is not Claim.FILLED):
             self.filled += self.lots[number]
             assert was is Claim.HELD
         if after is State.CANCELLED:
@@ -74,7 +76,8 @@ class OneOrder(RuleBasedStateMachine):
 
     def claim_of(self, number: int) -> Claim:
         """What the code under test says of a trade."""
-        return claim(self.side, self.states[number], hold_ended=self.late[number])
+        state, late = self.states[number], self.late[number]
+        return claim(self.settlement, self.side, state, hold_ended=late)
 
     def claimed(self, wanted: Claim) -> int:
         """The lots of all trades with that claim."""
@@ -94,20 +97,20 @@ class OneOrder(RuleBasedStateMachine):
 TestOneOrder = OneOrder.TestCase
 
 
-@pytest.mark.parametrize("side", ["buy", "sell"])
-def test_no_trade_is_filled_twice(side: str) -> None:
+@pytest.mark.parametrize("way", TABLES)
+def test_no_trade_is_filled_twice(way: tuple[str, TradeRole, str]) -> None:
     """Along every way through the table base moves at most once."""
     moves = {Input.BASE_SETTLED, Input.PAY_SUCCEEDED}
-    for role, first in ((TradeRole.MAKER, State.RESERVED), (TradeRole.TAKER, State.TAKING)):
-        todo, seen = [(first, 0)], set()
-        while todo:
-            state, moved = todo.pop()
-            assert moved <= 1, (role, state)
-            if (state, moved) in seen:
-                continue
-            seen.add((state, moved))
-            for happened in Input:
-                after = step(role, side, state, happened)
-                if after is not None:
-                    todo.append((after, moved + (happened in moves)))
-        assert any(moved for _, moved in seen)
+    first = State.RESERVED if way[1] is TradeRole.MAKER else State.TAKING
+    todo, seen = [(first, 0)], set()
+    while todo:
+        state, moved = todo.pop()
+        assert moved <= 1, (way, state)
+        if (state, moved) in seen:
+            continue
+        seen.add((state, moved))
+        for happened in Input:
+            after = step(*way, state, happened)
+            if after is not None:
+                todo.append((after, moved + (happened in moves)))
+    assert any(moved for _, moved in seen)

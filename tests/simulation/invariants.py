@@ -31,7 +31,8 @@ from zmqex.protocol.codec import (
 )
 from zmqex.protocol.identity import to_text
 from zmqex.protocol.messages import Heartbeat, Order, TradeSaid
-from zmqex.trading.states import TABLES, TERMINAL, State, TradeRole
+from zmqex.trading.states import TERMINAL, State, TradeRole
+from zmqex.trading.tables import TABLES
 
 if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation
@@ -323,7 +324,7 @@ class Invariants:
         if after.state is before.state:
             return
         side = machine.k.trades.our_side(after)
-        table = TABLES[after.role, side]
+        table = TABLES[after.settlement, after.role, side]
         if not any(state is before.state and to is after.state for (state, _), to in table.items()):
             self._fail(f"{who} went from {before.state} to {after.state}")
         absorbed = before.state in TERMINAL and after.state is not State.DISPUTED

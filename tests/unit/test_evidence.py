@@ -291,7 +291,7 @@ def _seal(**fields: object) -> Edit:
         (_replace(1, "alice", _with(5, 10**12)), "message 2 (accept) answers another take"),
         (_replace(1, "alice", _with(4, bytes(32))), "message 2 (accept) answers another take"),
         (_replace(1, "alice", _with(5, "much")), "message 2 (accept): its quantity_lots is not"),
-        (_replace(1, "alice", lambda one: one[:-1]), "message 2 (accept) has not the 13 fields"),
+        (_replace(1, "alice", lambda one: one[:-1]), "message 2 (accept) has not the 14 fields"),
         (_replace(1, "alice", _with(0, "gift")), "message 2 is of no kind that is known here"),
         (_replace(2, "alice", _with(1, bytes(32))), "message 3 (quote_sent) is of another trade"),
         (_replace(0, "bob", _with(5, bytes(32))), "message 1 (take) names other parties"),

@@ -187,6 +187,7 @@ def test_one_hash_for_a_take_and_an_accept_at_the_same_time_is_refused() -> None
         legs.base_msat,
         legs.quote_units,
         mallory.ledger.create(invoice),
+        None,
         "",
         900_000,
         world.wall_ms + 900_000,

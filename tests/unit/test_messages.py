@@ -87,6 +87,7 @@ ACCEPT: dict[str, Any] = {
     "base_msat": 1,
     "quote_units": 1,
     "invoice": None,
+    "payment_hash": None,
     "pay_instructions": "",
     "hold_ttl_ms": 0,
     "hold_expires_at_ms": 0,

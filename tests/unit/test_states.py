@@ -1,87 +1,76 @@
-"""The trade's state tables, walked whole: every state, every input, all four tables."""
+"""The trade's state tables, walked whole: every state, every input, all tables."""
 
 from __future__ import annotations
 
 import pytest
 
-from zmqex.trading.states import (
-    TABLES,
-    TERMINAL,
-    Claim,
-    Input,
-    State,
-    Table,
-    TradeRole,
-    claim,
-    step,
-)
+from zmqex.trading.settlement import PLAIN
+from zmqex.trading.states import TERMINAL, Claim, Input, State, Table, TradeRole
+from zmqex.trading.tables import TABLES, Way, claim, step
 
 MAKER, TAKER = TradeRole.MAKER, TradeRole.TAKER
 FIRST = {MAKER: State.RESERVED, TAKER: State.TAKING}
 # The one row that leads out of an end: a claim of "quote sent" after the hold has ended.
-LATE_CLAIM = (MAKER, "sell", State.CANCELLED, Input.QUOTE_SAID)
-CELLS = [
-    (role, side, state, happened) for role, side in TABLES for state in State for happened in Input
-]
+LATE_CLAIM = (PLAIN, MAKER, "sell", State.CANCELLED, Input.QUOTE_SAID)
+CELLS = [(*way, state, happened) for way in TABLES for state in State for happened in Input]
 
 
-def reachable(role: TradeRole, side: str, start: State | None = None) -> set[State]:
+def reachable(way: Way, start: State | None = None) -> set[State]:
     """Every state that a trade can come to from its first one (or from `start`)."""
-    found, todo = set(), [start or FIRST[role]]
+    found, todo = set(), [start or FIRST[way[1]]]
     while todo:
         state = todo.pop()
         if state not in found:
             found.add(state)
-            after = [step(role, side, state, happened) for happened in Input]
+            after = [step(*way, state, happened) for happened in Input]
             todo += [one for one in after if one is not None]
     return found
 
 
 def walk(role: TradeRole, side: str, *inputs: Input) -> State | None:
-    """Where a history ends, or None at its first illegal input."""
+    """Where a `plain` history ends, or None at its first illegal input."""
     state: State | None = FIRST[role]
     for happened in inputs:
         if state is None:
             return None
-        state = step(role, side, state, happened)
+        state = step(PLAIN, role, side, state, happened)
     return state
 
 
 def test_each_cell_is_a_row_of_its_table_or_illegal() -> None:
     """`step` says what the table says, and nothing where the table is silent."""
     legal = 0
-    for role, side, state, happened in CELLS:
-        after = step(role, side, state, happened)
-        row = TABLES[role, side].get((state, happened))
+    for settlement, role, side, state, happened in CELLS:
+        after = step(settlement, role, side, state, happened)
+        row = TABLES[settlement, role, side].get((state, happened))
         assert after is row
         legal += after is not None
     assert legal == sum(map(len, TABLES.values()))
-    assert len(CELLS) == 4 * len(State) * len(Input)
+    assert len(CELLS) == len(TABLES) * len(State) * len(Input)
 
 
 def test_an_end_absorbs_everything_but_the_late_claim() -> None:
     """Whatever comes after an end changes nothing; a late claim becomes a dispute."""
-    ways_out = [cell for cell in CELLS if cell[2] in TERMINAL and step(*cell) is not None]
+    ways_out = [cell for cell in CELLS if cell[3] in TERMINAL and step(*cell) is not None]
     assert ways_out == [LATE_CLAIM]
     assert step(*LATE_CLAIM) is State.DISPUTED
 
 
-@pytest.mark.parametrize(("role", "side"), TABLES)
-def test_every_row_can_be_reached(role: TradeRole, side: str) -> None:
+@pytest.mark.parametrize("way", TABLES)
+def test_every_row_can_be_reached(way: Way) -> None:
     """No table has a row for a state that no trade comes to."""
-    states = reachable(role, side)
-    assert {state for state, _ in TABLES[role, side]} <= states
+    assert {state for state, _ in TABLES[way]} <= reachable(way)
 
 
-@pytest.mark.parametrize(("role", "side"), TABLES)
-def test_no_trade_is_stuck(role: TradeRole, side: str) -> None:
+@pytest.mark.parametrize("way", TABLES)
+def test_no_trade_is_stuck(way: Way) -> None:
     """From every state an end can be reached, or a dispute, which is for the operator."""
-    for state in reachable(role, side) - TERMINAL - {State.DISPUTED}:
-        ends = reachable(role, side, state) & (TERMINAL | {State.DISPUTED})
+    for state in reachable(way) - TERMINAL - {State.DISPUTED}:
+        ends = reachable(way, state) & (TERMINAL | {State.DISPUTED})
         assert ends, state
 
 
-@pytest.mark.parametrize(("role", "side"), TABLES)
+@pytest.mark.parametrize(("role", "side"), [way[1:] for way in TABLES if way[0] == PLAIN])
 def test_what_ends_a_dispute(role: TradeRole, side: str) -> None:
     """The operator, or who is owed something and says it came; no clock, no other message.
 
@@ -89,7 +78,7 @@ def test_what_ends_a_dispute(role: TradeRole, side: str) -> None:
     """
     ways = {
         happened: after
-        for (state, happened), after in TABLES[role, side].items()
+        for (state, happened), after in TABLES[PLAIN, role, side].items()
         if state is State.DISPUTED
     }
     paid_first = (role is MAKER) == (side == "buy")
@@ -103,10 +92,10 @@ def test_what_ends_a_dispute(role: TradeRole, side: str) -> None:
     assert ways == expected
 
 
-@pytest.mark.parametrize(("role", "side"), TABLES)
-def test_both_parties_can_settle(role: TradeRole, side: str) -> None:
+@pytest.mark.parametrize("way", TABLES)
+def test_both_parties_can_settle(way: Way) -> None:
     """Each table has a way to its good end."""
-    assert State.SETTLED in reachable(role, side)
+    assert State.SETTLED in reachable(way)
 
 
 def test_a_buying_maker_walks_to_the_end() -> None:
@@ -165,7 +154,7 @@ def test_a_buying_taker_sends_the_quote_first() -> None:
 @pytest.mark.parametrize("side", ["buy", "sell"])
 def test_an_abandoned_take_is_never_paid(side: str) -> None:
     """No way leads from abandoning to a payment, also when the accept comes after all."""
-    after = reachable(TAKER, side, State.ABANDONING)
+    after = reachable((PLAIN, TAKER, side), State.ABANDONING)
     assert after == {State.ABANDONING, State.CANCELLED}
     assert walk(TAKER, side, Input.ABANDON, Input.ACCEPT) is State.ABANDONING
 
@@ -174,7 +163,7 @@ def test_a_buying_makers_quantity_returns_only_by_lightning() -> None:
     """Every way to cancelled ends with Lightning's word that nothing was or will be paid."""
     ways = [
         happened
-        for (_, happened), after in TABLES[MAKER, "buy"].items()
+        for (_, happened), after in TABLES[PLAIN, MAKER, "buy"].items()
         if after is State.CANCELLED
     ]
     assert ways == [Input.BASE_NEGATIVE]
@@ -183,26 +172,28 @@ def test_a_buying_makers_quantity_returns_only_by_lightning() -> None:
 def test_a_payment_ends_only_by_lightning() -> None:
     """No timer, cancel or word of the other party leads out of a running payment."""
     for role in TradeRole:
-        ways = {happened for state, happened in TABLES[role, "sell"] if state is State.PAYING}
+        ways = {
+            happened for state, happened in TABLES[PLAIN, role, "sell"] if state is State.PAYING
+        }
         assert ways == {Input.PAY_SUCCEEDED, Input.PAY_FAILED}
 
 
 # --- what a maker's trade claims of its order ----------------------------------------------------
 
 
-def claims(side: str, table: Table) -> set[tuple[Claim, Claim]]:
+def claims(settlement: str, side: str, table: Table) -> set[tuple[Claim, Claim]]:
     """From which claim to which each row of a maker's table goes, but for the late claim."""
     return {
-        (claim(side, state), claim(side, after))
+        (claim(settlement, side, state), claim(settlement, side, after))
         for (state, happened), after in table.items()
-        if (MAKER, side, state, happened) != LATE_CLAIM
+        if (settlement, MAKER, side, state, happened) != LATE_CLAIM
     }
 
 
-@pytest.mark.parametrize("side", ["buy", "sell"])
-def test_a_claim_ends_once(side: str) -> None:
+@pytest.mark.parametrize("way", [way for way in TABLES if way[1] is MAKER])
+def test_a_claim_ends_once(way: Way) -> None:
     """What is held becomes free or filled; neither becomes anything else again."""
-    assert claims(side, TABLES[MAKER, side]) <= {
+    assert claims(way[0], way[2], TABLES[way]) <= {
         (Claim.HELD, Claim.HELD),
         (Claim.HELD, Claim.FREE),
         (Claim.HELD, Claim.FILLED),
@@ -211,33 +202,27 @@ def test_a_claim_ends_once(side: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("side", "free", "filled"),
+    ("settlement", "side", "filled"),
     [
-        (
-            "buy",
-            {State.CANCELLED},
-            {State.BASE_DONE, State.QUOTE_SENT, State.SETTLED, State.DISPUTED},
-        ),
-        ("sell", {State.CANCELLED}, {State.SETTLED}),
+        (PLAIN, "buy", {State.BASE_DONE, State.QUOTE_SENT, State.SETTLED, State.DISPUTED}),
+        (PLAIN, "sell", {State.SETTLED}),
     ],
 )
 def test_a_quantity_is_free_or_filled_exactly_where_base_says_so(
-    side: str, free: set[State], filled: set[State]
+    settlement: str, side: str, filled: set[State]
 ) -> None:
     """Filled once base has moved, free once it never will; held in every other state."""
-    for state in reachable(MAKER, side):
-        expected = Claim.HELD
-        if state in free:
+    for state in reachable((settlement, MAKER, side)):
+        expected = Claim.FILLED if state in filled else Claim.HELD
+        if state is State.CANCELLED:
             expected = Claim.FREE
-        elif state in filled:
-            expected = Claim.FILLED
-        assert claim(side, state) is expected, state
+        assert claim(settlement, side, state) is expected, state
 
 
 def test_a_late_dispute_claims_nothing() -> None:
     """Its quantity had returned, and may belong to somebody else by now."""
-    assert claim("sell", State.DISPUTED, hold_ended=True) is Claim.FREE
-    assert claim("sell", State.DISPUTED) is Claim.HELD
+    assert claim(PLAIN, "sell", State.DISPUTED, hold_ended=True) is Claim.FREE
+    assert claim(PLAIN, "sell", State.DISPUTED) is Claim.HELD
 
 
 @pytest.mark.parametrize("words", [State, Input, TradeRole, Claim])

@@ -37,6 +37,8 @@ from zmqex.market.units import (
     parse_quantity,
 )
 from zmqex.reasons import RejectReason
+from zmqex.trading.settlement import PLAIN
+from zmqex.trading.tables import TABLES
 
 app = new_app("Place, take, replace, list, show and cancel orders.")
 
@@ -46,6 +48,8 @@ Words = Annotated[
 OrderId = Annotated[str, typer.Argument(help="An order id, or its first 8 or more characters.")]
 Pay = Annotated[str, typer.Option(help="Pay invoices: ask, auto or manual.")]
 
+_SETTLEMENTS: Final = tuple(dict.fromkeys(settlement for settlement, _role, _side in TABLES))
+_PLAIN: Final = [PLAIN]
 _LIFE_DEFAULT: Final = f"{ORDER_LIFE_DEFAULT_MS // DAY_MS}d"
 
 
@@ -67,6 +71,7 @@ class Terms(msgspec.Struct, frozen=True):
     time_in_force: str
     dry_run: bool
     pay: str
+    settlements: list[str]
     yes: bool
     as_json: bool
 
@@ -85,6 +90,10 @@ Staying = Annotated[
 ]
 Minimum = Annotated[str, typer.Option("--min", help="The smallest fill, like 0.1BTC.")]
 TimeInForce = Annotated[str, typer.Option("--time-in-force", "--tif", help="gtc, gtd, ioc or fok.")]
+Settlements = Annotated[
+    list[str],
+    typer.Option("--settlement", metavar="WORD", help="How it may be settled; can be repeated."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what it would do.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Ask nothing: pay, and at any price.")]
 
@@ -102,6 +111,7 @@ def buy(  # noqa: PLR0913 - one parameter per flag of the command
     cancel_on_disconnect: Staying = False,
     minimum: Minimum = "",
     time_in_force: TimeInForce = "",
+    settlement: Settlements = _PLAIN,
     dry_run: DryRun = False,
     pay: Pay = "",
     yes: Yes = False,
@@ -120,6 +130,7 @@ def buy(  # noqa: PLR0913 - one parameter per flag of the command
         time_in_force,
         dry_run,
         _pay_word(pay, yes=yes),
+        settlement,
         yes,
         as_json,
     )
@@ -139,6 +150,7 @@ def sell(  # noqa: PLR0913 - as for buy
     cancel_on_disconnect: Staying = False,
     minimum: Minimum = "",
     time_in_force: TimeInForce = "",
+    settlement: Settlements = _PLAIN,
     dry_run: DryRun = False,
     pay: Pay = "",
     yes: Yes = False,
@@ -157,6 +169,7 @@ def sell(  # noqa: PLR0913 - as for buy
         time_in_force,
         dry_run,
         _pay_word(pay, yes=yes),
+        settlement,
         yes,
         as_json,
     )
@@ -192,6 +205,7 @@ def _place(side: str, words: list[str], given: Terms) -> None:
         dry_run=given.dry_run,
         pay_mode="manual" if mode == "ask" else mode,
         any_price=given.yes,
+        settlements=_settlements(given.settlements),
     )
     if given.dry_run:
         _show_plan(INVOCATION.call(command), as_json=given.as_json)
@@ -248,6 +262,13 @@ def _echo(side: str, order: OrderTerms, *, as_json: bool) -> None:
         note(sentence)
     else:
         say(sentence)
+
+
+def _settlements(given: list[str]) -> tuple[str, ...]:
+    for word in given:
+        if word not in _SETTLEMENTS:
+            raise usage(f"--settlement: {word[:20]!r} is none of {', '.join(_SETTLEMENTS)}")
+    return tuple(dict.fromkeys(given))
 
 
 def _time_in_force(given: Terms) -> str:
@@ -364,6 +385,7 @@ def take(
     order_id: OrderId,
     quantity: Annotated[list[str], typer.Argument(help="Like 0.4BTC.")],
     *,
+    settlement: Annotated[str, typer.Option(metavar="WORD", help="How to settle.")] = PLAIN,
     pay: Pay = "",
     yes: Yes = False,
     as_json: Json = False,
@@ -373,7 +395,9 @@ def take(
     # Every market's base is BTC with the same lots, so the order's own market is not needed.
     lots = parse_quantity(" ".join(quantity), INVOCATION.instrument())
     mode = _pay_mode(_pay_word(pay, yes=yes))
-    answer = once(TakeOrder(order_id, lots, "manual" if mode == "ask" else mode))
+    (settled,) = _settlements([settlement])
+    command = TakeOrder(order_id, lots, "manual" if mode == "ask" else mode, settlement=settled)
+    answer = once(command)
     _show_placed(answer, mode, as_json=as_json)
 
 

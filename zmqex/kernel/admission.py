@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from zmqex.errors import RemoteProtocolError
+from zmqex.kernel import terms
 from zmqex.kernel.caps import Caps
 from zmqex.kernel.core import Core
 from zmqex.kernel.effects import AskBeforeAccept, RebuildHolds, ReleaseHold, ReserveHold
@@ -31,7 +32,7 @@ from zmqex.protocol.codec import decode, decode_envelope, decode_trade_message
 from zmqex.protocol.identity import digest, short, to_text, trade_id, verify
 from zmqex.protocol.messages import Accept, Take, TradeSaid
 from zmqex.reasons import RejectReason
-from zmqex.trading.settlement import PLAIN, amounts
+from zmqex.trading.settlement import amounts, draws_preimage
 from zmqex.trading.states import Claim, State, TradeRole
 
 
@@ -145,7 +146,8 @@ class Admission:
         # One counter for all orders, so a fence never comes twice, whatever Redis forgets.
         self._core.counters["fence"] = self._core.counters.get("fence", 0) + 1
         legs = amounts(self._orders.instrument(order.market), refusal, take.price_ticks)
-        preimage = self._core.random(32) if order.side == "buy" else b""
+        drawn = draws_preimage(take.settlement, order.side)
+        preimage = self._core.random(32) if drawn else b""
         trade = Trade(
             trade_id=take.trade_id,
             role=TradeRole.MAKER,
@@ -217,8 +219,6 @@ class Admission:
             return RejectReason.TAKE_TOO_OLD
         if not self.may_hold():
             return RejectReason.HOLDS_UNAVAILABLE
-        if take.settlement != PLAIN:
-            return RejectReason.UNSUPPORTED_SETTLEMENT
         if self._core.identity == take.taker:
             return RejectReason.OWN_ORDER
         if (closed := self._orders.why_closed(take.order_id)) is not None:
@@ -226,7 +226,11 @@ class Admission:
         order = self._orders.terms(take.order_id)
         if take.price_ticks != order.price_ticks:
             return RejectReason.PRICE_CHANGED
-        if order.side == "sell" and (
+        if take.settlement not in order.settlements or terms.why_not_settle(
+            self._core, take.settlement, TradeRole.MAKER, order.side
+        ):
+            return RejectReason.UNSUPPORTED_SETTLEMENT
+        if not draws_preimage(take.settlement, order.side) and (
             take.payment_hash is None or self._hash_is_known(take.payment_hash)
         ):
             return RejectReason.WRONG_PAYMENT_HASH

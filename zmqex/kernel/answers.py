@@ -43,6 +43,7 @@ _NOT_TAKEN: Final[Mapping[RejectReason, str]] = {
     RejectReason.MALFORMED: "its pay mode is none that this node knows",
     RejectReason.OWN_ORDER: "it is your own",
     RejectReason.STALE_MAKER: "its maker has not been heard for a while",
+    RejectReason.UNSUPPORTED_SETTLEMENT: "it cannot be settled so by both nodes: it names",
     RejectReason.INVALID_QUANTITY: "the quantity must be more than 0",
     RejectReason.INSUFFICIENT_QUANTITY: "can be taken of it now, not more",
 }
@@ -59,6 +60,7 @@ _SKIPPED: Final[Mapping[str, str]] = {
     RejectReason.UNKNOWN_ORDER: "it does not know the order",
     RejectReason.ORDER_CLOSED: "the order is closed",
     RejectReason.DECLINED: "it does not want to",
+    RejectReason.UNSUPPORTED_SETTLEMENT: "it does not settle as the order asks",
 }
 
 
@@ -69,6 +71,7 @@ class Job(msgspec.Struct):
     request_id: int
     order_id: bytes  # b"" for a bare take
     pay_mode: str
+    settlements: tuple[str, ...]  # the best first
     all_or_nothing: bool = False
     replaced: dict[str, Any] | None = None  # what became of the order whose place it took
     end: RejectReason | None = None  # why nothing more is taken, and nothing rests
@@ -162,9 +165,10 @@ class Answers:
         request_id: int,
         reason: RejectReason,
         blocker: bytes | None = None,
+        why: str = "",
     ) -> None:
         """The order was refused as a whole; nothing has changed."""
-        message = f"the order was refused: {_MESSAGES[reason]}"
+        message = f"the order was refused: {why or _MESSAGES[reason]}"
         if reason is RejectReason.WRONG_MARKET:
             message += f"; it trades {', '.join(self._core.settings.markets)}"
         if blocker is not None:
@@ -176,6 +180,8 @@ class Answers:
     ) -> None:
         """An order cannot be taken; nobody was asked."""
         why = _NOT_TAKEN[reason]
+        if reason is RejectReason.UNSUPPORTED_SETTLEMENT:
+            why = f"{why} {' or '.join(found.order.settlements)}"
         if reason is RejectReason.INSUFFICIENT_QUANTITY:
             instrument = self._core.currencies.instrument(found.order.market)
             why = f"{format_quantity(found.available_lots, instrument)} {why}"

@@ -16,6 +16,7 @@ from msgspec import Meta
 
 Text = Annotated[str, Meta(max_length=4_000)]
 Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Settlements = Annotated[tuple[Text, ...], Meta(min_length=1, max_length=4)]
 
 
 class CommandBase(msgspec.Struct, frozen=True, tag_field="command", forbid_unknown_fields=True):
@@ -35,7 +36,7 @@ class PlaceOrder(CommandBase, frozen=True, tag="place_order"):
     ORDER: `{"order_id", "market", "side", "price_ticks", "quantity_lots", "minimum_lots",
     "filled_lots", "held_lots", "remaining_lots", "dropped_lots", "state": "working|open|closed",
     "close_reason", "created_ms", "expires_at_ms", "renew", "all_or_none",
-    "cancel_on_disconnect", "time_in_force"}`.
+    "cancel_on_disconnect", "time_in_force", "settlements"}`.
     `remaining_lots` counts what is held, as on the wire.
     """
 
@@ -55,6 +56,8 @@ class PlaceOrder(CommandBase, frozen=True, tag="place_order"):
     dry_run: bool = False
     pay_mode: Text = "auto"  # auto | manual
     any_price: bool = False  # also far beyond the best price on the other side
+    # How its trades may be settled, the best first; only orders that share one are taken.
+    settlements: Settlements = ("plain",)
     key: Text = ""  # a repeat with the same key returns the order made by the first
 
 
@@ -68,6 +71,7 @@ class TakeOrder(CommandBase, frozen=True, tag="take_order"):
     quantity_lots: Number
     pay_mode: Text = "auto"
     key: Text = ""
+    settlement: Text = "plain"
 
 
 class ReplaceOrder(CommandBase, frozen=True, tag="replace_order"):
@@ -158,7 +162,8 @@ class ListTrades(CommandBase, frozen=True, tag="list_trades"):
     TRADE: `{"trade_id", "money": "play money" or what else,
     "role": "maker|taker", "side": "buy|sell" (what we do with the base),
     "market", "order_id", "own_order_id", "counterparty", "quantity_lots", "price_ticks",
-    "base_msat", "quote_units", "state", "reason", "turn": "you|them|lightning|nobody",
+    "base_msat", "quote_units", "settlement", "state", "reason",
+    "turn": "you|them|lightning|nobody",
     "next_command": "trade sent ID" or "", "next_text", "hold_expires_ms", "hold_left_ms",
     "payment_hash", "invoice", "pay_mode", "pay_instructions", "reference", "created_ms",
     "updated_ms"}`.

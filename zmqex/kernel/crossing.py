@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from zmqex.kernel import terms
 from zmqex.kernel.core import Core
 from zmqex.kernel.orders import OPEN, OwnOrders
 from zmqex.kernel.records import OwnOrder, Trade
@@ -140,9 +141,15 @@ class Crossing:
                 and one.maker != self._core.identity
                 and not self._replicas.is_stale(one.maker)
                 and self._sessions.set_aside_until(one.maker) is None
+                and bool(self._settlement(own_id, self._replicas.row(one.order_id)))
             )
 
         return usable
+
+    def _settlement(self, own_id: bytes, found: FoundOrder | None) -> str:
+        """How both orders can be settled, or ""."""
+        wanted = self._orders.terms(own_id).settlements
+        return "" if found is None else terms.choose_settlement(self._core, wanted, found)
 
     def _take(self, row: OwnOrder, found: FoundOrder, lots: int) -> None:
         own_id = row.order_id
@@ -157,6 +164,7 @@ class Crossing:
             # so this makes us go first, and but for play money only our operator does that.
             pay_mode=row.pay_mode if pays else "manual",
             done=lambda trade: self._taken(own_id, trade),
+            settlement=self._settlement(own_id, found),
             hold_own=True,
         )
 

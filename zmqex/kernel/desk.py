@@ -37,7 +37,6 @@ from zmqex.market.orders import BookOrder, IncomingOrder, OrderFlags, TimeInForc
 from zmqex.protocol.identity import to_text
 from zmqex.protocol.messages import Order
 from zmqex.reasons import RejectReason
-from zmqex.trading.settlement import PLAIN
 from zmqex.trading.states import State
 
 # What a maker says that is of use, but has too much of us at the moment.
@@ -109,14 +108,24 @@ class Desk:
         if isinstance(incoming, RejectReason):
             self._answers.refuse(client, request_id, incoming)
             return
-        job = Job(client, request_id, b"", "")
+        if why := terms.why_unsettled(self._core, command):
+            self._answers.refuse(client, request_id, RejectReason.UNSUPPORTED_SETTLEMENT, why=why)
+            return
+        job = Job(client, request_id, b"", "", command.settlements)
         job.tried.add(replaced)
         planned = self._plan(command.market, incoming, job)
         book = self._replicas.book(command.market)
         beyond = (
             ""
             if command.any_price
-            else terms.outside_band(self._core, book, incoming, self._crosses_others)
+            else terms.outside_band(
+                self._core,
+                book,
+                incoming,
+                lambda one: (
+                    one.maker != self._core.identity and self._usable(one, command.settlements)
+                ),
+            )
         )
         if planned.reason is not None:
             self._answers.refuse(client, request_id, planned.reason, planned.blocker)
@@ -145,7 +154,7 @@ class Desk:
             time_in_force="gtc" if incoming.time_in_force is TimeInForce.GTC else "gtd",
             flags=incoming.flags,
             expires_at_ms=incoming.expires_at_ms,
-            settlements=(PLAIN,),
+            settlements=command.settlements,
             payment_methods=(),
             nonce=self._core.random(16),
         )
@@ -175,6 +184,7 @@ class Desk:
             request_id,
             row.order_id,
             row.pay_mode,
+            order.settlements,
             all_or_nothing=whole or row.time_in_force == TimeInForce.FOK,
         )
         self._job_serial += 1
@@ -251,19 +261,22 @@ class Desk:
             incoming,
             self._core.now.wall_ms,
             skip_orders=frozenset(job.tried),
-            usable=self._usable,
+            usable=lambda one: self._usable(one, job.settlements),
         )
 
-    def _usable(self, order: BookOrder) -> bool:
+    def _usable(self, order: BookOrder, settlements: tuple[str, ...]) -> bool:
         if order.maker == self._core.identity:
             return True  # the plan refuses a self-trade by itself
         return (
             not self._replicas.is_stale(order.maker)
             and self._sessions.set_aside_until(order.maker) is None
+            and self._settles(order.order_id, settlements)
         )
 
-    def _crosses_others(self, order: BookOrder) -> bool:
-        return order.maker != self._core.identity and self._usable(order)
+    def _settles(self, order_id: bytes, settlements: tuple[str, ...]) -> bool:
+        """Whether an order and ours have a settlement in common."""
+        found = self._replicas.row(order_id)
+        return found is not None and bool(terms.choose_settlement(self._core, settlements, found))
 
     def _take(self, serial: int, found: FoundOrder, quantity_lots: int) -> None:
         job = self._jobs[serial]
@@ -272,6 +285,7 @@ class Desk:
             quantity_lots,
             own_order_id=job.order_id,
             pay_mode=job.pay_mode,
+            settlement=terms.choose_settlement(self._core, job.settlements, found),
             done=lambda trade: self._taken(serial, trade),
         )
         job.trades.append(trade.trade_id)
@@ -367,7 +381,9 @@ class Desk:
             aside = self._sessions.set_aside_until(fill.maker)
             reason = aside[1] if aside else RejectReason.STALE_MAKER
             if not aside and not self._replicas.is_stale(fill.maker):
-                reason = RejectReason.TOO_MANY_HOLDS  # TAKES_PER_ORDER_MAX
+                common = self._settles(fill.order_id, job.settlements)
+                too_many = RejectReason.TOO_MANY_HOLDS  # TAKES_PER_ORDER_MAX
+                reason = too_many if common else RejectReason.UNSUPPORTED_SETTLEMENT
             if to_text(fill.maker) not in named:
                 named.add(to_text(fill.maker))
                 self._skip(job, fill.maker, fill.order_id, reason.value)
@@ -399,7 +415,7 @@ class Desk:
         if reason is not None:
             self._answers.not_taken(client, request_id, found, reason)
             return
-        job = Job(client, request_id, b"", command.pay_mode)
+        job = Job(client, request_id, b"", command.pay_mode, (command.settlement,))
         self._job_serial += 1
         serial = self._job_serial
         self._jobs[serial] = job

@@ -88,6 +88,7 @@ class Maker:
             base_msat=trade.base_msat,
             quote_units=trade.quote_units,
             invoice=trade.invoice or None,
+            payment_hash=None if trade.invoice or not trade.preimage else trade.payment_hash,
             pay_instructions=trade.pay_instructions,
             hold_ttl_ms=trade.hold_ttl_ms,
             hold_expires_at_ms=trade.hold_expires_ms,

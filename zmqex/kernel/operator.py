@@ -289,4 +289,5 @@ def _foreign_view(found: FoundOrder) -> dict[str, Any]:
         "renew": False,
         "all_or_none": bool(order.flags & 1),
         "time_in_force": order.time_in_force,
+        "settlements": list(order.settlements),
     }

@@ -20,13 +20,13 @@ from zmqex.kernel.records import Trade
 from zmqex.kernel.replicas import FoundOrder
 from zmqex.kernel.requests import Refusal
 from zmqex.kernel.sessions import Sessions
-from zmqex.kernel.trades import Trades
+from zmqex.kernel.trades import Trades, other_side
 from zmqex.limits import HOLD_TTL_MS, SKIP_MAKER_MS, TAKE_DEADLINE_MS
 from zmqex.protocol.codec import decode, decode_envelope, decode_trade_message
 from zmqex.protocol.identity import ZERO_DIGEST, digest, short, trade_id, verify
 from zmqex.protocol.messages import Accept, Take, TradeSaid
 from zmqex.reasons import RejectReason
-from zmqex.trading.settlement import PLAIN, amounts
+from zmqex.trading.settlement import PLAIN, amounts, draws_preimage
 from zmqex.trading.states import Input, State, TradeRole
 
 # The take may have reached the maker: it must be told that we want out.
@@ -68,6 +68,7 @@ class Taking:
         own_order_id: bytes,
         pay_mode: str,
         done: Done,
+        settlement: str = PLAIN,
         hold_own: bool = False,
     ) -> Trade:
         """Take a quantity of an order; `done` is called once, when the maker's answer is known.
@@ -76,9 +77,9 @@ class Taking:
         """
         core, now_ms = self._core, self._core.now.wall_ms
         take_id = core.random(32)
-        buying = order.order.side == "sell"
-        preimage = core.random(32) if buying else b""
-        payment_hash = hashlib.sha256(preimage).digest() if buying else b""
+        drawn = draws_preimage(settlement, other_side(order.order.side))
+        preimage = core.random(32) if drawn else b""
+        payment_hash = hashlib.sha256(preimage).digest() if drawn else b""
         message = Take(
             trade_id=trade_id(core.settings.network, order.maker, core.identity, take_id),
             previous=ZERO_DIGEST,
@@ -89,7 +90,7 @@ class Taking:
             order_id=order.order_id,
             quantity_lots=quantity_lots,
             price_ticks=order.order.price_ticks,
-            settlement=PLAIN,
+            settlement=settlement,
             payment_hash=payment_hash or None,
         )
         trade = self._trades.add(
@@ -105,7 +106,7 @@ class Taking:
                 taker=core.identity,
                 quantity_lots=quantity_lots,
                 price_ticks=order.order.price_ticks,
-                settlement=PLAIN,
+                settlement=settlement,
                 state=State.TAKING,
                 revision=1,
                 created_ms=now_ms,
@@ -229,8 +230,9 @@ class Taking:
             self._orders.taken(trade.own_order_id, trade.quantity_lots)
 
     def _hash_of(self, trade: Trade, accept: Accept) -> bytes:
+        """The hash that is paid: drawn by us, else by the maker, in its invoice or by itself."""
         from_invoice = invoice_hash(accept.invoice) if accept.invoice else b""
-        return trade.payment_hash or from_invoice
+        return trade.payment_hash or from_invoice or accept.payment_hash or b""
 
     def _why_not(self, trade: Trade, accept: Accept) -> RejectReason | None:
         instrument = self._core.currencies.instrument(trade.market)
@@ -244,6 +246,7 @@ class Taking:
             and 0 < accept.quantity_lots <= trade.quantity_lots
             and (accept.base_msat, accept.quote_units) == (legs.base_msat, legs.quote_units)
             and (accept.invoice is None) == (trade.side == "sell")
+            and (accept.payment_hash is None) == (trade.side == "buy" or bool(trade.payment_hash))
         )
         return None if sound else RejectReason.MALFORMED
 

@@ -13,11 +13,15 @@ from zmqex.kernel.core import Core
 from zmqex.kernel.orders import OwnOrders
 from zmqex.kernel.records import OwnOrder
 from zmqex.kernel.replicas import FoundOrder, Replicas
+from zmqex.kernel.trades import other_side
 from zmqex.limits import ORDER_LIFE_DEFAULT_MS, ORDERS_PER_MAKER_MAX
 from zmqex.market.book import Book
 from zmqex.market.orders import BookOrder, IncomingOrder, OrderFlags, Side, TimeInForce
 from zmqex.market.units import check_notional, format_price
 from zmqex.reasons import RejectReason
+from zmqex.trading.settlement import HTLC
+from zmqex.trading.states import TradeRole
+from zmqex.trading.tables import TABLES
 
 RESTS: Final = (TimeInForce.GTC, TimeInForce.GTD)
 PAY_MODES: Final = ("auto", "manual")
@@ -88,6 +92,7 @@ def replacement(core: Core, orders: OwnOrders, row: OwnOrder, command: ReplaceOr
         cancel_on_disconnect=bool(old.flags & OrderFlags.CANCEL_ON_DISCONNECT),
         pay_mode=command.pay_mode or row.pay_mode,
         any_price=command.any_price,
+        settlements=old.settlements,
         key=command.key,
     )
 
@@ -100,6 +105,8 @@ def why_not_take(
         return RejectReason.MALFORMED
     if found.maker == core.identity:
         return RejectReason.OWN_ORDER
+    if not choose_settlement(core, (command.settlement,), found):
+        return RejectReason.UNSUPPORTED_SETTLEMENT
     if replicas.is_stale(found.maker):
         return RejectReason.STALE_MAKER
     if command.quantity_lots < 1:
@@ -107,6 +114,38 @@ def why_not_take(
     if command.quantity_lots > found.available_lots:
         return RejectReason.INSUFFICIENT_QUANTITY
     return None
+
+
+def why_not_settle(core: Core, settlement: str, role: TradeRole, our_side: str) -> str:
+    """Why this node cannot settle so in that role, as a part of a sentence; "" where it can."""
+    if (settlement, role, our_side) not in TABLES:
+        known = sorted(
+            {one for one, its_role, side in TABLES if (its_role, side) == (role, our_side)}
+        )
+        return f"this node settles by {' or '.join(known)} only"
+    if settlement == HTLC and our_side == "buy" and not core.settings.can_hold:
+        return "its Lightning node cannot hold payments, which a buyer by htlc needs"
+    return ""
+
+
+def why_unsettled(core: Core, command: PlaceOrder) -> str:
+    """Why this node cannot settle an order as it says, or "": it may be taken, and take others."""
+    whys = (
+        why_not_settle(core, settlement, role, command.side)
+        for settlement in command.settlements
+        for role in TradeRole
+    )
+    return next(filter(None, whys), "")
+
+
+def choose_settlement(core: Core, wanted: tuple[str, ...], found: FoundOrder) -> str:
+    """The first wanted settlement by which an order of another maker can be taken, or ""."""
+    our_side = other_side(found.order.side)
+    for one in wanted:
+        offered = one in found.order.settlements
+        if offered and not why_not_settle(core, one, TradeRole.TAKER, our_side):
+            return one
+    return ""
 
 
 def outside_band(

@@ -30,7 +30,8 @@ from zmqex.protocol.codec import decode_envelope, decode_trade_message, encode
 from zmqex.protocol.identity import digest
 from zmqex.protocol.messages import TradeMessage, TradeSaid
 from zmqex.reasons import RejectReason
-from zmqex.trading.states import TERMINAL, Claim, Input, State, TradeRole, claim, step
+from zmqex.trading.states import TERMINAL, Claim, Input, State, TradeRole
+from zmqex.trading.tables import claim, step
 
 # Refusals after which the same message may be accepted later.
 _TRY_AGAIN = frozenset(
@@ -91,7 +92,7 @@ class Trades:
 
     def claim_of(self, trade: Trade) -> Claim:
         """What a trade of ours as maker claims of its order."""
-        return claim(self.our_side(trade), trade.state, hold_ended=trade.late)
+        return claim(trade.settlement, self.our_side(trade), trade.state, hold_ended=trade.late)
 
     def by_hash(self, payment_hash: bytes) -> Trade | None:
         """The trade that a payment hash belongs to, now or formerly."""
@@ -108,7 +109,10 @@ class Trades:
 
     def can(self, trade: Trade, happened: Input) -> bool:
         """Whether the table has a row for this input."""
-        return step(trade.role, self.our_side(trade), trade.state, happened) is not None
+        return self._after(trade, happened) is not None
+
+    def _after(self, trade: Trade, happened: Input) -> State | None:
+        return step(trade.settlement, trade.role, self.our_side(trade), trade.state, happened)
 
     def running(self) -> list[Trade]:
         """All trades that have not ended, in the order of their creation."""
@@ -128,9 +132,9 @@ class Trades:
 
         Raises LocalProtocolError where the table has no such row: ask `can` first.
         """
-        state = step(trade.role, self.our_side(trade), trade.state, happened)
+        state = self._after(trade, happened)
         if state is None:
-            msg = f"{happened} is illegal in {trade.role}/{trade.state}"
+            msg = f"{happened} is illegal in {trade.settlement}/{trade.role}/{trade.state}"
             raise LocalProtocolError(msg)
         paid = trade.paid or happened in _PAID
         after = self._replace(trade, state=state, paid=paid, **changes)

@@ -20,7 +20,7 @@ from zmqex.trading.states import State, TradeRole
 _S = State
 _MAKER, _TAKER = TradeRole.MAKER, TradeRole.TAKER
 
-# (role, our side of the base, state) -> (turn, command, what happens next).
+# Settlement `plain`: (role, our side, state) -> (turn, command, what happens next).
 _NEXT: Final[Mapping[tuple[TradeRole, str, State], tuple[str, str, str]]] = {
     (_MAKER, "buy", _S.RESERVED): ("lightning", "", "the invoice is being made"),
     (_MAKER, "buy", _S.INVOICED): ("them", "", "the taker pays our invoice"),
@@ -79,6 +79,7 @@ def order_view(orders: OwnOrders, trades: Trades, order_id: bytes) -> dict[str, 
         "all_or_none": bool(order.flags & OrderFlags.ALL_OR_NONE),
         "cancel_on_disconnect": bool(order.flags & OrderFlags.CANCEL_ON_DISCONNECT),
         "time_in_force": row.time_in_force,
+        "settlements": list(order.settlements),
     }
 
 
@@ -104,6 +105,7 @@ def trade_view(trades: Trades, trade: Trade, now_ms: int) -> dict[str, Any]:
         "price_ticks": trade.price_ticks,
         "base_msat": trade.base_msat,
         "quote_units": trade.quote_units,
+        "settlement": trade.settlement,
         "state": trade.state.value,
         "reason": trade.reason,
         "turn": turn,

@@ -386,13 +386,17 @@ class Take(TradeMessage, frozen=True, tag="take"):
 
 
 class Accept(TradeMessage, frozen=True, tag="accept"):
-    """Maker to taker: held for you.  `quantity_lots` is what every amount derives from."""
+    """Maker to taker: held for you.  `quantity_lots` is what every amount derives from.
+
+    `payment_hash` where the maker drew the preimage and the taker makes the invoice.
+    """
 
     take_digest: Digest
     quantity_lots: Positive
     base_msat: Positive
     quote_units: Positive
     invoice: Annotated[str, Meta(max_length=2_000)] | None
+    payment_hash: Digest | None
     pay_instructions: ShortText
     hold_ttl_ms: Milliseconds
     hold_expires_at_ms: Milliseconds

@@ -55,6 +55,7 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
         "base_msat",
         "quote_units",
         "invoice",
+        "payment_hash",
         "pay_instructions",
         "hold_ttl_ms",
         "hold_expires_at_ms",

@@ -20,6 +20,7 @@ from zmqex.market.units import notional_quote_units
 from zmqex.reasons import RejectReason
 
 PLAIN: Final = "plain"
+HTLC: Final = "htlc"
 MSAT_PER_SATOSHI: Final = 1_000
 # On a Lightning-like network of its own, the smallest unit of a quote is one satoshi of it.
 QUOTE_UNIT_MSAT: Final = 1_000
@@ -36,6 +37,15 @@ def amounts(instrument: Instrument, quantity_lots: int, price_ticks: int) -> Amo
     """Both legs: base exactly, in millisatoshi; quote in minor units, rounded up for the seller."""
     base_msat = quantity_lots * instrument.lot * MSAT_PER_SATOSHI
     return Amounts(base_msat, notional_quote_units(quantity_lots, price_ticks, instrument))
+
+
+def draws_preimage(settlement: str, our_side: str) -> bool:
+    """Whether the preimage of the base's payment is ours to draw.
+
+    `plain`: the payee's, who buys the base.  `htlc`: the payer's, who sells it and so decides when
+    what is locked goes over.  `our_side` is what we do with the base: "buy" or "sell".
+    """
+    return our_side == {PLAIN: "buy", HTLC: "sell"}[settlement]
 
 
 class Expected(msgspec.Struct, frozen=True):

@@ -1,16 +1,8 @@
-"""The states of a trade and the tables that move it, one per role and direction of the base leg.
-
-Settlement `plain`: the base buyer issues a Lightning invoice, the base seller pays it, the quote
-moves out of band, and **the taker always goes first**.
-
-* A maker that buys base invoices at once; the taker pays (base first), then the maker sends the
-  quote and the taker confirms it.
-* A maker that sells base waits for the quote; once it has confirmed the quote, the taker sends an
-  invoice and the maker pays it.
+"""The words of a trade: where it stands, what can happen to it, and what it claims of an order.
 
 `ABANDONING` is the taker's way out: it asks the maker to forget the take, for as long as it takes,
 and will never pay any more.  `DISPUTED` keeps what it holds until the operator decides.
-A missing row means that the input is illegal in that state: nothing changes.
+Each settlement moves a trade by tables of its own (plain.py, ...; `tables` has them all).
 """
 
 from __future__ import annotations
@@ -72,120 +64,8 @@ class Input(enum.StrEnum):
 
 
 Table = Mapping[tuple[State, Input], State]
-_S, _I = State, Input
-
-# Base that was paid over Lightning can only be settled; where it was not, it can end either way.
-_RESOLVE_PAID: Final[Table] = {(_S.DISPUTED, _I.RESOLVE_SETTLED): _S.SETTLED}
-_RESOLVE_UNPAID: Final[Table] = {
-    **_RESOLVE_PAID,
-    (_S.DISPUTED, _I.RESOLVE_CANCELLED): _S.CANCELLED,
-}
-
-MAKER_BUYS: Final[Table] = {
-    (_S.RESERVED, _I.INVOICE_MADE): _S.INVOICED,
-    (_S.RESERVED, _I.END_ASKED): _S.CANCELLING,
-    (_S.RESERVED, _I.BASE_SETTLED): _S.BASE_DONE,
-    (_S.INVOICED, _I.END_ASKED): _S.CANCELLING,
-    (_S.INVOICED, _I.BASE_SETTLED): _S.BASE_DONE,
-    # The invoice can turn up after we gave the hold up: it is cancelled like any other.
-    (_S.CANCELLING, _I.INVOICE_MADE): _S.CANCELLING,
-    (_S.CANCELLING, _I.BASE_NEGATIVE): _S.CANCELLED,
-    (_S.CANCELLING, _I.BASE_SETTLED): _S.BASE_DONE,
-    (_S.BASE_DONE, _I.QUOTE_SAID): _S.QUOTE_SENT,
-    # The taker may confirm before our own operator has said "sent".
-    (_S.BASE_DONE, _I.QUOTE_CONFIRMED): _S.SETTLED,
-    (_S.BASE_DONE, _I.CONFIRM_TIME): _S.DISPUTED,
-    (_S.BASE_DONE, _I.DISPUTE): _S.DISPUTED,
-    (_S.QUOTE_SENT, _I.QUOTE_CONFIRMED): _S.SETTLED,
-    (_S.QUOTE_SENT, _I.CONFIRM_TIME): _S.DISPUTED,
-    (_S.QUOTE_SENT, _I.DISPUTE): _S.DISPUTED,
-    # We have the base, and the taker says that it has the quote: nothing is left to dispute.
-    (_S.DISPUTED, _I.QUOTE_CONFIRMED): _S.SETTLED,
-    **_RESOLVE_PAID,
-}
-
-MAKER_SELLS: Final[Table] = {
-    # Nothing of ours is on Lightning yet, so the end needs no look-up there.
-    (_S.RESERVED, _I.END_ASKED): _S.CANCELLED,
-    (_S.RESERVED, _I.QUOTE_SAID): _S.QUOTE_SENT,
-    (_S.RESERVED, _I.QUOTE_CONFIRMED): _S.PAY_INTENT,
-    (_S.QUOTE_SENT, _I.QUOTE_CONFIRMED): _S.PAY_INTENT,
-    (_S.QUOTE_SENT, _I.CONFIRM_TIME): _S.DISPUTED,
-    (_S.QUOTE_SENT, _I.DISPUTE): _S.DISPUTED,
-    (_S.PAY_INTENT, _I.PAY_STARTED): _S.PAYING,
-    (_S.PAY_INTENT, _I.INVOICE_TIME): _S.DISPUTED,
-    (_S.PAY_INTENT, _I.DISPUTE): _S.DISPUTED,
-    # Only Lightning ends a payment; there is no timer here.
-    (_S.PAYING, _I.PAY_SUCCEEDED): _S.SETTLED,
-    (_S.PAYING, _I.PAY_FAILED): _S.PAY_INTENT,
-    # A claim after the hold has ended: a dispute of zero quantity.
-    (_S.CANCELLED, _I.QUOTE_SAID): _S.DISPUTED,
-    **_RESOLVE_UNPAID,
-}
-
-_TAKE: Final[Table] = {
-    (_S.TAKING, _I.ACCEPT): _S.ACCEPTED,
-    (_S.TAKING, _I.REFUSE): _S.REFUSED,
-    (_S.TAKING, _I.ABANDON): _S.ABANDONING,
-    (_S.TAKING, _I.GONE): _S.CANCELLED,
-    (_S.ACCEPTED, _I.ABANDON): _S.ABANDONING,
-    (_S.ACCEPTED, _I.GONE): _S.CANCELLED,
-    (_S.ABANDONING, _I.ACCEPT): _S.ABANDONING,
-    (_S.ABANDONING, _I.REFUSE): _S.CANCELLED,
-    (_S.ABANDONING, _I.GONE): _S.CANCELLED,
-}
-
-TAKER_SELLS: Final[Table] = {
-    **_TAKE,
-    (_S.ACCEPTED, _I.PAY_STARTED): _S.PAYING,
-    (_S.PAYING, _I.PAY_SUCCEEDED): _S.BASE_DONE,
-    (_S.PAYING, _I.PAY_FAILED): _S.ACCEPTED,
-    (_S.BASE_DONE, _I.QUOTE_SAID): _S.QUOTE_SENT,
-    (_S.BASE_DONE, _I.QUOTE_CONFIRMED): _S.SETTLED,
-    (_S.BASE_DONE, _I.CONFIRM_TIME): _S.DISPUTED,
-    (_S.BASE_DONE, _I.DISPUTE): _S.DISPUTED,
-    (_S.QUOTE_SENT, _I.QUOTE_CONFIRMED): _S.SETTLED,
-    (_S.QUOTE_SENT, _I.CONFIRM_TIME): _S.DISPUTED,
-    (_S.QUOTE_SENT, _I.DISPUTE): _S.DISPUTED,
-    **_RESOLVE_PAID,
-}
-
-TAKER_BUYS: Final[Table] = {
-    **_TAKE,
-    (_S.ACCEPTED, _I.QUOTE_SAID): _S.QUOTE_SENT,
-    # The maker may confirm before our own operator has said "sent".
-    (_S.ACCEPTED, _I.QUOTE_CONFIRMED): _S.CONFIRMED,
-    (_S.QUOTE_SENT, _I.QUOTE_CONFIRMED): _S.CONFIRMED,
-    # The maker ended the hold although we say that the quote was sent.
-    (_S.QUOTE_SENT, _I.GONE): _S.DISPUTED,
-    (_S.QUOTE_SENT, _I.CONFIRM_TIME): _S.DISPUTED,
-    (_S.QUOTE_SENT, _I.DISPUTE): _S.DISPUTED,
-    (_S.CONFIRMED, _I.INVOICE_MADE): _S.INVOICED,
-    (_S.INVOICED, _I.BASE_SETTLED): _S.SETTLED,
-    (_S.INVOICED, _I.INVOICE_DEAD): _S.CONFIRMED,
-    (_S.INVOICED, _I.INVOICE_TIME): _S.DISPUTED,
-    (_S.INVOICED, _I.DISPUTE): _S.DISPUTED,
-    # The maker pays after all.
-    (_S.DISPUTED, _I.BASE_SETTLED): _S.SETTLED,
-    **_RESOLVE_UNPAID,
-}
-
-TABLES: Final[Mapping[tuple[TradeRole, str], Table]] = {
-    (TradeRole.MAKER, "buy"): MAKER_BUYS,
-    (TradeRole.MAKER, "sell"): MAKER_SELLS,
-    (TradeRole.TAKER, "buy"): TAKER_BUYS,
-    (TradeRole.TAKER, "sell"): TAKER_SELLS,
-}
 
 TERMINAL: Final = frozenset({State.SETTLED, State.CANCELLED, State.REFUSED})
-
-
-def step(role: TradeRole, our_side: str, state: State, happened: Input) -> State | None:
-    """The next state, or None where the input is illegal and must change nothing.
-
-    `our_side` is what we do with the base currency: "buy" or "sell".
-    """
-    return TABLES[role, our_side].get((state, happened))
 
 
 class Claim(enum.StrEnum):
@@ -196,18 +76,25 @@ class Claim(enum.StrEnum):
     FILLED = "filled"
 
 
-# Where the base goes first, it has moved in these states; where it goes last, in SETTLED only.
-_BASE_FIRST: Final = frozenset({State.BASE_DONE, State.QUOTE_SENT, State.SETTLED, State.DISPUTED})
+# A maker's states in which base has moved for good, by what it does with the base.
+Filled = Mapping[str, frozenset[State]]
 
+# Base that was paid over Lightning can only be settled; where it was not, it can end either way.
+RESOLVE_PAID: Final[Table] = {(State.DISPUTED, Input.RESOLVE_SETTLED): State.SETTLED}
+RESOLVE_UNPAID: Final[Table] = {
+    **RESOLVE_PAID,
+    (State.DISPUTED, Input.RESOLVE_CANCELLED): State.CANCELLED,
+}
 
-def claim(our_side: str, state: State, *, hold_ended: bool = False) -> Claim:
-    """What a maker's trade in this state claims of its order.
-
-    Base that has moved is filled for good; whatever else is not over still holds its quantity.
-    `hold_ended`: a dispute that began after the quantity had returned claims nothing.
-    """
-    if state is State.CANCELLED or hold_ended:
-        return Claim.FREE
-    if state is State.SETTLED or (our_side == "buy" and state in _BASE_FIRST):
-        return Claim.FILLED
-    return Claim.HELD
+# How every take begins, and how a taker gets out of one in which it has not moved.
+TAKE: Final[Table] = {
+    (State.TAKING, Input.ACCEPT): State.ACCEPTED,
+    (State.TAKING, Input.REFUSE): State.REFUSED,
+    (State.TAKING, Input.ABANDON): State.ABANDONING,
+    (State.TAKING, Input.GONE): State.CANCELLED,
+    (State.ACCEPTED, Input.ABANDON): State.ABANDONING,
+    (State.ACCEPTED, Input.GONE): State.CANCELLED,
+    (State.ABANDONING, Input.ACCEPT): State.ABANDONING,
+    (State.ABANDONING, Input.REFUSE): State.CANCELLED,
+    (State.ABANDONING, Input.GONE): State.CANCELLED,
+}

@@ -1,0 +1,46 @@
+"""The tables that move a trade: one per settlement, role and side of the base.
+
+What has no table is not settled by this program; a missing row changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from zmqex.trading import plain
+from zmqex.trading.settlement import PLAIN
+from zmqex.trading.states import Claim, Filled, Input, State, Table, TradeRole
+
+# By settlement, role, and what we do with the base: "buy" or "sell".
+Way = tuple[str, TradeRole, str]
+
+TABLES: Final[Mapping[Way, Table]] = {
+    (PLAIN, TradeRole.MAKER, "buy"): plain.MAKER_BUYS,
+    (PLAIN, TradeRole.MAKER, "sell"): plain.MAKER_SELLS,
+    (PLAIN, TradeRole.TAKER, "buy"): plain.TAKER_BUYS,
+    (PLAIN, TradeRole.TAKER, "sell"): plain.TAKER_SELLS,
+}
+
+_FILLED: Final[Mapping[str, Filled]] = {PLAIN: plain.FILLED}
+
+
+def step(
+    settlement: str, role: TradeRole, our_side: str, state: State, happened: Input
+) -> State | None:
+    """The next state, or None where the input is illegal and must change nothing.
+
+    `our_side` is what we do with the base currency: "buy" or "sell".
+    """
+    return TABLES[settlement, role, our_side].get((state, happened))
+
+
+def claim(settlement: str, our_side: str, state: State, *, hold_ended: bool = False) -> Claim:
+    """What a maker's trade in this state claims of its order.
+
+    Base that has moved is filled for good; whatever else is not over still holds its quantity.
+    `hold_ended`: a dispute that began after the quantity had returned claims nothing.
+    """
+    if state is State.CANCELLED or hold_ended:
+        return Claim.FREE
+    return Claim.FILLED if state in _FILLED[settlement][our_side] else Claim.HELD
