@@ -124,6 +124,7 @@ def files(root: Path) -> list[Path]:
         ("order buy 1BTC@1USD --expires tomorrow", "is not a duration"),
         ("order buy 1BTC@1USD --ioc --fok", "one time in force, not fok and ioc"),
         ("order buy 1BTC@1USD --ioc --tif fok", "one time in force"),
+        ("order buy 1BTC@1USD --settlement barter", "--settlement: 'barter' is none of"),
         ("order buy 1BTC@1USD --tif day", "'day' is none of gtc, gtd, ioc, fok"),
         ("order buy 1BTC@1USD --tif gtd", "gtd needs --expires"),
         ("order buy 1BTC@1USD --tif gtc --expires 1h", "--expires makes it gtd"),
