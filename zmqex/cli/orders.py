@@ -186,6 +186,7 @@ def _place(side: str, words: list[str], given: Terms) -> None:
     minimum_lots = _minimum_lots(given.minimum, instrument)
     _check(given, tif, minimum_lots, order.quantity_lots)
     mode = _pay_mode(given.pay)
+    settlements = _settlements(given.settlements)
     _echo(side, order, as_json=given.as_json)
     if tif in {"gtc", "gtd"}:
         renews = " and renews itself" if given.renew else ""
@@ -205,7 +206,7 @@ def _place(side: str, words: list[str], given: Terms) -> None:
         dry_run=given.dry_run,
         pay_mode="manual" if mode == "ask" else mode,
         any_price=given.yes,
-        settlements=_settlements(given.settlements),
+        settlements=settlements,
     )
     if given.dry_run:
         _show_plan(INVOCATION.call(command), as_json=given.as_json)
