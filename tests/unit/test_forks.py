@@ -352,6 +352,26 @@ def test_a_stranger_with_too_many_orders_is_followed_head_only() -> None:
     host.do(lambda: host.n.replicas.trust(b"nobody"))
 
 
+def test_an_order_that_ends_in_the_batch_that_is_too_much_is_in_no_book() -> None:
+    """What is closed amid too many placements leaves the book like all the rest."""
+    _, host, maker = scene()
+    key, place = maker.new(0)
+    maker.say(host, maker.topic, maker.publish(place))
+    places = [maker.new(number)[1] for number in range(1, 102)]
+    maker.say(host, maker.topic, maker.publish(Close(key, "x"), *places))
+    assert (log_of(host, maker).state, resting(host)) == ("head_only", [])
+
+
+def test_a_stranger_at_its_cap_may_replace_an_order() -> None:
+    """What a batch closes makes room for what it places."""
+    _, host, maker = scene()
+    key = maker.new(0)[0]
+    most = range(limits.ORDERS_PER_STRANGER_MAX)
+    maker.say(host, maker.topic, maker.publish(*[maker.new(number)[1] for number in most]))
+    maker.say(host, maker.topic, maker.publish(Close(key, "x"), maker.new(len(most))[1]))
+    assert (log_of(host, maker).state, len(resting(host))) == ("current", len(most))
+
+
 def test_a_stranger_that_stays_is_no_stranger() -> None:
     """After an hour of connection, or pinned by the operator, the wider cap holds."""
     wire, host, maker = scene()

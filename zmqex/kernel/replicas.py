@@ -317,7 +317,7 @@ class Replicas:
             return
         if head.sequence < fold.sequence or (head.sequence == fold.sequence and not log.widening):
             return
-        if rows is None or self._over(log, len(rows)):
+        if rows is None or self._over(log, len(fold.orders), len(rows)):
             if not fold.head_only:
                 self._go_head_only(log)
             fold.restore(head, {})
@@ -335,16 +335,15 @@ class Replicas:
     def _apply(self, log: MakerLog, plan: Plan, envelope: bytes) -> None:
         """Carry a plan out in the fold, its tail and the book."""
         fold = log.fold
-        fresh = {key: row for key, row in plan.rows.items() if key not in fold.orders}
+        before, fresh = len(fold.orders), set(plan.rows).difference(fold.orders)
         log.tail.append(plan.digest, envelope)
         if fold.maker != self._core.identity:  # ours is trimmed on disk too, by the publisher
             self.trim(log)
-        over = self._over(log, len(fold.orders) + sum(row is not None for row in fresh.values()))
         fold.apply(plan)
+        over = self._over(log, before, len(fold.orders))
+        self._shown.show(log, plan.rows.items(), fresh)
         if over:
             self._go_head_only(log)
-        else:
-            self._shown.show(log, plan.rows.items(), fresh)
 
     def trim(self, log: MakerLog) -> bool:
         """Drop the older half of a log's batches once they weigh more than its open orders."""
@@ -367,14 +366,14 @@ class Replicas:
         friend = known.trusted or pinned or self._sessions.known_for_ms(maker) >= STRANGER_MS
         return ORDERS_PER_MAKER_MAX if friend else self._core.settings.orders_per_stranger
 
-    def _over(self, log: MakerLog, orders: int) -> bool:
-        """Whether a log of so many orders is too much of its maker, or for this node."""
-        if orders > self.cap(log.fold.maker):
+    def _over(self, log: MakerLog, before: int, orders: int) -> bool:
+        """Whether a log that comes to have so many orders is too much, of its maker or in all."""
+        maker = log.fold.maker
+        if orders > self._core.settings.orders_per_stranger and orders > self.cap(maker):
             return True
         book = self._shown.books.get(log.fold.market)
-        own = log.fold.maker == self._core.identity
-        grows = orders > len(log.fold.orders)
-        return book is not None and grows and not own and len(book) >= ORDERS_TOTAL_MAX
+        full = book is not None and len(book) >= ORDERS_TOTAL_MAX
+        return full and orders > before and maker != self._core.identity
 
     def _go_head_only(self, log: MakerLog) -> None:
         """Keep following the chain, but keep no orders: better none than some of them."""

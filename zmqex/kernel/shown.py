@@ -8,8 +8,8 @@ Not for: which orders a maker has (`replicas`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, Final
+from collections.abc import Callable, Collection, Iterable
+from typing import Final
 
 from zmqex.kernel.core import Core
 from zmqex.kernel.effects import Announce
@@ -57,17 +57,16 @@ class Shown:
         self,
         log: MakerLog,
         rows: Iterable[tuple[bytes, Row | None]],
-        fresh: dict[bytes, Any],
+        fresh: Collection[bytes],
     ) -> None:
         """Bring the rows of a log into its book; `fresh` ones are new to it."""
-        fold, now_ms = log.fold, self._core.now.wall_ms
-        book = self.books.get(fold.market)
+        maker, market, now_ms = log.fold.maker, log.fold.market, self._core.now.wall_ms
+        book = self.books.get(market)
         if book is None:
             return  # our own log of a market that is no longer followed
-        self._changed[fold.market] = None
+        self._changed[market] = None
         # Of our own, commands say what is too small; a part may be worth less, and is rounded up.
-        own = fold.maker == self._core.identity
-        dust = 0 if own else self._dust_below[fold.market]
+        dust = 0 if maker == self._core.identity else self._dust_below[market]
         latest_ms = now_ms + ORDER_LIFE_MAX_MS + CLOCK_SKEW_MAX_MS
         for key, row in rows:
             if row is None:
@@ -77,13 +76,15 @@ class Shown:
                 book.update(key, row.available_lots)
             elif row.order.quantity_lots * row.order.price_ticks < dust:
                 self._core.count(_HIDDEN_DUST)
-            else:
-                refused: RejectReason | None = RejectReason.EXPIRY_TOO_FAR
-                if row.order.expires_at_ms <= latest_ms:
-                    refused = book.place(resting(key, fold.maker, row), now_ms)
-                if refused is not None:
-                    log.hidden[key] = None
-                    self._core.count("hidden_" + refused.value)
+            elif row.order.expires_at_ms > latest_ms:
+                self._keep_out(log, key, RejectReason.EXPIRY_TOO_FAR)
+            elif (refused := book.place(resting(key, maker, row), now_ms)) is not None:
+                self._keep_out(log, key, refused)
+
+    def _keep_out(self, log: MakerLog, key: bytes, reason: RejectReason) -> None:
+        """Leave an order out of its book until it is looked at again."""
+        log.hidden[key] = None
+        self._core.count("hidden_" + reason.value)
 
     def hide(self, log: MakerLog) -> None:
         """Take a log's orders out of the book; the fold keeps them."""

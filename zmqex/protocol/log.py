@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left, insort
+from collections import defaultdict
 from collections.abc import Iterable
+from struct import Struct
 from typing import Final
 
 import msgspec
@@ -26,6 +28,7 @@ from zmqex.reasons import RejectReason
 BUCKETS: Final = 256
 _FLAGS_UNKNOWN: Final = ~int(OrderFlags.ALL_OR_NONE | OrderFlags.CANCEL_ON_DISCONNECT)
 _TOPIC_BYTES: Final = 8
+_pack_row: Final = Struct(">32sQQ").pack  # id, remaining and held lots
 
 
 def topic(market: str) -> bytes:
@@ -82,7 +85,7 @@ class Fold:
         self.orders.update(rows)
         self.order_bytes = sum(len(row.raw) for row in rows.values())
         for key in sorted(rows):
-            self._ids.setdefault(key[0], []).append(key)
+            self._ids[key[0]].append(key)
         self._dirty.update(dict.fromkeys(self._ids))
 
     def forget_orders(self) -> None:
@@ -113,7 +116,7 @@ class Fold:
             # too long by theirs.
             latest_ms = batch.sent_at_ms + ORDER_LIFE_MAX_MS + CLOCK_SKEW_MAX_MS
             for operation in batch.operations:
-                if isinstance(operation, Place):
+                if type(operation) is Place:
                     refused = self._stage_place(rows, operation.order, latest_ms)
                 else:
                     refused = self._stage(rows, operation)
@@ -123,23 +126,22 @@ class Fold:
 
     def apply(self, plan: Plan) -> None:
         """Carry out a plan made by `check` at this very point; cannot fail."""
-        orders = self.orders
+        orders, ids, dirty = self.orders, self._ids, self._dirty
         for frozen in self.frozen:
             frozen.remember(plan.rows)
         for key, row in plan.rows.items():
             bucket = key[0]
+            dirty[bucket] = None
             if row is None:
                 gone = orders.pop(key, None)
                 if gone is not None:
                     self.order_bytes -= len(gone.raw)
-                    ids = self._ids[bucket]
-                    del ids[bisect_left(ids, key)]
+                    del ids[bucket][bisect_left(ids[bucket], key)]
+            elif orders.setdefault(key, row) is row:
+                self.order_bytes += len(row.raw)
+                insort(ids[bucket], key)
             else:
-                if key not in orders:
-                    self.order_bytes += len(row.raw)
-                    insort(self._ids.setdefault(bucket, []), key)
                 orders[key] = row
-            self._dirty[bucket] = None
         self.sequence = plan.sequence
         self.head_hash = plan.digest
 
@@ -192,7 +194,7 @@ class Fold:
         self.orders: dict[bytes, Row] = {}
         self.order_bytes = 0  # of the open orders' terms
         self.frozen: list[Frozen] = []
-        self._ids: dict[int, list[bytes]] = {}
+        self._ids: defaultdict[int, list[bytes]] = defaultdict(list)
         self._digests = [EMPTY_BUCKET] * BUCKETS
         self._dirty: dict[int, None] = {}
         self._root = _EMPTY_ROOT
@@ -220,12 +222,12 @@ class Fold:
         self, rows: dict[bytes, Row | None], raw: bytes, latest_ms: int
     ) -> RejectReason | None:
         order = self.read_order(raw)
-        if isinstance(order, RejectReason):
+        if not isinstance(order, Order):  # asked so, the answer for an order is at hand
             return order
         if order.expires_at_ms > latest_ms:
             return RejectReason.EXPIRY_TOO_FAR
         key = self.order_id(raw)
-        if (rows[key] if key in rows else self.orders.get(key)) is not None:
+        if rows.get(key, self.orders.get(key)) is not None:
             return RejectReason.DUPLICATE_ORDER
         rows[key] = Row(order, raw, order.quantity_lots, 0)
         return None
@@ -271,12 +273,8 @@ class Frozen:
 
 def bucket_digest(rows: Iterable[tuple[bytes, Row]]) -> bytes:
     """The digest of a bucket's rows, which come in order of id."""
-    hashed = hashlib.blake2b(digest_size=32, person=b"zmqex bucket")
-    for key, row in rows:
-        hashed.update(key)
-        hashed.update(row.remaining_lots.to_bytes(8, "big"))
-        hashed.update(row.held_lots.to_bytes(8, "big"))
-    return hashed.digest()
+    joined = b"".join([_pack_row(key, row.remaining_lots, row.held_lots) for key, row in rows])
+    return hashlib.blake2b(joined, digest_size=32, person=b"zmqex bucket").digest()
 
 
 def root_of(digests: bytes) -> bytes:
