@@ -13,7 +13,6 @@ from collections.abc import Callable
 from random import Random
 from typing import Any, Protocol
 
-from zmqex.errors import RemoteProtocolError
 from zmqex.kernel import effects as out
 from zmqex.kernel import events as happened
 from zmqex.kernel.commands import Command
@@ -38,9 +37,10 @@ from zmqex.kernel.records import (
 from zmqex.kernel.replicas import Replicas
 from zmqex.kernel.sessions import Sessions
 from zmqex.market.instruments import Currencies
-from zmqex.protocol.codec import decode_envelope, encode
-from zmqex.protocol.identity import IdentityKey, order_id, verify
+from zmqex.protocol.codec import encode
+from zmqex.protocol.identity import IdentityKey, order_id
 from zmqex.protocol.messages import Order, Place
+from zmqex.runtime.verifying import check_all
 
 START_MS = 1_800_000_000_000
 MARKET = "BTC/USD"
@@ -315,7 +315,7 @@ class Wire:
             case out.PublishRecord(record):
                 host.record = record
             case out.Verify(ticket, items):
-                valid = tuple(_is_valid(*item) for item in items)
+                valid = tuple(check_all(NETWORK, items))
                 self._soon(host, happened.Verified(ticket, valid), 0)
             case out.DialHello(address, port, source):
                 self._dial(host, (address, port, source))
@@ -435,10 +435,3 @@ def order(number: int, now_ms: int, **fields: object) -> Order:
     }
     terms.update(fields)
     return Order(**terms)
-
-
-def _is_valid(identity: bytes, kind: str, raw: bytes) -> bool:
-    try:
-        return verify(identity, NETWORK, kind, decode_envelope(raw))
-    except RemoteProtocolError:
-        return False

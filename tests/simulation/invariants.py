@@ -28,9 +28,10 @@ from zmqex.protocol.codec import (
     decode_envelope,
     decode_frame,
     decode_trade_message,
+    encode,
 )
 from zmqex.protocol.identity import to_text
-from zmqex.protocol.messages import Heartbeat, Order, TradeSaid
+from zmqex.protocol.messages import Envelope, Heartbeat, Order, TradeSaid
 from zmqex.trading.states import TERMINAL, State, TradeRole
 from zmqex.trading.tables import TABLES
 
@@ -61,7 +62,7 @@ class Invariants:
         self._said: dict[tuple[bytes, str, int, int], bytes] = {}
         self._beat_ms: dict[bytes, int] = {}
         self._beats: dict[tuple[int, bytes], int] = {}
-        self._tickets: dict[tuple[int, int], list[tuple[bytes, str, bytes]]] = {}
+        self._tickets: dict[tuple[int, int], list[tuple[bytes, str, Envelope]]] = {}
         self._trades: dict[int, dict[bytes, Trade]] = {}
         self.restored: dict[int, None] = {}
         self._preimages: dict[str, None] = {}
@@ -152,7 +153,7 @@ class Invariants:
         logs: dict[tuple[bytes, str], None] = {}
         for maker, kind, envelope in items:
             if kind == "batch":
-                signed = self.reference.by_envelope.get(envelope)
+                signed = self.reference.by_envelope.get(encode(envelope))
                 if signed is not None:
                     logs[maker, signed.batch.market] = None
             elif kind == "heartbeat":

@@ -7,7 +7,9 @@ import hashlib
 
 from zmqex.kernel.effects import Verify
 from zmqex.kernel.events import Verified
+from zmqex.protocol.codec import decode_envelope
 from zmqex.protocol.identity import IdentityKey, seal
+from zmqex.protocol.messages import Envelope
 from zmqex.runtime.verifying import Item, Verifier, check_all
 
 KEY = IdentityKey(hashlib.sha256(b"verifying").digest())
@@ -17,7 +19,7 @@ NETWORK = "play"
 def item(number: int, *, good: bool = True) -> Item:
     """A signed envelope, or one that says another kind than was signed."""
     raw = seal(KEY, NETWORK, "batch" if good else "heartbeat", number.to_bytes(4))
-    return KEY.public_key, "batch", raw
+    return KEY.public_key, "batch", decode_envelope(raw)
 
 
 def job(ticket: int, size: int) -> Verify:
@@ -31,13 +33,14 @@ def expected(effect: Verify) -> Verified:
 
 
 def test_a_signature_counts_for_its_identity_kind_and_network_only() -> None:
-    """And bytes that are no envelope are wrong, not a fault."""
-    identity, kind, raw = item(1)
+    """And a signature that is too short for one is wrong, not a fault."""
+    identity, kind, envelope = item(1)
     other = IdentityKey(bytes(32)).public_key
-    assert check_all(NETWORK, [(identity, kind, raw)]) == [True]
-    assert check_all("signet", [(identity, kind, raw)]) == [False]
-    wrong = [(identity, "heartbeat", raw), (other, kind, raw), (identity, kind, b"\xff" * 99)]
-    assert check_all(NETWORK, [*wrong, (identity, kind, raw[:-1])]) == [False] * 4
+    assert check_all(NETWORK, [(identity, kind, envelope)]) == [True]
+    assert check_all("signet", [(identity, kind, envelope)]) == [False]
+    short = Envelope(envelope.body, envelope.signature[:-1])
+    wrong = [(identity, "heartbeat", envelope), (other, kind, envelope), (identity, kind, short)]
+    assert check_all(NETWORK, wrong) == [False] * 3
 
 
 def test_answers_come_in_the_order_of_asking() -> None:

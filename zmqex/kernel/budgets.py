@@ -65,5 +65,9 @@ class Budgets:
                 TokenBucket(STREAM_OPERATIONS_PER_SECOND, STREAM_OPERATIONS_BURST, now_ms),
                 TokenBucket(STREAM_BYTES_PER_SECOND, STREAM_BYTES_BURST, now_ms),
             )
-        wanted = zip(buckets, (messages, operations, size), strict=True)
-        return not any(bucket.take(now_ms, tokens) for bucket, tokens in wanted if tokens)
+        of_messages, of_operations, of_bytes = buckets
+        return not (
+            (messages and of_messages.take(now_ms, messages))
+            or (operations and of_operations.take(now_ms, operations))
+            or (size and of_bytes.take(now_ms, size))
+        )

@@ -9,6 +9,7 @@ Not for: what a true claim changes (`replicas`).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -33,7 +34,7 @@ from zmqex.limits import (
 from zmqex.protocol.codec import decode, decode_envelope
 from zmqex.protocol.identity import digest
 from zmqex.protocol.log import topic
-from zmqex.protocol.messages import Batch, ForkProof, Heartbeat
+from zmqex.protocol.messages import Batch, Envelope, ForkProof, Heartbeat
 from zmqex.reasons import RejectReason
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 HEARTBEAT_TOPIC: Final = b"h"
 RELAYED_TOPIC: Final = b"r"  # heartbeats of others that have a log
 PROOF_TOPIC: Final = b"e"
-Item = tuple[bytes, str, bytes]
+Item = tuple[bytes, str, Envelope]
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -74,11 +75,10 @@ class Claims:
     def on_stream(self, event: StreamReceived) -> None:
         """Check cheaply what one drain of the sockets brought; ask for the rest's signatures."""
         claims = []
+        admit, now_ms = self._budgets.admit, self._core.now.monotonic_ms
         peers = event.peers or (b"",) * len(event.messages)
         for (about, raw), peer in zip(event.messages, peers, strict=True):
-            if not self._budgets.admit(
-                peer, self._core.now.monotonic_ms, messages=1, size=len(raw)
-            ):
+            if not admit(peer, now_ms, messages=1, size=len(raw)):
                 self._core.count("over_budget")
                 continue
             key = digest(raw)
@@ -87,17 +87,17 @@ class Claims:
                 self._core.count("repeats")
                 continue
             try:
-                claim = self._claim(about, raw)
+                claim = self._claim(about, raw, key)
             except RemoteProtocolError:
                 self._core.count("malformed")
                 continue
-            if claim is not None and not self._budgets.admit(
-                peer, self._core.now.monotonic_ms, operations=claim.operations
-            ):
-                self._core.count("over_budget")
-            elif claim is not None:
-                claims.append(msgspec.structs.replace(claim, key=key))
+            if claim is None:
+                continue
+            if admit(peer, now_ms, operations=claim.operations):
+                claims.append(claim)
                 self._under_way[key] = None
+            else:
+                self._core.count("over_budget")
         self.verify(claims)
 
     def verify(
@@ -151,15 +151,15 @@ class Claims:
 
     # --- what may be claimed ---------------------------------------------------------------------
 
-    def _claim(self, about: bytes, raw: bytes) -> Claim | None:
+    def _claim(self, about: bytes, raw: bytes, key: bytes) -> Claim | None:
         """What a stream message claims, or None where it is not worth a signature check."""
         market = self._markets.get(about)
         if market is not None:
-            return self.batch(raw, market, streamed=True)
+            return self.batch(raw, market, key=key)
         if about in {HEARTBEAT_TOPIC, RELAYED_TOPIC}:
-            return self.heartbeat(raw)
+            return self.heartbeat(raw, key=key)
         if about == PROOF_TOPIC:
-            return self._fork(raw)
+            return self._fork(raw, key)
         if about == RECORD_TOPIC:
             self._sessions.on_record(raw)
         else:
@@ -167,22 +167,25 @@ class Claims:
         return None
 
     def batch(
-        self, raw: bytes, market: str, maker: bytes = b"", *, streamed: bool = False
+        self, raw: bytes, market: str, maker: bytes = b"", *, key: bytes = b""
     ) -> Claim | None:
-        """A batch of this market (and maker, if given); RemoteProtocolError where it is not."""
+        """A batch of this market (and maker, if given); RemoteProtocolError where it is not.
+
+        `key` is its digest where it was streamed.
+        """
         if len(raw) > BATCH_BYTES_MAX:
             raise RemoteProtocolError("a batch that fits no answer", penalty=5)
-        body = decode_envelope(raw).body
-        batch = decode(body, Batch)
-        if batch.market != market or maker not in {b"", batch.maker}:
+        envelope = decode_envelope(raw)
+        batch = decode(envelope.body, Batch)
+        if batch.market != market or (maker and batch.maker != maker):
             raise RemoteProtocolError("a batch of another log", penalty=5)
-        new = Waiting(batch, digest(body), raw, streamed)
+        new = Waiting(batch, digest(envelope.body), raw, streamed=bool(key))
         why = self._why_ignore_batch(new)
         if why is not None:
             self._core.count("ignored_" + why.value)
             return None
-        items = ((batch.maker, "batch", raw),)
-        return Claim(items, lambda: self._replicas.accept_batch(new), len(batch.operations))
+        items = ((batch.maker, "batch", envelope),)
+        return Claim(items, partial(self._replicas.accept_batch, new), len(batch.operations), key)
 
     def _why_ignore_batch(self, new: Waiting) -> RejectReason | None:
         batch = new.batch
@@ -205,15 +208,16 @@ class Claims:
         old = known is not None or batch.sequence <= log.fold.sequence
         return RejectReason.DUPLICATE_BATCH if old else None
 
-    def heartbeat(self, raw: bytes, hint: bytes = b"") -> Claim | None:
-        """A heartbeat; `hint` is the peer that told us when asked."""
-        beat = decode(decode_envelope(raw).body, Heartbeat)
+    def heartbeat(self, raw: bytes, hint: bytes = b"", *, key: bytes = b"") -> Claim | None:
+        """A heartbeat; `hint` is the peer that told us when asked, `key` its digest if streamed."""
+        envelope = decode_envelope(raw)
+        beat = decode(envelope.body, Heartbeat)
         why = self._why_ignore_heartbeat(beat)
         if why is not None:
             self._core.count("ignored_" + why)
             return None
-        items = ((beat.maker, "heartbeat", raw),)
-        return Claim(items, lambda: self._replicas.accept_heartbeat(beat, raw, hint))
+        items = ((beat.maker, "heartbeat", envelope),)
+        return Claim(items, partial(self._replicas.accept_heartbeat, beat, raw, hint), key=key)
 
     def _why_ignore_heartbeat(self, beat: Heartbeat) -> str | None:
         if beat.maker == self._core.identity:
@@ -226,14 +230,14 @@ class Claims:
             return "old_heartbeat"
         return RejectReason.MAKER_FULL.value if self._is_full(beat.maker) else None
 
-    def _fork(self, raw: bytes) -> Claim | None:
+    def _fork(self, raw: bytes, key: bytes) -> Claim | None:
         """A proof that a maker said two things at once."""
         proof = decode(raw, ForkProof)
-        bodies = [decode_envelope(one).body for one in (proof.first, proof.second)]
-        first, second = (decode(body, Batch) for body in bodies)
+        envelopes = [decode_envelope(one) for one in (proof.first, proof.second)]
+        first, second = (decode(one.body, Batch) for one in envelopes)
         place = (first.maker, first.market, first.epoch, first.sequence)
         same = place == (second.maker, second.market, second.epoch, second.sequence)
-        if not same or bodies[0] == bodies[1]:
+        if not same or envelopes[0].body == envelopes[1].body:
             raise RemoteProtocolError("not a proof of a fork", penalty=5)
         log = self._replicas.log(first.maker, first.market)
         # Only of makers in our book, and only of what they say now.
@@ -243,8 +247,8 @@ class Claims:
         if self._proofs.take(self._core.now.monotonic_ms):
             self._core.count("ignored_rate_limited")
             return None
-        items = tuple((first.maker, "batch", one) for one in (proof.first, proof.second))
-        return Claim(items, lambda: self._replicas.forks.accept(log, first.epoch, proof))
+        items = tuple((first.maker, "batch", one) for one in envelopes)
+        return Claim(items, partial(self._replicas.forks.accept, log, first.epoch, proof), key=key)
 
     def _is_full(self, maker: bytes) -> bool:
         return maker not in self._replicas.makers and self._replicas.room.is_full()

@@ -13,6 +13,7 @@ import msgspec
 from zmqex.kernel.events import Route
 from zmqex.kernel.records import Write
 from zmqex.market.instruments import BASE
+from zmqex.protocol.messages import Envelope
 
 
 class Effect(msgspec.Struct, frozen=True):
@@ -86,11 +87,11 @@ class PublishRecord(Effect, frozen=True):
 class Verify(Effect, frozen=True):
     """Check signatures; answered by one `Verified` with the same ticket.
 
-    Items are `(identity, kind, envelope bytes)`.
+    Items are `(identity, kind, envelope)`.
     """
 
     ticket: int
-    items: tuple[tuple[bytes, str, bytes], ...]
+    items: tuple[tuple[bytes, str, Envelope], ...]
 
 
 class SendRequest(Effect, frozen=True):

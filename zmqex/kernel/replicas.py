@@ -178,6 +178,8 @@ class Replicas:
     def _keep(self, log: MakerLog, new: Waiting) -> None:
         """Put a batch where it waits for its turn; the farthest away goes first."""
         log.gap[new.batch.sequence] = new
+        if len(log.gap) == 1:
+            return  # the usual case: it comes next, or is the first that came too early
         size = sum(len(one.envelope) for one in log.gap.values())
         if len(log.gap) > GAP_BATCHES_MAX or size > GAP_BYTES_MAX:
             self._core.count("gap_batches_dropped")
@@ -347,9 +349,11 @@ class Replicas:
 
     def trim(self, log: MakerLog) -> bool:
         """Drop the older half of a log's batches once they weigh more than its open orders."""
-        fold = log.fold
+        fold, size = log.fold, log.tail.size
+        if size <= LOG_BYTES_KEPT_MIN:
+            return False
         most = max(LOG_BYTES_KEPT_MIN, fold.order_bytes + ROW_BYTES * len(fold.orders))
-        if log.tail.size <= most:
+        if size <= most:
             return False
         log.tail.trim(most // 2)
         return True

@@ -7,6 +7,7 @@ play-money batch never verifies elsewhere and a heartbeat never passes for a bat
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 from typing import Final, Protocol
 
@@ -54,6 +55,7 @@ class IdentityKey:
         return f"IdentityKey({short(self._public_key)})"
 
 
+@functools.lru_cache(maxsize=64)
 def signing_context(network: str, kind: str) -> bytes:
     """The domain separation in front of every signed body."""
     return f"zmqex/1/{network}/{kind}\0".encode()

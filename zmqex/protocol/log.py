@@ -116,7 +116,7 @@ class Fold:
             # too long by theirs.
             latest_ms = batch.sent_at_ms + ORDER_LIFE_MAX_MS + CLOCK_SKEW_MAX_MS
             for operation in batch.operations:
-                if type(operation) is Place:
+                if isinstance(operation, Place):
                     refused = self._stage_place(rows, operation.order, latest_ms)
                 else:
                     refused = self._stage(rows, operation)
