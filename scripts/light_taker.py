@@ -91,6 +91,10 @@ class LightTaker:
 
     def take(self, order_id: bytes, lots: int, price_ticks: int) -> None:
         """Sign and send a take."""
+        self.socket.send(self.signed_take(order_id, lots, price_ticks))
+
+    def signed_take(self, order_id: bytes, lots: int, price_ticks: int) -> bytes:
+        """A take as a frame to be sent."""
         take_id, me = secrets.token_bytes(32), self._key.public_key
         message = Take(
             trade_id=trade_id(NETWORK, self._maker.identity, me, take_id),
@@ -105,11 +109,20 @@ class LightTaker:
             settlement="plain",
             payment_hash=None,
         )
-        self._ask("take", TradeSaid(seal(self._key, NETWORK, "take", encode(message))))
+        said = TradeSaid(seal(self._key, NETWORK, "take", encode(message)))
+        return self._frame("take", said)
 
     def accepted(self) -> Accept:
         """Wait for the answer to a take: the accept, whose signature and invoice are good."""
-        frame = self._answer("take")
+        return self.checked(self.answer())
+
+    def answer(self) -> bytes:
+        """Wait for an answer, whatever it is."""
+        return _receive(self.socket)
+
+    def checked(self, answer: bytes) -> Accept:
+        """The accept that answers a take; its signature and invoice are good."""
+        frame = _frame_of("take", answer)
         envelope = decode_envelope(decode(frame.body, TradeSaid).envelope)
         message = decode_trade_message(envelope.body)
         if not isinstance(message, Accept) or message.invoice is None:
@@ -141,18 +154,20 @@ class LightTaker:
             not_after_ms=now_ms + HOUR_MS,
             sequence=now_ms,
         )
-        self._ask("greet", Greet(seal(self._key, NETWORK, "record", encode(record)), now_ms))
-        self._answer("greet")
+        greet = Greet(seal(self._key, NETWORK, "record", encode(record)), now_ms)
+        self.socket.send(self._frame("greet", greet))
+        _frame_of("greet", self.answer())
 
-    def _ask(self, kind: str, body: msgspec.Struct) -> None:
+    def _frame(self, kind: str, body: msgspec.Struct) -> bytes:
         self._request_id += 1
-        self.socket.send(encode_frame(kind, self._request_id, body))  # type: ignore[arg-type]
+        return encode_frame(kind, self._request_id, body)  # type: ignore[arg-type]
 
-    def _answer(self, kind: str) -> Frame:
-        frame = decode_frame(_receive(self.socket))
-        if frame.kind != kind:
-            raise RuntimeError(f"{kind} was refused: {decode(frame.body, Reject)}")
-        return frame
+
+def _frame_of(kind: str, answer: bytes) -> Frame:
+    frame = decode_frame(answer)
+    if frame.kind != kind:
+        raise RuntimeError(f"{kind} was refused: {decode(frame.body, Reject)}")
+    return frame
 
 
 def _receive(socket: zmq.Socket[bytes]) -> bytes:

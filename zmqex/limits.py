@@ -359,8 +359,10 @@ GRAPE_ANSWER_BYTES_MAX: Final = 64 * 1024
 # --- storage ---------------------------------------------------------------------------------
 # Beyond this a group's first caller waits longer for the last one than for the disk.
 COMMIT_GROUP_MAX: Final = 1_000
-# The log is moved into the file at this size: a few milliseconds, about every 1,000 commits.
-WAL_BYTES_MAX: Final = 4 * 1024 * 1024
+# The log is moved into the file at this length, of 4 kB each: a few milliseconds in 100 commits.
+WAL_PAGES_MAX: Final = 1_000
+# And cut to this one, where a single group has made it longer.
+WAL_BYTES_KEPT_MAX: Final = 8 * 1024 * 1024
 # Keys and settings are far smaller; anything bigger is not ours.
 PRIVATE_FILE_BYTES_MAX: Final = 1024 * 1024
 

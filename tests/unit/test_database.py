@@ -17,7 +17,7 @@ import pytest
 
 from zmqex.adapters.storage.database import Database
 from zmqex.errors import ConfigError, StorageError
-from zmqex.limits import COMMIT_GROUP_MAX, WAL_BYTES_MAX
+from zmqex.limits import COMMIT_GROUP_MAX, WAL_BYTES_KEPT_MAX, WAL_PAGES_MAX
 
 PARENTS = "CREATE TABLE parent (id INTEGER PRIMARY KEY, text BLOB) STRICT;"
 CHILDREN = "CREATE TABLE child (parent INTEGER NOT NULL REFERENCES parent (id)) STRICT;"
@@ -231,23 +231,31 @@ def test_many_threads_lose_nothing(tmp_path: Path) -> None:
 
 
 def test_the_log_is_moved_into_the_file_once_it_is_long(tmp_path: Path) -> None:
-    """The write-ahead log never grows past its limit by more than one group."""
-    path = tmp_path / "j.db"
-    blob = bytes(256 * 1024)
+    """The write-ahead log grows up to its limit and a group, and is then written over."""
+    path, lengths = tmp_path / "j.db", list[int]()
+
+    def add(database: Database, size: int) -> None:
+        blob = bytes(size)
+        database.submit(
+            lambda c: c.execute("INSERT INTO parent (text) VALUES (?)", (blob,)), lambda _: None
+        )
+        database.read(rows).result(5)
+        lengths.append(path.with_name("j.db-wal").stat().st_size)
+
     with Database(path, [PARENTS]) as database:
-        longest = 0
         for _ in range(40):
-            database.submit(
-                lambda c: c.execute("INSERT INTO parent (text) VALUES (?)", (blob,)), lambda _: None
-            )
-            database.read(rows).result(5)
-            longest = max(longest, path.with_name("j.db-wal").stat().st_size)
-        assert longest < WAL_BYTES_MAX + 2 * len(blob)
-        assert path.stat().st_size > WAL_BYTES_MAX
+            add(database, 256 * 1024)
+        longest = max(lengths)
+        assert longest < WAL_PAGES_MAX * 4_200 + 2 * 256 * 1024
+        assert path.stat().st_size > longest
+        assert lengths[-10:] == [longest] * 10
+        add(database, 2 * WAL_BYTES_KEPT_MAX)
+        add(database, 1)
+        assert lengths[-1] <= WAL_BYTES_KEPT_MAX
 
 
 def test_the_settings_that_money_needs_are_on(tmp_path: Path) -> None:
-    """WAL, synchronous=FULL, foreign keys, no automatic checkpoint, a file for this user only."""
+    """WAL, synchronous=FULL, foreign keys, a log of bounded length, a file for this user only."""
     path = tmp_path / "j.db"
 
     def settings(connection: sqlite3.Connection) -> list[object]:
@@ -255,9 +263,29 @@ def test_the_settings_that_money_needs_are_on(tmp_path: Path) -> None:
         return [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names]
 
     with Database(path, [PARENTS]) as database:
-        assert database.read(settings).result(5) == ["wal", 2, 1, 0]
+        assert database.read(settings).result(5) == ["wal", 2, 1, WAL_PAGES_MAX]
         for name in ("j.db", "j.db-wal"):
             assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+
+
+def test_only_a_group_that_asks_for_nothing_else_goes_without_the_disk(tmp_path: Path) -> None:
+    """One synced item makes its whole group wait for the disk, and so does the next group."""
+    pause, levels = Pause(), queue.SimpleQueue[int | StorageError]()
+
+    def level(connection: sqlite3.Connection) -> int:
+        return int(connection.execute("PRAGMA synchronous").fetchone()[0])
+
+    with Database(tmp_path / "j.db", [PARENTS], on_commit=pause) as database:
+        database.submit(insert(0), lambda _: None)
+        assert pause.reached.wait(5)
+        database.submit(level, levels.put, synced=False)
+        database.submit(level, levels.put)
+        pause.go_on.set()
+        assert [levels.get(timeout=5) for _ in range(2)] == [2, 2]
+        database.submit(level, levels.put, synced=False)
+        assert levels.get(timeout=5) == 1
+        database.submit(level, levels.put)
+        assert levels.get(timeout=5) == 2
 
 
 def test_migrations_run_once_and_in_order(tmp_path: Path) -> None:

@@ -60,7 +60,6 @@ class Admission:
         self.on_admitted: Callable[[Trade], None] = lambda _trade: None
         self.may_hold: Callable[[], bool] = lambda: True
         self._caps = Caps(core, sessions, trades)
-        self._caps.holding = self._all_holding
         orders.reserved_lots = self._reserved_lots
         sessions.serve("take", self._on_take)
 
@@ -247,10 +246,6 @@ class Admission:
             for reservation in self._reserving.values()
         )
 
-    def _all_holding(self) -> list[Trade]:
-        held = [trade for trade in self._trades.running() if trade.role is TradeRole.MAKER]
-        return held + [reservation.trade for reservation in self._reserving.values()]
-
     def _reserved_lots(self, order_id: bytes) -> int:
         return sum(
             reservation.trade.quantity_lots
@@ -321,8 +316,7 @@ class Admission:
 
     def _commit(self, reservation: Reservation) -> None:
         self._core.persist(PutCounter("fence", reservation.trade.fence))
-        trade = self._trades.add(reservation.trade)
-        trade = self._trades.heard(trade, reservation.envelope)
+        trade = self._trades.add(reservation.trade, reservation.envelope)
         self._waiting[trade.trade_id] = reservation.answers
         self._orders.publish_update(trade.order_id)
         self.on_admitted(trade)

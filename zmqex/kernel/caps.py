@@ -9,7 +9,7 @@ Waits and addresses are in memory only: a restart forgives.  Not for deciding on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from typing import Literal
 
 from zmqex.dht.address import Scope, scope_of
 from zmqex.kernel.core import Core
@@ -28,6 +28,8 @@ from zmqex.market.orders import OrderFlags
 from zmqex.protocol.messages import Order
 from zmqex.trading.states import State, TradeRole
 
+What = Literal["taker", "order", "address"]
+Shared = tuple[What, bytes | str]
 _UNPAID = frozenset({State.RESERVED, State.INVOICED, State.CANCELLING})
 
 
@@ -35,22 +37,29 @@ class Caps:
     """What takers hold of us unpaid, and what they may."""
 
     def __init__(self, core: Core, sessions: Sessions, trades: Trades) -> None:
-        """Everybody is a stranger; `holding` is set by the admission."""
+        """Everybody is a stranger."""
         self._core = core
         self._sessions = sessions
         self._trades = trades
         self._friends: set[bytes] | None = None  # who has settled with us, once it is asked
+        self._unpaid: dict[bytes, Trade] | None = None  # by trade id, once it is asked
+        self._shared: dict[Shared, dict[bytes, Trade]] = {}  # those that have something in common
         self._addresses: dict[bytes, str] = {}  # trade id -> where its take came from
         self._waits: dict[bytes, tuple[int, int]] = {}  # taker -> (unpaid holds, wait until)
-        self.holding: Callable[[], Iterable[Trade]] = lambda: ()
         trades.on_moved.append(self._moved)
 
     def note(self, trade: Trade, address: str) -> None:
         """A take that is being admitted came from this address."""
         self._addresses[trade.trade_id] = address
+        self._add(trade)
 
     def forget(self, trade_id: bytes) -> None:
-        """The take was not admitted."""
+        """The take was not admitted, or holds nothing unpaid any more."""
+        trade = self._all().pop(trade_id, None)
+        for key in self._keys(trade) if trade is not None else ():
+            del self._shared[key][trade_id]
+            if not self._shared[key]:
+                del self._shared[key]
         self._addresses.pop(trade_id, None)
 
     def wait_ms(self, taker: bytes) -> int:
@@ -59,15 +68,15 @@ class Caps:
 
     def too_many(self, taker: bytes, order_id: bytes, address: str) -> bool:
         """Whether this taker has as many unpaid holds as it may, or strangers at its address."""
-        unpaid = self._unpaid()
-        own = [trade for trade in unpaid if trade.taker == taker]
+        own = self._sharing("taker", taker)
         same = sum(trade.order_id == order_id for trade in own)
         if len(own) >= HOLDS_PER_TAKER_MAX or same >= HOLDS_PER_ORDER_AND_TAKER_MAX:
             return True
         if not self._is_stranger(taker) or scope_of(address) is Scope.LOOPBACK:
             return False
-        there = [one for one in unpaid if self._addresses.get(one.trade_id) == address]
-        strangers = sum(self._is_stranger(one.taker) for one in there)
+        strangers = sum(
+            self._is_stranger(trade.taker) for trade in self._sharing("address", address)
+        )
         return strangers >= self._core.settings.holds_per_address
 
     def room_lots(self, taker: bytes, order_id: bytes, order: Order) -> int:
@@ -78,15 +87,34 @@ class Caps:
         share = order.quantity_lots * self._core.settings.stranger_percent // 100
         held = sum(
             trade.quantity_lots
-            for trade in self._unpaid()
-            if trade.order_id == order_id and self._is_stranger(trade.taker)
+            for trade in self._sharing("order", order_id)
+            if self._is_stranger(trade.taker)
         )
         return max(share, order.minimum_lots) - held
 
     # --- private -------------------------------------------------------------------------------
 
-    def _unpaid(self) -> list[Trade]:
-        return [trade for trade in self.holding() if trade.state in _UNPAID]
+    def _sharing(self, what: What, value: bytes | str) -> list[Trade]:
+        """The unpaid holds of one taker, on one order, or from one address."""
+        self._all()
+        return list(self._shared.get((what, value), {}).values())
+
+    def _all(self) -> dict[bytes, Trade]:
+        if self._unpaid is None:
+            self._unpaid = {}
+            for trade in self._trades.running():
+                if trade.role is TradeRole.MAKER and trade.state in _UNPAID:
+                    self._add(trade)
+        return self._unpaid
+
+    def _add(self, trade: Trade) -> None:
+        self._all()[trade.trade_id] = trade
+        for key in self._keys(trade):
+            self._shared.setdefault(key, {})[trade.trade_id] = trade
+
+    def _keys(self, trade: Trade) -> tuple[Shared, ...]:
+        address = self._addresses.get(trade.trade_id, "")
+        return ("taker", trade.taker), ("order", trade.order_id), ("address", address)
 
     def _is_stranger(self, taker: bytes) -> bool:
         if self._friends is None:
@@ -102,7 +130,10 @@ class Caps:
     def _moved(self, before: Trade, after: Trade) -> None:
         if after.state is State.SETTLED and self._friends is not None:
             self._friends.add(self._trades.counterparty(after))
-        if after.role is not TradeRole.MAKER or after.state in _UNPAID:
+        if after.role is not TradeRole.MAKER:
+            return
+        if after.state in _UNPAID:
+            self._add(after)
             return
         self.forget(after.trade_id)
         if before.state in _UNPAID and after.state is State.CANCELLED:

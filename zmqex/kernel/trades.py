@@ -120,10 +120,15 @@ class Trades:
 
     # --- changing ------------------------------------------------------------------------------
 
-    def add(self, trade: Trade) -> Trade:
-        """A new trade, revision 1."""
+    def add(self, trade: Trade, envelope: bytes = b"") -> Trade:
+        """A new trade, revision 1; with the other party's message that has begun it."""
+        if envelope:
+            trade = msgspec.structs.replace(trade, last_digest=digest(envelope))
         self._index(trade)
         self._write(trade)
+        if envelope:
+            other = self.counterparty(trade)
+            self._keep(TradeLine(trade.trade_id, trade.last_digest, other, envelope))
         self._log(trade, "trade_begun")
         return trade
 

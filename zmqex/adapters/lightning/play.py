@@ -15,6 +15,7 @@ import hashlib
 import secrets
 import sqlite3
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -71,7 +72,7 @@ class PlayLightning:
         path = directory / ledger_name(asset)
         self._database = Database(path, ledger.MIGRATIONS, on_commit=on_commit)
         self._wire: PlayWire | None = None
-        self._watches = Watches(self.invoice, every_s=watch_every_s)
+        self._watches = Watches(self.invoice, every_s=watch_every_s, nudged=True)
         self._asking: dict[bytes, asyncio.Future[PaymentInfo]] = {}
         self.node = public_key(self._secret)
 
@@ -145,7 +146,9 @@ class PlayLightning:
         new = ledger.NewInvoice(
             payment_hash, preimage, amount_msat, text, expires_ms, min_final_cltv
         )
-        return await self._write(lambda one: ledger.add_invoice(one, new))
+        # Made for a caller that has its preimage and hash on disk: power that fails in this moment
+        # may take the invoice with it, unpaid, and the look-up by its hash says so.
+        return await self._write(lambda one: ledger.add_invoice(one, new), synced=False)
 
     async def invoice(self, payment_hash: bytes) -> InvoiceInfo:
         """Look one of our invoices up; one that has expired unpaid is cancelled for good."""
@@ -261,7 +264,7 @@ class PlayLightning:
 
     # --- the ledger's thread ---------------------------------------------------------------------
 
-    async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def _write(self, work: Callable[[sqlite3.Connection], T], *, synced: bool = True) -> T:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
 
@@ -273,7 +276,8 @@ class PlayLightning:
             else:
                 future.set_result(result)
 
-        self._database.submit(work, lambda result: _call_soon(loop, settle, result))
+        told = partial(_call_soon, loop, settle)
+        self._database.submit(work, told, synced=synced)
         return await future
 
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:

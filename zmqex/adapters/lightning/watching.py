@@ -20,9 +20,20 @@ ENDED: Final = frozenset({"settled", "canceled"})
 class Watches:
     """Watches invoices by asking `look` every `every_s` seconds."""
 
-    def __init__(self, look: Callable[[bytes], Awaitable[InvoiceInfo]], *, every_s: float) -> None:
-        """Watch nothing yet."""
+    def __init__(
+        self,
+        look: Callable[[bytes], Awaitable[InvoiceInfo]],
+        *,
+        every_s: float,
+        nudged: bool = False,
+    ) -> None:
+        """Watch nothing yet.
+
+        `nudged`: whatever changes an invoice nudges, so a state that was just told needs no second
+        look.
+        """
         self._look = look
+        self._nudged = nudged
         self._every_s = every_s
         self._nudges: dict[bytes, list[asyncio.Event]] = {}
 
@@ -44,7 +55,8 @@ class Watches:
                     if info != told and info.state != "unknown":
                         told = info
                         yield info
-                        continue
+                        if not self._nudged or told.state in ENDED:
+                            continue
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._every_s):
                         await nudge.wait()

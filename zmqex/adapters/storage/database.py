@@ -24,7 +24,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from zmqex.adapters.storage.directory import create_private_file
 from zmqex.errors import ConfigError, StorageError
-from zmqex.limits import COMMIT_GROUP_MAX, WAL_BYTES_MAX
+from zmqex.limits import COMMIT_GROUP_MAX, WAL_BYTES_KEPT_MAX, WAL_PAGES_MAX
 
 T = TypeVar("T")
 CommitHook = Callable[[Literal["before", "after"], int], None]
@@ -34,6 +34,7 @@ CommitHook = Callable[[Literal["before", "after"], int], None]
 class _Item:
     work: Callable[[sqlite3.Connection], Any]
     done: Callable[[Any], None]
+    synced: bool
 
 
 class Database:
@@ -55,6 +56,7 @@ class Database:
         self._queue: deque[_Item] = deque()
         self._fault: StorageError | None = None
         self._commits = 0
+        self._syncs = True  # whether the connection waits for the disk
         self._writer = ThreadPoolExecutor(1, thread_name_prefix=f"zmqex-{path.stem}")
         try:
             self._connection = self._writer.submit(_open, path, migrations).result()
@@ -73,7 +75,11 @@ class Database:
         return self._fault
 
     def submit(
-        self, work: Callable[[sqlite3.Connection], T], done: Callable[[T | StorageError], None]
+        self,
+        work: Callable[[sqlite3.Connection], T],
+        done: Callable[[T | StorageError], None],
+        *,
+        synced: bool = True,
     ) -> None:
         """Queue `work` for the next transaction; `done` gets its result after the commit.
 
@@ -82,9 +88,12 @@ class Database:
         the whole group is rolled back, and all of it and all later work get a `StorageError`.
         `done` is called exactly once, in the writer thread (after `close`: in the caller's);
         it should not raise, but if it does, the others are still called.
+
+        A group of nothing but items that are not `synced` does not wait for the disk: it survives
+        the end of this process, and a power failure only once a later group is synced.
         """
         self._check_process()
-        self._queue.append(_Item(work, done))
+        self._queue.append(_Item(work, done, synced))
         try:
             self._writer.submit(self._commit_queued)
         except RuntimeError:  # closed meanwhile
@@ -142,11 +151,10 @@ class Database:
                 told = results or [self._fault] * len(group)
                 for item, result in zip(reversed(group), reversed(told), strict=True):
                     answers.callback(item.done, result)
-        if self._fault is None:
-            self._checkpoint(WAL_BYTES_MAX)
 
     def _commit(self, group: list[_Item]) -> list[Any]:
         self._check_process()
+        self._sync(any(item.synced for item in group))
         self._connection.execute("BEGIN IMMEDIATE")
         results = []
         for item in group:
@@ -159,6 +167,12 @@ class Database:
         self._commits += 1
         self._on_commit("after", self._commits)
         return results
+
+    def _sync(self, syncs: bool) -> None:  # noqa: FBT001
+        """Wait for the disk at each commit, or at checkpoints only."""
+        if syncs != self._syncs:
+            self._connection.execute(f"PRAGMA synchronous = {'FULL' if syncs else 'NORMAL'}")
+            self._syncs = syncs
 
     def _fail(self, error: BaseException | None) -> None:
         """Remember the first fault and undo what is not committed."""
@@ -177,15 +191,6 @@ class Database:
             return work(self._connection)
         finally:
             self._connection.execute("PRAGMA query_only = OFF")
-
-    def _checkpoint(self, wal_bytes_max: int) -> None:
-        """Move the log into the file once it is long, after the answers are out."""
-        wal = self._path.with_name(self._path.name + "-wal")
-        try:
-            if wal.stat().st_size > wal_bytes_max:
-                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        except (OSError, sqlite3.Error) as error:
-            self._fail(error)
 
     def _finish(self) -> None:
         try:
@@ -240,7 +245,10 @@ def _configure(connection: sqlite3.Connection) -> None:
         # macOS: a plain fsync does not reach the disk.
         "fullfsync = ON",
         "checkpoint_fullfsync = ON",
-        "wal_autocheckpoint = 0",
+        # After that the log is written again from its start: a log that grows costs each commit a
+        # second write, of the length of its file.
+        f"wal_autocheckpoint = {WAL_PAGES_MAX}",
+        f"journal_size_limit = {WAL_BYTES_KEPT_MAX}",
         "foreign_keys = ON",
         "trusted_schema = OFF",
         "cell_size_check = ON",

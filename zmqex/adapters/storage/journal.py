@@ -99,6 +99,11 @@ MIGRATIONS: Final = (
         record BLOB NOT NULL, UNIQUE (maker, market)
     );
     """,
+    """
+    -- Claims are summed at each change of a trade: from the index alone, not the trades' pages.
+    DROP INDEX trade_by_order;
+    CREATE INDEX trade_claims ON trade (order_id, role, claimed_lots) WHERE claimed_lots > 0;
+    """,
 )
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -245,7 +250,8 @@ def _claim_hash(connection: sqlite3.Connection, trade: Trade) -> None:
 def _check_claims(connection: sqlite3.Connection, write: PutTrade) -> None:
     """No lot is sold twice: what all trades of the order hold or have filled fits into it."""
     (claimed,) = connection.execute(
-        "SELECT sum(claimed_lots) FROM trade WHERE role = 'maker' AND order_id = ?",
+        "SELECT sum(claimed_lots) FROM trade "
+        "WHERE order_id = ? AND role = 'maker' AND claimed_lots > 0",
         (write.trade.order_id,),
     ).fetchone()
     if claimed > write.capacity_lots:
