@@ -2,8 +2,9 @@
 
 The maker is `zmqex serve` in a process of its own, with its embedded Redis, its journal on the disk
 and the play backend.  The takers are light ones in this process; what they sign and check is not
-measured.  The floor is in a third process, asked in turn with the maker: a CURVE round trip, one
-Redis script and one synced SQLite transaction.  A take costs two such transactions, because the
+measured.  The floor is in a third process, asked in turn with the maker, each after a rest, so that
+neither pays for what the other leaves behind: a CURVE round trip, one Redis script and one synced
+SQLite transaction.  A take costs two such transactions, because the
 preimage must be on the disk before there is an invoice, and the accept before anybody hears of it.
 """
 
@@ -18,11 +19,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import nacl.bindings
 import zmq
 import zmq.utils.z85
+from bench_trade_floor import SAFE
 from light_taker import Context, LightTaker, dealer, find_maker
 
 from zmqex.client import Client
@@ -40,6 +43,7 @@ TAKES_EACH = 10  # of one taker in a crowd: it may have 16 holds that are not pa
 LOT = 100_000
 PRICE = 6_500_000
 START_S = 20.0
+REST_S = 0.005
 
 
 def rows() -> list[Row]:
@@ -50,9 +54,9 @@ def rows() -> list[Row]:
         stack.callback(context.destroy, 0)
         client, hello_port, redis_socket = stack.enter_context(_maker(folder))
         ask_floor = stack.enter_context(_floor(folder, redis_socket, context))
-        ours, floors = _in_turn(context, client, hello_port, ask_floor)
+        ours, floors, safes = _in_turn(context, client, hello_port, ask_floor)
         rates = [_crowd(context, client, hello_port) for _ in range(ROUNDS)]
-    floor = statistics.median(floors)
+    floor, safe = statistics.median(floors), statistics.median(safes)
     return [
         {
             "name": "take to accept with invoice, p50",
@@ -62,6 +66,14 @@ def rows() -> list[Row]:
             "floor_value": round(floor, 2),
             "ratio": round(floor / statistics.median(ours), 2),
             "goal": 0.5,
+        },
+        {
+            "name": "the same against what a safe trade needs, p50",
+            "value": round(statistics.median(ours), 2),
+            "unit": "ms",
+            "floor": "the floor with two transactions and its signatures",
+            "floor_value": round(safe, 2),
+            "ratio": round(safe / statistics.median(ours), 2),
         },
         {"name": "the same, p99 (goal 40)", "value": round(_p99(ours), 2), "unit": "ms"},
         {"name": "the floor, p99", "value": round(_p99(floors), 2), "unit": "ms"},
@@ -118,8 +130,8 @@ def _client(directory: Path) -> Client:
 
 
 @contextmanager
-def _floor(folder: Path, redis_socket: str, context: Context) -> Iterator[Callable[[], None]]:
-    """The floor's process; a call asks it once with a frame as long as a take."""
+def _floor(folder: Path, redis_socket: str, context: Context) -> Iterator[Callable[[bytes], None]]:
+    """The floor's process; a call asks it once with a frame as long as a take that begins so."""
     public, secret = nacl.bindings.crypto_box_keypair()
     program = Path(__file__).with_name("bench_trade_floor.py")
     words = [sys.executable, str(program), str(folder), redis_socket]
@@ -132,8 +144,8 @@ def _floor(folder: Path, redis_socket: str, context: Context) -> Iterator[Callab
             socket, _ = dealer(context, public, int(process.stdout.readline()))
             frame = os.urandom(512)
 
-            def ask() -> None:
-                socket.send(frame)
+            def ask(start: bytes) -> None:
+                socket.send(start + frame)
                 socket.recv()
 
             yield ask
@@ -154,21 +166,23 @@ def _orders(client: Client, count: int, lots: int) -> list[bytes]:
 
 
 def _in_turn(
-    context: Context, client: Client, hello_port: int, ask_floor: Callable[[], None]
-) -> tuple[list[float], list[float]]:
-    """Milliseconds of each take and of each question to the floor, in turn; the first warm up."""
+    context: Context, client: Client, hello_port: int, ask_floor: Callable[[bytes], None]
+) -> tuple[list[float], list[float], list[float]]:
+    """Milliseconds of each take and of each question to both floors, in turn; the first warm up."""
     maker = find_maker(context, hello_port)
     orders = _orders(client, 16, LOT * ROUNDS * TAKES)
     ours: list[float] = []
     floors: list[float] = []
+    safes: list[float] = []
     for _ in range(ROUNDS + 1):
         for _ in range(TAKES // len(orders)):
             taker = LightTaker(context, maker)
             for order_id in orders:
                 ours.append(_take(taker, order_id))
-                floors.append(_timed(ask_floor))
+                floors.append(_timed(partial(ask_floor, b"")))
+                safes.append(_timed(partial(ask_floor, SAFE)))
             taker.close()
-    return ours[TAKES:], floors[TAKES:]
+    return ours[TAKES:], floors[TAKES:], safes[TAKES:]
 
 
 def _take(taker: LightTaker, order_id: bytes) -> float:
@@ -185,6 +199,7 @@ def _take(taker: LightTaker, order_id: bytes) -> float:
 
 
 def _timed(call: Callable[[], None]) -> float:
+    time.sleep(REST_S)
     begun = time.perf_counter()
     call()
     return (time.perf_counter() - begun) * 1_000

@@ -58,3 +58,24 @@ def test_a_watch_that_nobody_nudges_looks_again_after_each_change() -> None:
         assert backend.looks == 2
 
     asyncio.run(story())
+
+
+def test_what_was_just_made_is_open_without_a_look_until_a_nudge() -> None:
+    """A change before the watch began is looked up at once."""
+
+    async def story() -> None:
+        backend = Backend(nudged=True)
+        backend.watches.made(HASH)
+        watch = backend.watches.watch(HASH)
+        assert (await anext(watch)).state == "open"
+        assert backend.looks == 0
+        backend.watches.nudge(HASH)
+        backend.looks = 1
+        assert (await anext(watch)).state == "settled"
+        changed = Backend(nudged=True)
+        changed.watches.made(HASH)
+        changed.watches.nudge(HASH)
+        assert (await anext(changed.watches.watch(HASH))).state == "open"
+        assert changed.looks == 1
+
+    asyncio.run(story())

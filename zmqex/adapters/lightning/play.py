@@ -148,7 +148,10 @@ class PlayLightning:
         )
         # Made for a caller that has its preimage and hash on disk: power that fails in this moment
         # may take the invoice with it, unpaid, and the look-up by its hash says so.
-        return await self._write(lambda one: ledger.add_invoice(one, new), synced=False)
+        text, is_new = await self._write(lambda one: ledger.add_invoice(one, new), synced=False)
+        if is_new:
+            self._watches.made(payment_hash)
+        return text
 
     async def invoice(self, payment_hash: bytes) -> InvoiceInfo:
         """Look one of our invoices up; one that has expired unpaid is cancelled for good."""

@@ -93,9 +93,9 @@ def balances(connection: sqlite3.Connection) -> tuple[int, int]:
 # --- being paid ----------------------------------------------------------------------------------
 
 
-def add_invoice(connection: sqlite3.Connection, new: NewInvoice) -> str:
-    """Write an invoice, and answer the text of the one that stands under this hash."""
-    connection.execute(
+def add_invoice(connection: sqlite3.Connection, new: NewInvoice) -> tuple[str, bool]:
+    """Write an invoice; the text of the one that stands under this hash, and whether it is new."""
+    added = connection.execute(
         "INSERT INTO invoice (payment_hash, preimage, amount_msat, text, state, expires_ms, "
         "min_final_cltv) VALUES (?, ?, ?, ?, 'open', ?, ?) ON CONFLICT DO NOTHING",
         msgspec.structs.astuple(new),
@@ -103,7 +103,7 @@ def add_invoice(connection: sqlite3.Connection, new: NewInvoice) -> str:
     row = connection.execute(
         "SELECT text FROM invoice WHERE payment_hash = ?", (new.payment_hash,)
     ).fetchone()
-    return str(row[0])
+    return str(row[0]), added.rowcount == 1
 
 
 def expire(connection: sqlite3.Connection, payment_hash: bytes, now_ms: int) -> None:

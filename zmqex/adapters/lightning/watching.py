@@ -36,9 +36,15 @@ class Watches:
         self._nudged = nudged
         self._every_s = every_s
         self._nudges: dict[bytes, list[asyncio.Event]] = {}
+        self._made: set[bytes] = set()
+
+    def made(self, payment_hash: bytes) -> None:
+        """An invoice was made just now: until a nudge it is open, and need not be looked up."""
+        self._made.add(payment_hash)
 
     def nudge(self, payment_hash: bytes) -> None:
         """Something has happened to this invoice: look now."""
+        self._made.discard(payment_hash)
         for nudge in self._nudges.get(payment_hash, ()):
             nudge.set()
 
@@ -48,6 +54,11 @@ class Watches:
         self._nudges.setdefault(payment_hash, []).append(nudge)
         told: InvoiceInfo | None = None
         try:
+            if payment_hash in self._made:
+                self._made.remove(payment_hash)
+                told = InvoiceInfo("open")
+                yield told
+                await self._pause(nudge)
             while told is None or told.state not in ENDED:
                 nudge.clear()
                 with contextlib.suppress(LightningUnavailableError, IndeterminateError):
@@ -57,11 +68,14 @@ class Watches:
                         yield info
                         if not self._nudged or told.state in ENDED:
                             continue
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._every_s):
-                        await nudge.wait()
+                await self._pause(nudge)
         finally:
             nudges = self._nudges[payment_hash]
             nudges.remove(nudge)
             if not nudges:
                 del self._nudges[payment_hash]
+
+    async def _pause(self, nudge: asyncio.Event) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._every_s):
+                await nudge.wait()
