@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from zmqex.errors import InputError
@@ -27,6 +29,11 @@ BTC_USD = Currencies().instrument("BTC/USD")
 BTC_JPY = Currencies().instrument("BTC/JPY")
 # A market in hundreds of satoshi and steps of half a dollar.
 COARSE = Instrument("BTC/USD", "BTC", "USD", 8, 2, 2, lot=100, tick=50)
+
+
+def of_btc_usd(read: Callable[[str, Instrument], int]) -> Callable[[str], int]:
+    """A reader of numbers of one market."""
+    return lambda text: read(text, BTC_USD)
 
 
 @pytest.mark.parametrize(
@@ -113,6 +120,41 @@ def test_each_bad_order_gets_one_sentence_and_its_word(text: str, reason: str, s
     assert message.isascii()
 
 
+LONG = "1" * 121
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "message"),
+    [
+        (parse_order_text, "1BTC", "'1BTC' is not an order; write it like 1BTC@50000USD"),
+        (parse_order_text, LONG, "121 characters are too many for an order; the limit is 120"),
+        (parse_order_text, "1@1USD", "'1' is not a quantity; write it like 0.5BTC"),
+        (parse_order_text, "1BTC@1", "'1' is not a price; write it like 50000USD"),
+        (of_btc_usd(parse_quantity), "1", "'1' is not a quantity; write it like 0.5BTC"),
+        (
+            of_btc_usd(parse_quantity),
+            LONG,
+            "121 characters are too many for a quantity; the limit is 120",
+        ),
+        (of_btc_usd(parse_price), "1", "'1' is not a price; write it like 50000USD"),
+        (
+            of_btc_usd(parse_price),
+            LONG,
+            "121 characters are too many for a price; the limit is 120",
+        ),
+        (parse_duration, "1w", "'1w' is not a duration; write it like 30s, 15m, 24h or 7d"),
+        (parse_duration, "1" * 41, "41 characters are too many for a duration; the limit is 40"),
+    ],
+)
+def test_each_reader_says_what_it_reads(
+    read: Callable[[str], object], text: str, message: str
+) -> None:
+    """The sentence names the thing and shows one that is right."""
+    with pytest.raises(InputError) as caught:
+        read(text)
+    assert str(caught.value) == message
+
+
 def test_the_largest_numbers_are_read_and_one_more_is_not() -> None:
     """The bounds are reached exactly: msat and prices fit 63 bits."""
     top = format_quantity(BASE_UNITS_MAX, BTC_USD)
@@ -123,6 +165,13 @@ def test_the_largest_numbers_are_read_and_one_more_is_not() -> None:
     assert parse_price(format_price(INTEGER_MAX, BTC_USD), BTC_USD) == INTEGER_MAX
     with pytest.raises(InputError, match="more than this exchange can count"):
         parse_price(format_price(INTEGER_MAX + 1, BTC_USD), BTC_USD)
+    lots, ticks = BASE_UNITS_MAX // COARSE.lot, INTEGER_MAX // COARSE.tick
+    assert parse_quantity(format_quantity(lots, COARSE), COARSE) == lots
+    assert parse_price(format_price(ticks, COARSE), COARSE) == ticks
+    with pytest.raises(InputError, match="more than this exchange can count"):
+        parse_quantity(format_quantity(lots + 1, COARSE), COARSE)
+    with pytest.raises(InputError, match="more than this exchange can count"):
+        parse_price(format_price(ticks + 1, COARSE), COARSE)
 
 
 def test_a_quantity_or_price_in_the_wrong_currency_says_the_right_one() -> None:
@@ -214,3 +263,9 @@ def test_an_order_must_be_worth_a_minor_unit_and_fit_63_bits() -> None:
     assert check_notional(BASE_UNITS_MAX + 1, 1, BTC_USD) is RejectReason.INVALID_QUANTITY
     assert check_notional(1, 0, BTC_USD) is RejectReason.INVALID_PRICE
     assert check_notional(1, INTEGER_MAX + 1, BTC_USD) is RejectReason.INVALID_PRICE
+    assert check_notional(BASE_UNITS_MAX, 1, BTC_USD) is None
+    lots, ticks = BASE_UNITS_MAX // COARSE.lot, INTEGER_MAX // COARSE.tick
+    assert check_notional(lots, 1, COARSE) is None
+    assert check_notional(1, ticks, COARSE) is None
+    assert check_notional(lots + 1, 1, COARSE) is RejectReason.INVALID_QUANTITY
+    assert check_notional(1, ticks + 1, COARSE) is RejectReason.INVALID_PRICE

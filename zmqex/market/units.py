@@ -34,7 +34,7 @@ _MSAT_PER_SAT: Final = 1_000
 _NUMBER: Final = re.compile(r"(0|[1-9][0-9]{0,2}(?:,[0-9]{3})+|[1-9][0-9]*)(?:\.([0-9]+))?\Z")
 _AMOUNT: Final = re.compile(r" *([^ A-Za-z][^ @A-Za-z]*) *([A-Za-z][A-Za-z0-9]*) *\Z")
 _DURATION: Final = re.compile(r"([1-9][0-9]*)([smhd])\Z")
-_EXPONENT: Final = re.compile(r" *[-+]?[0-9.,]+[eE][-+]?[0-9]+(?![0-9])")
+_EXPONENT: Final = re.compile(r" *[-+]?[0-9.,]+[eE][-+]?[0-9]")
 _NOT_A_NUMBER: Final = re.compile(r" *[-+]?(?:nan|inf)", re.IGNORECASE)
 
 
