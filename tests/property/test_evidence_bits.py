@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.evidence_files import changed, raw, resealed, settled
+from tests.evidence_files import changed, raw, resealed, rewritten, seal_of, sealed, settled
 from zmqex.errors import EvidenceError
-from zmqex.trading.evidence import EvidenceFile, read_evidence
+from zmqex.market.instruments import Currencies
+from zmqex.trading.evidence import SEAL_FIELDS, SEAL_KIND, EvidenceFile, read_evidence, seal_body
+from zmqex.trading.statements import statements
 
 
 def complaint(file: bytes) -> str:
@@ -70,6 +72,42 @@ def test_any_other_json_is_refused_in_one_sentence(data: st.DataObject) -> None:
     odd = file[:at] + data.draw(st.characters(codec="utf-8")) + file[at + 1 :]
     with suppress(EvidenceError):
         assert read_evidence(odd.encode()) == read_evidence(file.encode())
+
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.text(max_size=3)
+    | st.binary(max_size=33),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner),
+    max_leaves=5,
+)
+
+
+@given(part=st.sampled_from(["order", "batch", "message", "seal"]), value=values, data=st.data())
+def test_whatever_a_party_signs_is_read_or_refused_in_one_sentence(
+    part: str, value: object, data: st.DataObject
+) -> None:
+    """One value of what it may sign is any other, under a new seal: never another exception."""
+    told = settled("buy")
+    file, key = told.files["bob"], told.keys["bob"]
+    if part == "order":
+        terms = [*data.draw(st.sampled_from([[], ["BTC/USD", "buy"]])), value, *range(8)]
+        odd = resealed(file, key, order=msgspec.msgpack.encode(terms).hex(), batch=None)
+    elif part == "batch":
+        body = msgspec.msgpack.encode(data.draw(st.sampled_from([value, [value], [[value]]])))
+        odd = resealed(file, key, batch=sealed(told.keys["alice"], "batch", body))
+    elif part == "message":
+        at = data.draw(st.integers(0, 11))
+        take = rewritten(file.messages[0], key, lambda one: [*one[:at], value, *one[at + 1 :]])
+        odd = resealed(file, key, messages=[take])
+    else:
+        name = data.draw(st.sampled_from(SEAL_FIELDS))
+        body = seal_body(seal_of(file) | {name: value})
+        odd = changed(file, seal=sealed(key, SEAL_KIND, body))
+    with suppress(EvidenceError):
+        statements(read_evidence(odd), Currencies())
 
 
 def test_the_file_is_read_back_as_it_was_written() -> None:

@@ -209,6 +209,25 @@ def test_a_changed_part_is_named(fields: dict[str, Any], expected: str) -> None:
     assert expected in complaint(changed(settled("buy").files["bob"], **fields))
 
 
+def test_what_is_shown_of_a_strangers_text_is_short() -> None:
+    """The first 40 characters of a format or a network that are none."""
+    file = settled("buy").files["bob"]
+    shown = "'" + "x" * 40 + "'"
+    said = complaint(changed(file, format="x" * 41))
+    assert said == f"the format is {shown}; this program reads 'zmqex evidence 1'"
+    assert complaint(changed(file, network="x" * 41)) == f"{shown} is no network"
+
+
+def test_the_seal_has_a_kind_of_its_own() -> None:
+    """Signed as docs/protocol.md says, so that no other signature can pass for it."""
+    told = settled("buy")
+    body = seal_body(seal_of(told.files["bob"]))
+    as_written = sealed(told.keys["bob"], "evidence", body)
+    assert read_evidence(changed(told.files["bob"], seal=as_written)).sealed_by
+    other = changed(told.files["bob"], seal=sealed(told.keys["bob"], "batch", body))
+    assert complaint(other) == "the seal: neither the maker nor the taker has signed it"
+
+
 def test_other_parties_are_not_those_of_the_seal() -> None:
     """A third key in place of either party."""
     told = settled("buy")
@@ -221,7 +240,7 @@ def test_other_parties_are_not_those_of_the_seal() -> None:
     assert "the taker is not the one" in complaint(changed(other, taker=stranger))
 
 
-@pytest.mark.parametrize("file", [b"", b"{}", b"[1]", b"\xff", b"[" * 10_000])
+@pytest.mark.parametrize("file", [b"", b"{}", b"[1]", b"\xff", b"[" * 10_000, b'{"format":"\xff"}'])
 def test_another_file_is_no_evidence(file: bytes) -> None:
     """Anything else gets one sentence."""
     assert complaint(file).startswith("this is not a file of")
@@ -260,8 +279,15 @@ def _messages(*texts: str) -> Edit:
 
 
 def _order(value: object) -> Edit:
-    text = msgspec.msgpack.encode(value).hex()
+    return _raw_order(msgspec.msgpack.encode(value).hex())
+
+
+def _raw_order(text: str) -> Edit:
     return lambda told: resealed(told.files["bob"], told.keys["bob"], order=text, batch=None)
+
+
+def _raw_batch(text: str) -> Edit:
+    return lambda told: resealed(told.files["bob"], told.keys["bob"], batch=text)
 
 
 def _batch(name: str, body: object) -> Edit:
@@ -270,6 +296,11 @@ def _batch(name: str, body: object) -> Edit:
         return resealed(told.files["bob"], told.keys["bob"], batch=text)
 
     return edit
+
+
+def _seal_digests_twice(told: Told) -> bytes:
+    digests = seal_of(told.files["bob"])["message_digests"]
+    return _seal(message_digests=[*digests, digests[1]])(told)
 
 
 def _seal(**fields: object) -> Edit:
@@ -309,6 +340,15 @@ def _seal(**fields: object) -> Edit:
         (_batch("alice", 5), "the batch does not place this order"),
         (_batch("alice", [5]), "the batch does not place this order"),
         (_seal(trade_id=bytes(32)), "the seal is of another trade"),
+        (_messages("92c40105c400"), "message 1 is of no kind"),
+        (_messages("92c403919101c400"), "message 1 is of no kind"),
+        (_order(5), "the order has not the form of an order"),
+        (_raw_order("c1"), "the order cannot be read"),
+        (_raw_batch("c0"), "the batch is not a body and a signature"),
+        (_raw_batch("c1"), "the batch cannot be read"),
+        (_batch("alice", []), "the batch does not place this order"),
+        (_batch("alice", msgspec.Raw(b"\xc1")), "the batch cannot be read"),
+        (_seal_digests_twice, "the seal: it lists message 2 twice"),
         (_seal(message_digests=1), "the seal: its message_digests is not of the right type"),
     ],
 )

@@ -82,6 +82,8 @@ def test_an_order_is_read_exactly(text: str, lots: int, ticks: int) -> None:
         ("1_000BTC@1USD", "malformed", "is not a number like"),
         ("$1BTC@1USD", "malformed", "is not a number like"),
         ("0.000000001BTC@1USD", "below_lot", "not a multiple of 0.00000001 BTC"),
+        # As a float it would be a whole number of lots.
+        ("91000000.000000001BTC@1USD", "below_lot", "not a multiple of 0.00000001 BTC"),
         ("1.000000001BTC@1USD", "below_lot", "not a multiple of 0.00000001 BTC"),
         ("1BTC@1.001USD", "invalid_price", "not a multiple of 0.01 USD"),
         ("1BTC@0.5JPY", "invalid_price", "not a multiple of 1 JPY"),
@@ -121,6 +123,7 @@ def test_each_bad_order_gets_one_sentence_and_its_word(text: str, reason: str, s
 
 
 LONG = "1" * 121
+NO_NUMBER = "is not a number like 1, 0.5 or 50,000.25"
 
 
 @pytest.mark.parametrize(
@@ -141,6 +144,12 @@ LONG = "1" * 121
             of_btc_usd(parse_price),
             LONG,
             "121 characters are too many for a price; the limit is 120",
+        ),
+        (of_btc_usd(parse_quantity), "$1BTC", f"'$1' {NO_NUMBER}"),
+        (
+            of_btc_usd(parse_price),
+            "1,5USD",
+            f"'1,5' {NO_NUMBER}; a comma only separates thousands",
         ),
         (parse_duration, "1w", "'1w' is not a duration; write it like 30s, 15m, 24h or 7d"),
         (parse_duration, "1" * 41, "41 characters are too many for a duration; the limit is 40"),
@@ -178,8 +187,18 @@ def test_a_quantity_or_price_in_the_wrong_currency_says_the_right_one() -> None:
     """A minimum in dollars is refused, not converted."""
     with pytest.raises(InputError, match="a quantity in BTC/USD is written in BTC, not in USD"):
         parse_quantity("5USD", BTC_USD)
-    with pytest.raises(InputError, match="a price in BTC/USD is written in USD, not in EUR"):
+    with pytest.raises(InputError, match="a price in BTC/USD is written in USD, not in EUR") as why:
         parse_price("5EUR", BTC_USD)
+    assert why.value.reason is RejectReason.WRONG_MARKET
+
+
+def test_the_longest_texts_are_read() -> None:
+    """An order of 120 characters, a number of 40."""
+    number = "1." + "0" * 38
+    text = f"{number}BTC@{number}USD"
+    assert parse_order_text(text.ljust(120)).quantity_lots == 100_000_000
+    with pytest.raises(InputError, match="121 characters"):
+        parse_order_text(text.ljust(121))
 
 
 def test_a_coarse_market_takes_only_its_multiples() -> None:

@@ -150,7 +150,7 @@ def read_evidence(raw: bytes) -> Evidence:
     """Check a file from its seal inwards; EvidenceError names the first thing that is wrong."""
     try:
         file = msgspec.json.decode(raw, type=EvidenceFile)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise EvidenceError(f"this is not a file of `zmqex trade evidence`: {error}") from error
     if file.format != FORMAT:
         raise EvidenceError(f"the format is {file.format[:40]!a}; this program reads {FORMAT!r}")
@@ -229,9 +229,12 @@ class _Reading:
         for number, one in enumerate(sealed, 1):
             if one not in found:
                 raise EvidenceError(f"message {number} of {len(sealed)} has been removed")
-        for number, (one, wanted) in enumerate(zip(found, sealed, strict=True), 1):
-            if one != wanted:
-                belongs = sealed.index(one) + 1
+            first = sealed.index(one) + 1
+            if first != number:
+                raise EvidenceError(f"the seal: it lists message {first} twice")
+        for number, one in enumerate(found, 1):
+            belongs = sealed.index(one) + 1
+            if belongs != number:
                 raise EvidenceError(f"message {number} is out of order: it belongs at {belongs}")
 
     # --- the order -------------------------------------------------------------------------------
@@ -344,7 +347,7 @@ class _Reading:
 def _unpack(raw: bytes, what: str) -> Any:  # noqa: ANN401 - read without a schema
     try:
         return msgpack.unpackb(raw)
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise EvidenceError(f"{what} cannot be read: {error}") from error
 
 
