@@ -42,6 +42,12 @@ def complaint(file: bytes) -> str:
     return str(error.value)
 
 
+def fits(expected: str, said: str) -> bool:
+    """Whether it says this; three points stand for the rest of a sentence."""
+    start = expected.removesuffix("...")
+    return said == expected or (start != expected and said.startswith(start))
+
+
 def test_the_fields_are_those_of_the_messages() -> None:
     """The reader's own table and the program's messages cannot drift apart."""
     known = {str(one.__struct_config__.tag): one for one in get_args(AnyTradeMessage)}
@@ -187,26 +193,29 @@ def test_removed_reordered_repeated_added_and_changed_messages_are_named() -> No
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({"order": HEX}, "the order is not the one that was sealed"),
-        ({"batch": None}, "the batch is not the one that was sealed"),
-        ({"preimage": HEX}, "the preimage is not the one that was sealed"),
+        ({"order": HEX}, "the order is not the one that was sealed: it has been changed"),
+        ({"batch": None}, "the batch is not the one that was sealed: it has been changed"),
+        ({"preimage": HEX}, "the preimage is not the one that was sealed: it has been changed"),
         ({"preimage": "zz"}, "the preimage is not written in hex"),
         ({"order": "zz"}, "the order is not written in hex"),
         ({"batch": "zz"}, "the batch is not written in hex"),
         ({"seal": "zz"}, "the seal is not written in hex"),
         ({"messages": ["zz"]}, "message 1 is not written in hex"),
-        ({"taker": "nobody"}, "the taker: 'nobody' is not a peer id"),
+        ({"taker": "nobody"}, "the taker: 'nobody' is not a peer id..."),
         ({"seal": HEX}, "the seal is not a body and a signature"),
-        ({"seal": "c1"}, "the seal cannot be read"),
+        ({"seal": "c1"}, "the seal cannot be read as MessagePack"),
         ({"network": "main"}, "the seal: neither the maker nor the taker has signed it"),
         ({"network": "play/batch\0"}, "'play/batch\\x00' is no network"),
-        ({"maker": "nobody"}, "the maker: 'nobody' is not a peer id"),
-        ({"format": "zmqex evidence 2"}, "this program reads 'zmqex evidence 1'"),
+        ({"maker": "nobody"}, "the maker: 'nobody' is not a peer id..."),
+        (
+            {"format": "zmqex evidence 2"},
+            "the format is 'zmqex evidence 2'; this program reads 'zmqex evidence 1'",
+        ),
     ],
 )
 def test_a_changed_part_is_named(fields: dict[str, Any], expected: str) -> None:
     """Whatever stands in the file but for the messages."""
-    assert expected in complaint(changed(settled("buy").files["bob"], **fields))
+    assert fits(expected, complaint(changed(settled("buy").files["bob"], **fields)))
 
 
 def test_what_is_shown_of_a_strangers_text_is_short() -> None:
@@ -316,13 +325,19 @@ def _seal(**fields: object) -> Edit:
     ("edit", "expected"),
     [
         (_drop(0), "message 1 (accept): a trade begins with its one take"),
-        (_drop(1), "message 2 (quote_sent) builds on a message that does not stand before it"),
-        (_drop(2), "message 3 (quote_confirmed) builds on a message"),
+        (_drop(1), "message 2 (quote_sent) builds on a message that does not stand before it..."),
+        (_drop(2), "message 3 (quote_confirmed) builds on a message..."),
         (_replace(2, "bob", lambda one: one), "message 3 (quote_sent) is not this party's to say"),
         (_replace(1, "alice", _with(5, 10**12)), "message 2 (accept) answers another take"),
         (_replace(1, "alice", _with(4, bytes(32))), "message 2 (accept) answers another take"),
-        (_replace(1, "alice", _with(5, "much")), "message 2 (accept): its quantity_lots is not"),
-        (_replace(1, "alice", lambda one: one[:-1]), "message 2 (accept) has not the 14 fields"),
+        (
+            _replace(1, "alice", _with(5, "much")),
+            "message 2 (accept): its quantity_lots is not of the right type",
+        ),
+        (
+            _replace(1, "alice", lambda one: one[:-1]),
+            "message 2 (accept) has not the 14 fields of its kind",
+        ),
         (_replace(1, "alice", _with(0, "gift")), "message 2 is of no kind that is known here"),
         (_replace(2, "alice", _with(1, bytes(32))), "message 3 (quote_sent) is of another trade"),
         (_replace(0, "bob", _with(5, bytes(32))), "message 1 (take) names other parties"),
@@ -331,30 +346,33 @@ def _seal(**fields: object) -> Edit:
         (_replace(0, "bob", _with(4, bytes(32))), "message 1 (take) is of another trade"),
         (_messages(), "there is no message in this file"),
         (_messages("92c0c0"), "message 1 is not a body and a signature"),
-        (_messages("92c400c400"), "message 1 cannot be read"),
-        (_messages("92c40190c400"), "message 1 is of no kind"),
+        (_messages("92c400c400"), "message 1 cannot be read as MessagePack"),
+        (_messages("92c40190c400"), "message 1 is of no kind that is known here"),
         (_order([1]), "the order has not the form of an order"),
-        (_order(["BTC/USD", "buy", "1", *range(8)]), "the order: its price_ticks is not"),
+        (
+            _order(["BTC/USD", "buy", "1", *range(8)]),
+            "the order: its price_ticks is not of the right type",
+        ),
         (_batch("bob", []), "the batch is not signed by the maker"),
         (_batch("alice", [["place", b"another"]]), "the batch does not place this order"),
         (_batch("alice", 5), "the batch does not place this order"),
         (_batch("alice", [5]), "the batch does not place this order"),
         (_seal(trade_id=bytes(32)), "the seal is of another trade"),
-        (_messages("92c40105c400"), "message 1 is of no kind"),
-        (_messages("92c403919101c400"), "message 1 is of no kind"),
+        (_messages("92c40105c400"), "message 1 is of no kind that is known here"),
+        (_messages("92c403919101c400"), "message 1 is of no kind that is known here"),
         (_order(5), "the order has not the form of an order"),
-        (_raw_order("c1"), "the order cannot be read"),
+        (_raw_order("c1"), "the order cannot be read as MessagePack"),
         (_raw_batch("c0"), "the batch is not a body and a signature"),
-        (_raw_batch("c1"), "the batch cannot be read"),
+        (_raw_batch("c1"), "the batch cannot be read as MessagePack"),
         (_batch("alice", []), "the batch does not place this order"),
-        (_batch("alice", msgspec.Raw(b"\xc1")), "the batch cannot be read"),
+        (_batch("alice", msgspec.Raw(b"\xc1")), "the batch cannot be read as MessagePack"),
         (_seal_digests_twice, "the seal: it lists message 2 twice"),
         (_seal(message_digests=1), "the seal: its message_digests is not of the right type"),
     ],
 )
 def test_a_dishonest_party_cannot_make_it_fit(edit: Edit, expected: str) -> None:
     """With a new seal of its own, what is left is the other party's signatures and the chain."""
-    assert expected in complaint(edit(settled("buy")))
+    assert fits(expected, complaint(edit(settled("buy"))))
 
 
 def test_a_message_that_neither_has_signed_is_named() -> None:

@@ -348,7 +348,7 @@ def _unpack(raw: bytes, what: str) -> Any:  # noqa: ANN401 - read without a sche
     try:
         return msgpack.unpackb(raw)
     except ValueError as error:
-        raise EvidenceError(f"{what} cannot be read: {error}") from error
+        raise EvidenceError(f"{what} cannot be read as MessagePack") from error
 
 
 def _envelope(raw: bytes, what: str) -> Envelope:
