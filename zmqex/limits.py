@@ -197,7 +197,7 @@ HEARTBEAT_EVERY_MS: Final = 5 * SECOND_MS
 HEARTBEAT_SOON_MS: Final = 200
 SILENT_MS: Final = 15 * SECOND_MS
 # Orders that are placed within this time of each other leave in one batch; a lone one at once.
-PUBLISH_EVERY_MS: Final = 3
+PUBLISH_EVERY_MS: Final = 2
 # Held and remaining change with every take; readers need no more than this of one order.
 UPDATE_EVERY_MS: Final = 250
 # The maker of a void epoch hears the proof again this often while it goes on as if nothing was.

@@ -26,7 +26,7 @@ def listened(world: World, node: SimNode) -> list[tuple[int, Batch]]:
 
 
 def test_a_burst_leaves_in_two_batches_and_a_lone_order_at_once() -> None:
-    """The first does not wait for what nobody knows will come; the rest waits for 3 ms."""
+    """The first does not wait for what nobody knows will come; the rest waits a little."""
     world = World()
     alice, bob = world.meet("alice", "bob")
     seen, began_ms = listened(world, alice), world.monotonic_ms
