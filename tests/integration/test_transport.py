@@ -216,6 +216,34 @@ def test_a_slow_subscriber_slows_nobody() -> None:
     run(story)
 
 
+def test_streams_that_are_held_wait_in_their_sockets_and_answers_do_not() -> None:
+    """Nothing of a stream is read meanwhile and nothing of it is lost; a peer may go meanwhile."""
+
+    async def story() -> None:
+        reader, makers = Side(), [Side() for _ in range(3)]
+        async with started(reader, *makers):
+            for number, maker in enumerate(makers):
+                reader.connect(str(number).encode(), maker, b"o")
+                await until_subscribed(reader, maker, b"o")
+                reader.events.clear()
+            await a_turn()
+            reader.events.clear()
+            reader.transport.hold_streams(held=True)
+            for maker in makers:
+                for number in range(500):
+                    maker.transport.publish(b"o", b"%3d" % number)
+            for _ in range(3):
+                await served(makers[1], reader)
+            assert streamed(reader, b"o") == []
+            reader.transport.disconnect(b"0")
+            reader.transport.hold_streams(held=False)
+            await reader.until(lambda: len(streamed(reader, b"o")) >= 1_000)
+            seen = [raw for _, raw in streamed(reader, b"o") if raw != b"heartbeat"]
+            assert sorted(seen) == sorted(2 * [b"%3d" % number for number in range(500)])
+
+    run(story)
+
+
 def test_streams_of_several_peers_in_one_turn_are_one_event() -> None:
     """The kernel is called once for what all peers said at the same time."""
 

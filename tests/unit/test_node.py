@@ -48,6 +48,10 @@ class Sockets:
         """See the port."""
         self.said.append(("connect", peer))
 
+    def hold_streams(self, *, held: bool) -> None:
+        """See the port."""
+        self.said.append(("hold_streams", held))
+
     def follow(self, peer: bytes, topics: Sequence[bytes]) -> None:
         """See the port."""
         self.said.append(("follow", (peer, topics)))

@@ -32,6 +32,10 @@ def expected(effect: Verify) -> Verified:
     return Verified(effect.ticket, tuple(number % 3 != 1 for number in range(len(effect.items))))
 
 
+def _no_streams(*, held: bool) -> None:
+    """Nobody streams."""
+
+
 def test_a_signature_counts_for_its_identity_kind_and_network_only() -> None:
     """And a signature that is too short for one is wrong, not a fault."""
     identity, kind, envelope = item(1)
@@ -44,8 +48,16 @@ def test_a_signature_counts_for_its_identity_kind_and_network_only() -> None:
 
 
 def test_answers_come_in_the_order_of_asking() -> None:
-    """A small job behind a large one waits for it; nothing is lost and nothing comes twice."""
+    """A small job behind a large one waits for it; nothing is lost and nothing comes twice.
+
+    No stream is read until the last one has been answered.
+    """
     jobs = [job(number, size) for number, size in enumerate((200, 1, 0, 40, 5, 4, 33, 2))]
+    holding = False
+
+    def hold(*, held: bool) -> None:
+        nonlocal holding
+        holding = held
 
     async def run() -> list[Verified]:
         answers: list[Verified] = []
@@ -56,22 +68,23 @@ def test_answers_come_in_the_order_of_asking() -> None:
             if len(answers) == len(jobs):
                 done.set()
 
-        verifier = Verifier(NETWORK, post)
+        verifier = Verifier(NETWORK, post, hold)
         for effect in jobs:
             verifier.submit(effect)
-        assert answers == []
+        assert (answers, holding) == ([], True)
         async with asyncio.timeout(10):
             await done.wait()
         verifier.close()
         return answers
 
     assert asyncio.run(run()) == [expected(effect) for effect in jobs]
+    assert not holding
 
 
 def test_a_small_job_is_answered_at_once() -> None:
     """Without a thread, where nothing waits before it."""
     answers: list[Verified] = []
-    verifier = Verifier(NETWORK, answers.append)
+    verifier = Verifier(NETWORK, answers.append, _no_streams)
     verifier.submit(job(7, 4))
     verifier.close()
     assert answers == [expected(job(7, 4))]
@@ -82,7 +95,7 @@ def test_a_verifier_that_is_closed_amid_its_work_answers_no_more() -> None:
 
     async def run() -> list[Verified]:
         answers: list[Verified] = []
-        verifier = Verifier(NETWORK, answers.append)
+        verifier = Verifier(NETWORK, answers.append, _no_streams)
         for number in range(4):
             verifier.submit(job(number, 300))
         verifier.close()

@@ -48,6 +48,9 @@ class Transport(Protocol):
     def follow(self, peer: bytes, topics: Sequence[bytes]) -> None:
         """From now on listen to these topics of a connected peer, and to no others."""
 
+    def hold_streams(self, *, held: bool) -> None:
+        """Read no more of what peers stream, or go on; it waits in the sockets meanwhile."""
+
     def disconnect(self, peer: bytes) -> None:
         """Close the sockets to a peer; unknown peers are fine."""
 

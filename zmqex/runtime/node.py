@@ -103,7 +103,9 @@ class Node:
         """The outside world; `lightning` and what takes play money (where any is) by asset."""
         self._control = control
         self._wire = wire
-        self.verifier = Verifier(self.kernel.core.settings.network, self.post)
+        self.verifier = Verifier(
+            self.kernel.core.settings.network, self.post, transport.hold_streams
+        )
         self._calls: dict[type[Effect], Callable[[Any], None]] = {
             Log: self._on_log,
             DialHello: lambda one: transport.dial_hello(one.host, one.port, one.source),

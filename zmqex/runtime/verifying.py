@@ -1,7 +1,8 @@
 """Signature checks: small jobs at once, large ones by two threads, answers in order.
 
 PyNaCl lets go of the interpreter lock while it checks, so two threads check nearly twice as much.
-Each gets one piece of a job: a hand-over costs as much as two signatures.
+Each gets one piece of a job: a hand-over costs as much as two signatures.  Meanwhile no stream is
+read: its messages would have to wait in memory, and the loop would fight the threads for the lock.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Final
+from typing import Final, Protocol
 
 from zmqex.kernel.effects import Verify
 from zmqex.kernel.events import Verified
@@ -23,13 +24,23 @@ _THREADS: Final = 2
 Item = tuple[bytes, str, Envelope]
 
 
+class HoldStreams(Protocol):
+    """Called with whether streams are to wait."""
+
+    def __call__(self, *, held: bool) -> None:
+        """Hold, or let go."""
+
+
 class Verifier:
     """Answers `Verify` effects with `Verified` events, in the order of the effects."""
 
-    def __init__(self, network: str, post: Callable[[Verified], None]) -> None:
+    def __init__(
+        self, network: str, post: Callable[[Verified], None], hold_streams: HoldStreams
+    ) -> None:
         """Start the threads when the first large job comes."""
         self._network = network
         self._post = post
+        self._hold_streams = hold_streams
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="zmqex-verify")
         self._order: deque[tuple[int, list[Future[list[bool]]]]] = deque()
 
@@ -48,6 +59,7 @@ class Verifier:
             for start in range(0, len(items), piece)
         ]
         self._order.append((effect.ticket, pieces))
+        self._hold_streams(held=True)
         loop = asyncio.get_running_loop()
         for one in pieces:
             one.add_done_callback(lambda _done: loop.call_soon_threadsafe(self._let_out))
@@ -61,6 +73,8 @@ class Verifier:
         while self._order and all(piece.done() for piece in self._order[0][1]):
             ticket, pieces = self._order.popleft()
             self._post(Verified(ticket, tuple(valid for one in pieces for valid in one.result())))
+        if not self._order:
+            self._hold_streams(held=False)
 
 
 def check_all(network: str, items: Sequence[Item]) -> list[bool]:

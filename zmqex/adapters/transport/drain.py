@@ -37,11 +37,16 @@ class Drain:
         parts: int,
         turn: int,
         on_malformed: Callable[[], None] = lambda: None,
+        may_read: Callable[[Drain], bool] = lambda _drain: True,
     ) -> None:
-        """`turn` frames are read before other sockets get their turn."""
+        """`turn` frames are read before other sockets get their turn.
+
+        Whoever says by `may_read` that this is not the time calls `read_on` when it is.
+        """
         self._socket = socket
         self._on_message = on_message
         self._on_malformed = on_malformed
+        self._may_read = may_read
         self._first_parts = parts - 1
         self._turn = turn
         self._first: list[bytes] = []  # of the message under way
@@ -58,6 +63,10 @@ class Drain:
             return send(self._socket, frames)
         finally:
             self._soon()
+
+    def read_on(self) -> None:
+        """Read what came while that was not allowed."""
+        self._soon()
 
     def close(self, linger_ms: int = 0) -> None:
         """Stop reading and close the socket; what waits to be sent has `linger_ms` left."""
@@ -78,6 +87,8 @@ class Drain:
             self._read()
 
     def _read(self) -> None:
+        if not self._may_read(self):
+            return
         receive = self._socket.recv
         try:
             for _ in range(self._turn):

@@ -54,6 +54,8 @@ class PeerSockets:
         self._followed: dict[bytes, tuple[zmq.Socket[bytes], set[bytes]]] = {}
         self._stream: list[tuple[bytes, bytes]] = []
         self._streamed_by: list[bytes] = []
+        self._held = False
+        self._unread: dict[Drain, None] = {}  # streams that wait to be read, the first first
         self._flush: asyncio.Handle | None = None
 
     def connect(
@@ -92,6 +94,7 @@ class PeerSockets:
                 lambda first, last: self._on_stream(peer, first, last),
                 parts=_STREAM_PARTS,
                 turn=STREAM_FRAMES_A_TURN,
+                may_read=self._may_read,
                 on_malformed=lambda: self._malformed("stream_malformed"),
             ),
         )
@@ -106,6 +109,14 @@ class PeerSockets:
             for topic in before - wanted:
                 subscriber.setsockopt(zmq.UNSUBSCRIBE, topic)
             self._followed[peer] = subscriber, wanted
+
+    def hold_streams(self, *, held: bool) -> None:
+        """Read no more of any stream, or go on where something came meanwhile."""
+        self._held = held
+        if not held:
+            unread, self._unread = self._unread, {}
+            for drain in unread:
+                drain.read_on()
 
     def disconnect(self, peer: bytes) -> None:
         """Close the sockets to a peer; unknown peers are fine."""
@@ -161,6 +172,11 @@ class PeerSockets:
     def _invalid(self, peer: bytes) -> None:
         self._counted["endpoints_invalid"] += 1
         self.disconnect(peer)
+
+    def _may_read(self, stream: Drain) -> bool:
+        if self._held:
+            self._unread[stream] = None
+        return not self._held
 
     def _on_stream(self, peer: bytes, first: list[bytes], last: zmq.Frame) -> None:
         self._stream.append((first[0], last.bytes))

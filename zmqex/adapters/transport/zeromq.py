@@ -159,6 +159,10 @@ class ZeroMqTransport:
         """From now on listen to these topics of a connected peer, and to no others."""
         self._peers.follow(peer, topics)
 
+    def hold_streams(self, *, held: bool) -> None:
+        """Read no more of what peers stream, or go on; it waits in the sockets meanwhile."""
+        self._peers.hold_streams(held=held)
+
     def disconnect(self, peer: bytes) -> None:
         """Close the sockets to a peer; unknown peers are fine."""
         self._peers.disconnect(peer)
