@@ -11,6 +11,7 @@ follows a publisher that never says hello.  Not for: anything but the sections o
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import sys
 import time
@@ -106,6 +107,7 @@ class Receiver:
         stack.callback(self.node.verifier.close)
         stack.callback(self.node.cancel_calls)
         self.node.post(Started())
+        gc.freeze()  # as `serve` does
 
     def follow(self, port: int, key: bytes) -> None:
         """Subscribe to the publisher."""

@@ -467,8 +467,10 @@ HELLO_WAIT_MS: Final = SECOND_MS
 # answers at once, and of streams, whose messages have two frames.
 REQUEST_FRAMES_A_TURN: Final = 64
 STREAM_FRAMES_A_TURN: Final = 512
-# Stream messages in one event.
+# Stream messages in one event, which ends as well with the one that brings it to so many bytes:
+# whatever else wants to be done waits for the whole of it.
 STREAM_MESSAGES_MAX: Final = 256
+STREAM_BYTES_MAX: Final = 256 * 1024
 # Connections that were made to us: each peer has one for requests and one for orders, and now and
 # then a third for a hello.  Of one network, loopback excepted: four peers behind one address.
 CONNECTIONS_MAX: Final = 3 * PEERS_MAX

@@ -38,6 +38,7 @@ from zmqex.kernel.events import (
 from zmqex.limits import (
     DEFAULT_PORTS,
     HELLO_DIALS_MAX,
+    STREAM_BYTES_MAX,
     STREAM_MESSAGES_MAX,
 )
 
@@ -183,6 +184,27 @@ def test_a_stream_arrives_in_order_in_few_events_and_only_the_topics_asked_for()
             assert max(len(event.messages) for event in events) <= STREAM_MESSAGES_MAX
             assert len(events) < count
             assert streamed(alice, b"p") == []
+
+    run(story)
+
+
+def test_large_messages_make_small_events() -> None:
+    """Whatever else the loop has to do waits for no more than so many bytes."""
+
+    async def story() -> None:
+        alice, bob = Side(), Side()
+        async with started(alice, bob):
+            alice.connect(b"bob", bob, b"o")
+            await until_subscribed(alice, bob, b"o")
+            alice.events.clear()
+            size = STREAM_BYTES_MAX // 4
+            for _ in range(20):
+                bob.transport.publish(b"o", bytes(size))
+            await alice.until(
+                lambda: sum(len(raw) == size for _, raw in streamed(alice, b"o")) == 20
+            )
+            largest = [sum(len(raw) for _, raw in one.messages) for one in alice.of(StreamReceived)]
+            assert max(largest) < STREAM_BYTES_MAX + size
 
     run(story)
 

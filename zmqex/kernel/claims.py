@@ -52,7 +52,7 @@ class Claim(msgspec.Struct, frozen=True):
     items: tuple[Item, ...]
     accept: Callable[[], None]
     operations: int = 1
-    key: bytes = b""  # of a streamed message: its digest
+    key: bytes = b""  # of a streamed message: the digest of its body, and its signature
 
 
 class Claims:
@@ -67,7 +67,7 @@ class Claims:
         self._tickets: dict[int, tuple[list[Claim], Callable[[int], None]]] = {}
         self._last_ticket = 0
         self._verifying = 0
-        self._verified: dict[bytes, None] = {}  # digests, the latest last
+        self._verified: dict[bytes, None] = {}  # keys of claims, the latest last
         self._under_way: dict[bytes, None] = {}
         self._budgets = Budgets()
         self._proofs = TokenBucket(FORK_PROOFS_PER_SECOND, FORK_PROOFS_BURST, 0)
@@ -81,13 +81,8 @@ class Claims:
             if not admit(peer, now_ms, messages=1, size=len(raw)):
                 self._core.count("over_budget")
                 continue
-            key = digest(raw)
-            if key in self._verified or key in self._under_way:
-                # These very bytes are known to be true, or about to be judged: another relay's.
-                self._core.count("repeats")
-                continue
             try:
-                claim = self._claim(about, raw, key)
+                claim = self._claim(about, raw)
             except RemoteProtocolError:
                 self._core.count("malformed")
                 continue
@@ -95,7 +90,7 @@ class Claims:
                 continue
             if admit(peer, now_ms, operations=claim.operations):
                 claims.append(claim)
-                self._under_way[key] = None
+                self._under_way[claim.key] = None
             else:
                 self._core.count("over_budget")
         self.verify(claims)
@@ -151,15 +146,22 @@ class Claims:
 
     # --- what may be claimed ---------------------------------------------------------------------
 
-    def _claim(self, about: bytes, raw: bytes, key: bytes) -> Claim | None:
+    def _is_repeat(self, key: bytes) -> bool:
+        """Whether these very words are known to be true, or about to be judged: another relay's."""
+        repeat = key in self._verified or key in self._under_way
+        if repeat:
+            self._core.count("repeats")
+        return repeat
+
+    def _claim(self, about: bytes, raw: bytes) -> Claim | None:
         """What a stream message claims, or None where it is not worth a signature check."""
         market = self._markets.get(about)
         if market is not None:
-            return self.batch(raw, market, key=key)
+            return self.batch(raw, market, streamed=True)
         if about in {HEARTBEAT_TOPIC, RELAYED_TOPIC}:
-            return self.heartbeat(raw, key=key)
+            return self.heartbeat(raw, streamed=True)
         if about == PROOF_TOPIC:
-            return self._fork(raw, key)
+            return self._fork(raw)
         if about == RECORD_TOPIC:
             self._sessions.on_record(raw)
         else:
@@ -167,19 +169,20 @@ class Claims:
         return None
 
     def batch(
-        self, raw: bytes, market: str, maker: bytes = b"", *, key: bytes = b""
+        self, raw: bytes, market: str, maker: bytes = b"", *, streamed: bool = False
     ) -> Claim | None:
-        """A batch of this market (and maker, if given); RemoteProtocolError where it is not.
-
-        `key` is its digest where it was streamed.
-        """
+        """A batch of this market (and maker, if given); RemoteProtocolError where it is not."""
         if len(raw) > BATCH_BYTES_MAX:
             raise RemoteProtocolError("a batch that fits no answer", penalty=5)
         envelope = decode_envelope(raw)
+        body_digest = digest(envelope.body)
+        key = body_digest + envelope.signature if streamed else b""
+        if streamed and self._is_repeat(key):
+            return None
         batch = decode(envelope.body, Batch)
         if batch.market != market or (maker and batch.maker != maker):
             raise RemoteProtocolError("a batch of another log", penalty=5)
-        new = Waiting(batch, digest(envelope.body), raw, streamed=bool(key))
+        new = Waiting(batch, body_digest, raw, streamed)
         why = self._why_ignore_batch(new)
         if why is not None:
             self._core.count("ignored_" + why.value)
@@ -208,9 +211,12 @@ class Claims:
         old = known is not None or batch.sequence <= log.fold.sequence
         return RejectReason.DUPLICATE_BATCH if old else None
 
-    def heartbeat(self, raw: bytes, hint: bytes = b"", *, key: bytes = b"") -> Claim | None:
-        """A heartbeat; `hint` is the peer that told us when asked, `key` its digest if streamed."""
+    def heartbeat(self, raw: bytes, hint: bytes = b"", *, streamed: bool = False) -> Claim | None:
+        """A heartbeat; `hint` is the peer that told us when asked."""
         envelope = decode_envelope(raw)
+        key = digest(envelope.body) + envelope.signature if streamed else b""
+        if streamed and self._is_repeat(key):
+            return None
         beat = decode(envelope.body, Heartbeat)
         why = self._why_ignore_heartbeat(beat)
         if why is not None:
@@ -230,8 +236,11 @@ class Claims:
             return "old_heartbeat"
         return RejectReason.MAKER_FULL.value if self._is_full(beat.maker) else None
 
-    def _fork(self, raw: bytes, key: bytes) -> Claim | None:
+    def _fork(self, raw: bytes) -> Claim | None:
         """A proof that a maker said two things at once."""
+        key = digest(raw)
+        if self._is_repeat(key):
+            return None
         proof = decode(raw, ForkProof)
         envelopes = [decode_envelope(one) for one in (proof.first, proof.second)]
         first, second = (decode(one.body, Batch) for one in envelopes)

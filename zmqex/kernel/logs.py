@@ -27,7 +27,7 @@ class Repair(enum.StrEnum):
     ASKING = "asking"
 
 
-class Waiting(msgspec.Struct, frozen=True):
+class Waiting(msgspec.Struct, frozen=True, gc=False):
     """A verified batch that came before its predecessor."""
 
     batch: Batch

@@ -47,7 +47,7 @@ class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     """Base of all messages: immutable, positional, no unknown fields."""
 
 
-class Envelope(Message, frozen=True):
+class Envelope(Message, frozen=True, gc=False):
     """`[body, signature]`: the signature is over the context and the raw body bytes."""
 
     body: Blob
@@ -211,7 +211,7 @@ class Fill(Message, frozen=True, tag="fill", gc=False):
 Operation = Place | Update | Close | Fill
 
 
-class Batch(Message, frozen=True):
+class Batch(Message, frozen=True, gc=False):
     """Signed by its maker (kind `batch`): the next piece of its log in one market."""
 
     maker: PublicKey

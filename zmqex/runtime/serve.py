@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import resource
 import secrets
@@ -248,6 +249,8 @@ class _Process:
     def _start(self) -> None:
         self._post = self._node.post
         self._post(Started())
+        # What is there by now stays.  A full collection would stop the loop for 40 ms to see that.
+        gc.freeze()
         if self._node.fault is not None:
             raise self._node.fault  # the next one would find the same journal
         for event in self._early:

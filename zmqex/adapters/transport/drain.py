@@ -100,7 +100,7 @@ class Drain:
                     self._too_long = True
                     continue
                 self._hand_over(frame)
-                if self._socket.closed:
+                if self._socket.closed or not self._may_read(self):
                     return
         except zmq.Again:
             return

@@ -25,7 +25,12 @@ from zmqex.adapters.transport.options import (
 )
 from zmqex.adapters.transport.socks import Proxy, Way
 from zmqex.kernel.events import Event, ReplyReceived, StreamReceived
-from zmqex.limits import REQUEST_FRAMES_A_TURN, STREAM_FRAMES_A_TURN, STREAM_MESSAGES_MAX
+from zmqex.limits import (
+    REQUEST_FRAMES_A_TURN,
+    STREAM_BYTES_MAX,
+    STREAM_FRAMES_A_TURN,
+    STREAM_MESSAGES_MAX,
+)
 
 _REPLY_PARTS: Final = 1
 _STREAM_PARTS: Final = 2  # topic, envelope
@@ -54,6 +59,7 @@ class PeerSockets:
         self._followed: dict[bytes, tuple[zmq.Socket[bytes], set[bytes]]] = {}
         self._stream: list[tuple[bytes, bytes]] = []
         self._streamed_by: list[bytes] = []
+        self._stream_bytes = 0
         self._held = False
         self._unread: dict[Drain, None] = {}  # streams that wait to be read, the first first
         self._flush: asyncio.Handle | None = None
@@ -179,9 +185,11 @@ class PeerSockets:
         return not self._held
 
     def _on_stream(self, peer: bytes, first: list[bytes], last: zmq.Frame) -> None:
-        self._stream.append((first[0], last.bytes))
+        raw = last.bytes
+        self._stream.append((first[0], raw))
         self._streamed_by.append(peer)
-        if len(self._stream) >= STREAM_MESSAGES_MAX:
+        self._stream_bytes += len(raw)
+        if len(self._stream) >= STREAM_MESSAGES_MAX or self._stream_bytes >= STREAM_BYTES_MAX:
             self._deliver_stream()
         elif self._flush is None:
             # After the sockets that are readable in this turn have been read too.
@@ -195,6 +203,7 @@ class PeerSockets:
     def _deliver_stream(self) -> None:
         messages, self._stream = tuple(self._stream), []
         peers, self._streamed_by = tuple(self._streamed_by), []
+        self._stream_bytes = 0
         self._deliver(StreamReceived(messages, peers))
 
     def _malformed(self, word: str) -> None:
