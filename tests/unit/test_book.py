@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import random
 
+import msgspec
+
+from zmqex.limits import INTEGER_MAX
 from zmqex.market.book import Book, Level
 from zmqex.market.orders import BookOrder, Side
 from zmqex.reasons import RejectReason
@@ -17,6 +20,31 @@ def order(
     """A buy order of a maker of its own."""
     name = number.to_bytes(32, "big")
     return BookOrder(name, name, Side.BUY, price, lots, 1, 0, expires_at_ms)
+
+
+def kept(book: Book) -> int:
+    """How many ends the book remembers, of orders that rest and of others."""
+    return len(book._expiries._near) + sum(map(len, book._expiries.far.values()))
+
+
+def test_the_greatest_numbers_rest_and_one_more_does_not() -> None:
+    """63 bits of price and of lots, both sides; `why_not` knows it beforehand."""
+    book = Book()
+    assert book.symbol == ""
+    for number, side in enumerate(Side):
+        top = msgspec.structs.replace(
+            order(number, price=INTEGER_MAX, lots=INTEGER_MAX, expires_at_ms=1), side=side
+        )
+        assert book.why_not(top, 0) is None
+        for name, reason in (
+            ("price_ticks", RejectReason.INVALID_PRICE),
+            ("available_lots", RejectReason.INVALID_QUANTITY),
+        ):
+            beyond = msgspec.structs.replace(top, **{name: INTEGER_MAX + 1})
+            assert book.why_not(beyond, 0) is reason
+            assert book.place(beyond, 0) is reason
+        assert book.place(top, 0) is None
+        assert book.levels(side) == [Level(INTEGER_MAX, INTEGER_MAX, INTEGER_MAX, 1)]
 
 
 def test_a_full_book_refuses_until_an_order_leaves() -> None:
@@ -50,7 +78,7 @@ def test_orders_that_come_and_go_leave_nothing_behind() -> None:
         book.place(order(number, price=number + 1), 0)
         book.cancel(order(number).order_id)
     assert len(book) == 0
-    assert book._arrivals - book._expiries.forgotten < 2_000
+    assert kept(book) < 2_000
     assert not book._queues
     assert not book._bids
     assert book.next_expiry_ms() is None
@@ -83,6 +111,7 @@ def test_the_ends_of_orders_that_left_are_forgotten_little_by_little() -> None:
         book.place(order(number, expires_at_ms=rng.randint(1, 10**7)), 0)
         book.cancel(order(number).order_id)
         assert book._arrivals - book._expiries.forgotten <= 2 * (len(resting) + 1_024)
+    assert kept(book) == book._arrivals - book._expiries.forgotten
     ends = sorted(each.expires_at_ms for each in resting)
     assert book.next_expiry_ms() == ends[0]
     assert [gone.expires_at_ms for gone in book.expire(10**7)] == ends
