@@ -7,7 +7,7 @@ import random
 import msgspec
 
 from zmqex.limits import INTEGER_MAX
-from zmqex.market.book import Book, Level
+from zmqex.market.book import _SWEEP_MIN, Book, Level
 from zmqex.market.orders import BookOrder, Side
 from zmqex.reasons import RejectReason
 
@@ -69,6 +69,25 @@ def test_a_queue_full_of_dead_orders_is_rebuilt_in_order() -> None:
     left = [int.from_bytes(resting.order_id, "big") for resting in book.orders(Side.BUY)]
     assert left == list(range(4_000, 5_000))
     assert book.levels(Side.BUY) == [Level(10, 1_000, 1_000, 1_000)]
+
+
+def dead_until_swept(orders: int) -> int:
+    """How many of a level's orders leave, first to last, before it forgets those that left."""
+    book = Book()
+    for number in range(orders):
+        book.place(order(number), 0)
+    for number in range(orders):
+        book.cancel(order(number).order_id)
+        if len(book._queues[10].orders) < orders:
+            assert len(book._queues[10].orders) == orders - number - 1
+            return number
+    raise AssertionError
+
+
+def test_the_dead_are_swept_when_they_outnumber_the_living_and_are_worth_it() -> None:
+    """No sooner: each removal costs the same, and the sweep is paid for by those it sweeps."""
+    assert dead_until_swept(2 * _SWEEP_MIN - 10) == _SWEEP_MIN
+    assert dead_until_swept(2 * _SWEEP_MIN + 10) == _SWEEP_MIN + 5
 
 
 def test_orders_that_come_and_go_leave_nothing_behind() -> None:
@@ -140,6 +159,33 @@ def test_a_hidden_order_keeps_its_place_and_its_level_is_not_shown() -> None:
     assert book.update(order(2).order_id, 5)
     assert book.levels(Side.BUY) == [Level(11, 5, 5, 1), Level(10, 6, 11, 2)]
     assert [resting.available_lots for resting in book.orders(Side.BUY)] == [5, 5, 1]
+
+
+def test_hiding_what_is_hidden_changes_nothing_and_the_lowest_price_is_a_bid_too() -> None:
+    """Nothing to take is hidden and shown any number of times, beside a level that stays."""
+    book = Book()
+    book.place(order(1, price=1, lots=3), 0)
+    book.place(order(2, price=2), 0)
+    for _ in range(2):
+        assert book.update(order(1).order_id, 0)
+        assert book.levels(Side.BUY) == [Level(2, 1, 1, 1)]
+    assert not book.fill(order(1).order_id, 0)
+    assert book.get(order(1).order_id) is not None
+    for lots in (5, 6):
+        assert book.update(order(1).order_id, lots)
+        assert book.levels(Side.BUY) == [Level(2, 1, 1, 1), Level(1, lots, 1 + lots, 1)]
+    assert (book.best_bid(), book.best_ask()) == (2, None)
+
+
+def test_a_fill_says_whether_it_was_done() -> None:
+    """A part, and then all that is left, with which the order leaves."""
+    book = Book()
+    book.place(order(1, price=1, lots=3), 0)
+    assert book.fill(order(1).order_id, 2)
+    assert book.levels(Side.BUY) == [Level(1, 1, 1, 1)]
+    assert book.fill(order(1).order_id, 1)
+    assert book.get(order(1).order_id) is None
+    assert book.best_bid() is None
 
 
 def test_levels_can_be_cut_to_a_depth() -> None:
