@@ -61,6 +61,7 @@ class Trades:
         self.by_id: dict[bytes, Trade] = {}
         self.lines: dict[bytes, dict[bytes, TradeLine]] = {}
         self._running: dict[bytes, None] = {}
+        self._held: dict[bytes, dict[bytes, int]] = {}  # order -> its trades that hold -> lots
         self._by_order: dict[bytes, dict[bytes, None]] = {}
         self._by_hash: dict[bytes, bytes] = {}
         self._outbox: dict[bytes, dict[bytes, OutboxLine]] = {}
@@ -101,11 +102,7 @@ class Trades:
 
     def held_lots(self, order_id: bytes) -> int:
         """How much of an own order is held by running trades."""
-        return sum(
-            trade.quantity_lots
-            for trade in self.of_order(order_id)
-            if trade.role is TradeRole.MAKER and self.claim_of(trade) is Claim.HELD
-        )
+        return sum(self._held.get(order_id, {}).values())
 
     def can(self, trade: Trade, happened: Input) -> bool:
         """Whether the table has a row for this input."""
@@ -321,6 +318,12 @@ class Trades:
             self._running[trade.trade_id] = None
         if trade.payment_hash:
             self._by_hash.setdefault(trade.payment_hash, trade.trade_id)
+        if trade.role is TradeRole.MAKER:
+            held = self._held.setdefault(trade.order_id, {})
+            if self.claim_of(trade) is Claim.HELD:
+                held[trade.trade_id] = trade.quantity_lots
+            else:
+                held.pop(trade.trade_id, None)
 
     def _keep(self, line: TradeLine) -> None:
         self.lines.setdefault(line.trade_id, {})[line.digest] = line
