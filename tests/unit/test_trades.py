@@ -17,7 +17,7 @@ def test_a_move_that_the_table_does_not_have_is_a_fault_and_changes_nothing() ->
     alice, bob = world.meet("alice", "bob")
     trade_id = taken(world, alice, bob, pay_mode="manual")
     before = trade_of(alice, trade_id)
-    with pytest.raises(LocalProtocolError, match="pay_failed is illegal in maker/invoiced"):
+    with pytest.raises(LocalProtocolError, match="pay_failed is illegal in plain/maker/invoiced"):
         alice.k.trades.move(before, Input.PAY_FAILED)
     assert alice.k.trades.by_id[before.trade_id] == before
     assert not alice.k.trades.can(before, Input.PAY_FAILED)
