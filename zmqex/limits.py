@@ -236,6 +236,10 @@ PEER_NOTE_MS: Final = HOUR_MS
 EXCHANGE_EVERY_MS: Final = 5 * MINUTE_MS
 # Pages of records that one peer may tell in a row: as many peers as are followed.
 EXCHANGE_PAGES_MAX: Final = 8
+# Peers that are asked at the same time whom they know, and how many in a row have told of nobody
+# new before those who wait are not asked.
+EXCHANGES_AT_ONCE_MAX: Final = 8
+EXCHANGES_BARREN_MAX: Final = 8
 # Peers with open sockets, and peers that are remembered.
 PEERS_MAX: Final = 256
 PEERS_KNOWN_MAX: Final = 1_024

@@ -60,6 +60,7 @@ LIES = (
 _OF_A_CRASH = (Fault.UNSYNCED_LOST, Fault.TORN_WRITE)
 NODES = (3, 30)
 SECONDS = 120
+_ORDERS_LEAST = 50  # in as many seconds
 _ORDERS_PER_SECOND = 0.6
 _TIGHT = {(replicas, "LOG_BYTES_KEPT_MIN"): 1_500, (sync, "SNAPSHOT_BYTES"): 1_000}
 # And a node listens to few of thirty peers, as it does of a thousand.
@@ -74,7 +75,7 @@ class Plan:
     nodes: int
     makers: int
     liars: int
-    seconds: int  # of load and faults; then everything heals
+    seconds: int  # of load and faults, at least; then everything heals
     faults: frozenset[Fault]
     orders_per_second: float
     latency_ms: tuple[int, int]
@@ -86,6 +87,11 @@ class Plan:
     patient: bool  # the run goes on until all holds are over
     follow_all_max: int  # with more peers a node follows a few, and those relay
     fast_signer: bool = False
+
+    @property
+    def orders_least(self) -> int:
+        """A run with fewer orders than this by its end goes on until it has them."""
+        return _ORDERS_LEAST * self.seconds // SECONDS
 
     @property
     def relays(self) -> bool:

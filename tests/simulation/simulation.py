@@ -191,6 +191,9 @@ class Simulation:
         self.schedule.at(_FULL_CHECK_EVERY_MS, self._full_check)
         end_ms = self.plan.seconds * 1_000
         self.schedule.run_until(end_ms)
+        while self.load.orders < self.plan.orders_least:
+            end_ms += _STEP_MS
+            self.schedule.run_until(end_ms)
         self.loading = False
         self.faults.heal()
         disagreement = ""

@@ -108,6 +108,60 @@ def test_two_halves_of_a_network_find_each_other_by_asking_again() -> None:
     assert state(alice, carol.identity) is State.LIVE
 
 
+def crowd(wire: Wire, number: int) -> list[Stranger]:
+    """Strangers who have not greeted yet."""
+    return [Stranger(wire, f"s{each}", f"10.9.1.{each}") for each in range(number)]
+
+
+def test_few_are_asked_at_once_and_nobody_after_many_who_know_nobody_new(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In a large network each of hundreds would tell the same; one who tells news asks for more."""
+    monkeypatch.setattr("zmqex.kernel.exchange.EXCHANGES_AT_ONCE_MAX", 2)
+    monkeypatch.setattr("zmqex.kernel.exchange.EXCHANGES_BARREN_MAX", 2)
+    wire, host, _ = alone()
+    peers = crowd(wire, 7)
+    for one in peers:
+        one.befriend(host)
+
+    def asked() -> list[int]:
+        return [number for number, one in enumerate(peers) if one.asked(host, "peers")]
+
+    assert asked() == [0, 1]
+    peers[0].reply(host, "peers", Peers([]))
+    peers[1].reject(host, "peers", "unavailable")
+    wire.run(1)
+    assert asked() == [0, 1, 2, 3]
+    news = Stranger(wire, "news", "10.4.4.4").record()
+    peers[2].reply(host, "peers", told((news, "10.4.4.4")))
+    peers[3].reply(host, "peers", told((news, "10.4.4.4")))
+    wire.run(1)
+    assert asked() == [0, 1, 2, 3, 4, 5]
+    for one in peers[4:6]:
+        one.reply(host, "peers", Peers([]))
+    wire.run(1)
+    assert asked() == [0, 1, 2, 3, 4, 5]  # two in a row: the last one need not be asked
+    late = Stranger(wire, "late", "10.9.2.1")
+    late.befriend(host)
+    assert len(late.asked(host, "peers")) == 1  # who comes later is
+
+
+def test_nobody_is_asked_whose_word_could_not_be_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All places are taken, or all that peers may name."""
+    monkeypatch.setattr("zmqex.kernel.places.PEERS_MAX", 1)
+    wire, host, first = alone()
+    first.befriend(host)
+    assert first.asked(host, "peers") == []
+    monkeypatch.setattr("zmqex.kernel.places.PEERS_MAX", 9)
+    monkeypatch.setattr("zmqex.kernel.addresses.ADDRESSES_MAX", 2)
+    second, third = crowd(wire, 2)
+    second.befriend(host)
+    news = Stranger(wire, "news", "10.4.4.4").record()
+    second.reply(host, "peers", told((news, "10.4.4.4")))
+    third.befriend(host)
+    assert (len(second.asked(host, "peers")), third.asked(host, "peers")) == (1, [])
+
+
 def test_a_node_without_live_peers_asks_nobody() -> None:
     """And asks again later."""
     wire, host, stranger = alone()

@@ -37,10 +37,11 @@ def crowd(number: int, follow_all_max: int) -> tuple[Wire, list[Host]]:
 @pytest.mark.usefixtures("few")
 def test_a_large_network_listens_to_a_few_and_relays() -> None:
     """Every order, heartbeat and closing reaches everybody, also of whom one does not listen to."""
-    wire, hosts = crowd(12, 4)
+    wire, hosts = crowd(13, 4)
     assert {len(host.n.following.chosen) for host in hosts} == {3}
     wire.run(20_000)
     assert {len(heard(host)) for host in hosts} == {3}
+    assert {peer for host in hosts for peer in heard(host)} == {one.identity for one in hosts}
     keys = [host.place(number) for number, host in enumerate(hosts)]
     wire.run(1_000)
     for host in hosts:

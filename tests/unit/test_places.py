@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.stranger import Stranger, alone, state
+from tests.unit.stranger import Stranger, alone, dials, state
 from tests.wire import HELLO, Host, Wire
 from zmqex import limits
 from zmqex.kernel import events as happened
@@ -41,6 +41,31 @@ def test_no_subnet_and_no_source_fills_the_places(monkeypatch: pytest.MonkeyPatc
     place = (crowd[2].address, HELLO, "operator")
     host.handle(happened.HelloAnswered(*place, crowd[2].record()))
     assert state(host, crowd[2].identity) is State.GREETING
+
+
+def test_nobody_is_dialled_for_whom_there_is_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither refused before nor new; but whom the operator names, and when one is free."""
+    monkeypatch.setattr("zmqex.kernel.places.PEERS_MAX", 1)
+    wire, host, first = alone()
+    other = Stranger(wire, "other", "10.8.8.8")
+    found = happened.CandidatesFound(((other.address, HELLO, "dht"),))
+    assert dials(host.handle(found)) == [(other.address, HELLO)]
+    first.befriend(host)
+    host.handle(happened.HelloAnswered(other.address, HELLO, "dht", other.record()))
+    assert host.n.sessions.peers[other.identity].why == "all 1 places are taken"
+    host.effects.clear()
+    for _ in range(14):
+        wire.run(limits.SECOND_MS)
+        host.handle(found)
+        host.handle(happened.CandidatesFound((("10.7.7.7", HELLO, "dht"),)))
+    assert dials(host.effects) == []
+    host.command(AddPeer("", other.address, HELLO))
+    assert dials(host.effects) == [(other.address, HELLO)]
+    host.effects.clear()
+    wire.run(2 * limits.SILENT_MS)  # the first one is silent by now, and its place is free
+    host.effects.clear()
+    host.handle(happened.CandidatesFound((("10.7.7.7", HELLO, "dht"),)))
+    assert ("10.7.7.7", HELLO) in dials(host.effects)
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from tests.unit.maker import Maker, answer_heads, log_of, resting, scene
-from tests.wire import MARKET, Wire
+from tests.unit.maker import Maker, answer_heads, counted, log_of, resting, scene
+from tests.wire import MARKET, NETWORK, Wire
 from zmqex import limits
 from zmqex.kernel.sessions import State
-from zmqex.protocol.codec import decode
+from zmqex.protocol.codec import decode, encode
 from zmqex.protocol.identity import seal
 from zmqex.protocol.messages import (
     BookLevels,
@@ -86,6 +86,26 @@ def test_levels_are_served() -> None:
 
 
 # --- a new peer -----------------------------------------------------------------------------------
+
+
+def test_who_has_no_log_is_not_told_and_what_is_known_is_not_read_again() -> None:
+    """In a large network every peer tells the same: it costs nothing, and goes on after it."""
+    wire, host, peer = scene()
+    maker, idle = Maker(wire, "maker", "10.7.7.7"), Maker(wire, "idle", "10.7.7.8")
+    maker.publish(maker.new(1)[1])
+    beat = maker.beat()
+    no_log = encode(Heartbeat(idle.identity, wire.wall_ms, []))
+    maker.say(host, b"h", beat)
+    idle.say(host, b"h", seal(idle.key, NETWORK, "heartbeat", no_log))
+    assert not host.n.replicas.is_stale(idle.identity)
+    heads = decode(peer.ask(host, "heads", Page(b"")).body, Heads).heartbeats
+    assert beat in heads
+    assert len(heads) == 2  # the maker's and ours
+    before = counted(host, "ignored_old_heartbeat")
+    answer_heads(peer, host, beat)
+    assert counted(host, "ignored_old_heartbeat") == before
+    asked = [decode(one.body, Page).after for one in peer.asked(host, "heads")]
+    assert asked == [b"", maker.identity]
 
 
 def test_a_new_peer_is_asked_for_all_heads_then_for_logs() -> None:

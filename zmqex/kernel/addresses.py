@@ -16,7 +16,7 @@ import msgspec
 from zmqex.dht.address import Scope, scope_of
 from zmqex.kernel.core import Core
 from zmqex.kernel.effects import DialHello
-from zmqex.kernel.shares import Shares
+from zmqex.kernel.shares import Shares, subnet_of
 from zmqex.limits import (
     ADDRESS_FORGET_MS,
     ADDRESSES_MAX,
@@ -82,9 +82,9 @@ class Addresses:
         self._named = Shares()
         self._dialling = Shares()
         self._queue: dict[Key, Address] = {}
-        # Whether a proven peer still needs to be dialled; and that the last place where one could
-        # be found has been dead for too long.
-        self.wanted: Callable[[bytes], bool] = lambda _identity: True
+        # Whether somebody is to be found there whom we need; and that the last place where a peer
+        # could be found has been dead for too long.
+        self.wanted: Callable[[Address], bool] = lambda _address: True
         self.on_dead: Callable[[bytes], None] = lambda _identity: None
 
     def get(self, host: str, port: int) -> Address | None:
@@ -115,6 +115,10 @@ class Addresses:
             address.pinned = True
             address.expected = expected or address.expected
         return address
+
+    def has_room(self, source: str) -> bool:
+        """Whether this source may name one more address."""
+        return not self._named.excess(ADDRESSES_MAX, source, "")
 
     def dial_soon(self, address: Address) -> None:
         """Dial unless it is under way, waits for its time, or nothing is wanted there."""
@@ -233,7 +237,7 @@ class Addresses:
     def _dial(self, address: Address) -> None:
         key = (address.host, address.port)
         self._core.cancel_timer(("dial", *key))
-        if address.own or (address.proven and not self.wanted(address.proven)):
+        if address.own or not self.wanted(address):
             address.step = Step.IDLE
         elif self._dialling.why_not(
             DIALS_AT_ONCE_MAX, address.source, address.host, pinned=address.pinned
@@ -267,9 +271,13 @@ class Addresses:
     def _start_next(self) -> None:
         """Start whoever waits, those first whose source and subnet have the fewest dials."""
         while self._queue:
+            # Of those that are equal here the first has waited longest: the others need no look.
+            firsts: dict[tuple[bool, str, str], Address] = {}
+            for one in self._queue.values():
+                firsts.setdefault((one.pinned, one.source, subnet_of(one.host)), one)
             fitting = [
                 one
-                for one in self._queue.values()
+                for one in firsts.values()
                 if not self._dialling.why_not(
                     DIALS_AT_ONCE_MAX, one.source, one.host, pinned=one.pinned
                 )

@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from zmqex.errors import RemoteProtocolError
-from zmqex.kernel.addresses import Addresses, Step
+from zmqex.kernel.addresses import Address, Addresses, Step
 from zmqex.kernel.aside import Aside
 from zmqex.kernel.core import Core
 from zmqex.kernel.effects import ConnectPeer, DisconnectPeer
 from zmqex.kernel.events import CandidatesFound, HelloAnswered, HelloFailed, Route, Woke
 from zmqex.kernel.own_record import OwnRecord
 from zmqex.kernel.peers import ASKABLE, CONNECTED, LOST, Input, Peer, State
-from zmqex.kernel.places import in_reach, is_reachable, why_no_place
+from zmqex.kernel.places import in_reach, is_reachable, needs_hello, why_no_place
 from zmqex.kernel.records import DropPeer, KnownPeer, PutPeer
 from zmqex.kernel.requests import Answer, Incoming, Refusal, Requests
 from zmqex.limits import (
@@ -286,7 +286,8 @@ class Links:
         proxied = self._core.settings.proxied
         if not (peer.pinned or in_reach(record, host, proxied=proxied)):
             return "its record names an address that it may not speak of"
-        return why_no_place(self.peers.values(), record, host, source, pinned=peer.pinned)
+        everybody = self.peers.values()
+        return why_no_place(everybody, peer.identity, host, source, pinned=peer.pinned)
 
     def _connect(self, peer: Peer) -> None:
         """Open fresh sockets to a peer, and greet."""
@@ -450,12 +451,8 @@ class Links:
             address.proven = known.identity
             self.addresses.dial_soon(address)
 
-    def _needs_hello(self, identity: bytes) -> bool:
-        peer = self.peers.get(identity)
-        if peer is None:
-            return identity not in self._removed
-        suspect = peer.timeouts >= TIMEOUTS_BEFORE_HELLO
-        return suspect or not (peer.state in CONNECTED or peer.state is State.BANNED)
+    def _needs_hello(self, address: Address) -> bool:
+        return address.proven not in self._removed and needs_hello(address, self.peers)
 
     def _answered(self, identity: bytes) -> None:
         self.peers[identity].timeouts = 0

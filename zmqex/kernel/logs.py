@@ -115,7 +115,7 @@ class Maker(msgspec.Struct):
     identity: bytes
     heard_ms: int | None = None  # monotonic; None: not since we started or slept
     sent_at_ms: int = 0  # by its own clock
-    heartbeat: bytes = b""  # the newest one, verbatim
+    heartbeat: bytes = b""  # the newest one, verbatim, where it speaks of a log
     trusted: bool = False
     logs: dict[str, MakerLog] = msgspec.field(default_factory=dict)
 

@@ -1,28 +1,49 @@
-"""Whether a peer with a good record may have one of the places for connected peers."""
+"""The places for connected peers: who may have one, and who is dialled for one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from zmqex.dht.address import Scope, is_believable, scope_of
-from zmqex.kernel.peers import CONNECTED, Peer
+from zmqex.kernel.addresses import Address
+from zmqex.kernel.peers import CONNECTED, Peer, State
 from zmqex.kernel.shares import Shares
-from zmqex.limits import PEERS_MAX
+from zmqex.limits import PEERS_MAX, TIMEOUTS_BEFORE_HELLO
 from zmqex.protocol.messages import PeerRecord
 
 
 def why_no_place(
-    peers: Iterable[Peer], record: PeerRecord, host: str, source: str, *, pinned: bool
+    peers: Iterable[Peer], identity: bytes, host: str, source: str, *, pinned: bool = False
 ) -> str:
-    """Why the peer of `record` is not connected beside `peers`; "" if it is.
+    """Why a peer is not connected beside `peers`; "" if it is.
 
-    It answered at `host`, which `source` named; who is connected already keeps its own place.
+    `source` named its `host`; who is connected already keeps its own place.
     """
     places = Shares()
     for one in peers:
-        if one.state in CONNECTED and one.identity != record.identity:
+        if one.state in CONNECTED and one.identity != identity:
             places.add(one.source, one.host)
     return places.why_not(PEERS_MAX, source, host, pinned=pinned)
+
+
+def has_places(peers: Iterable[Peer]) -> bool:
+    """Whether anybody could be connected beside `peers`."""
+    return sum(one.state in CONNECTED for one in peers) < PEERS_MAX
+
+
+def needs_hello(address: Address, peers: Mapping[bytes, Peer]) -> bool:
+    """Whether whoever is at an address is to be asked for its record.
+
+    Nobody is asked for whom there is no place, or each node of a large network would dial all
+    those that it has refused again and again.
+    """
+    peer = peers.get(address.proven)
+    if peer is not None and peer.timeouts >= TIMEOUTS_BEFORE_HELLO:
+        return True
+    if peer is not None and (peer.state in CONNECTED or peer.state is State.BANNED):
+        return False
+    where = address.proven, address.host, address.source
+    return address.pinned or not why_no_place(peers.values(), *where)
 
 
 def is_reachable(record: PeerRecord) -> bool:

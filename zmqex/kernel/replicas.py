@@ -228,7 +228,7 @@ class Replicas:
         maker = self._maker_for(beat.maker)
         if maker is None or maker.is_old(beat.sent_at_ms, now):
             return
-        maker.sent_at_ms, maker.heartbeat = beat.sent_at_ms, raw
+        maker.sent_at_ms, maker.heartbeat = beat.sent_at_ms, raw if beat.heads else b""
         if self.relaying and beat.heads and not hint:
             self._core.emit(Publish(RELAYED_TOPIC, raw))
         if beat.sent_at_ms >= now.wall_ms - CLOCK_SKEW_MAX_MS:

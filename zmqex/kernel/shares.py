@@ -6,6 +6,7 @@ owns one source, like the names of a DHT, or one subnet, leaves room for everybo
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections import Counter
 from typing import Final
@@ -15,8 +16,10 @@ from zmqex.dht.address import Scope, scope_of
 SOURCE_SHARE: Final = 2
 SUBNET_SHARE: Final = 16
 _SUBNET_BITS: Final = {4: 16, 6: 32}  # what one customer of a provider may get at once
+_CACHED_HOSTS: Final = 4_096
 
 
+@functools.lru_cache(_CACHED_HOSTS)
 def subnet_of(host: str) -> str:
     """What one party may own in bulk; "" on this machine and in private networks.
 

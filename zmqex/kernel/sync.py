@@ -123,9 +123,14 @@ class Sync:
             self._heads_done(peer)
             return
         heartbeats = decode(answer, Heads).heartbeats
+        # Most of what is told has been told by others already, and need not be read again.
+        known = {maker.heartbeat: maker.identity for maker in self._replicas.makers.values()}
         claims = []
         last = after
         for raw in heartbeats:
+            if raw in known:
+                last = max(last, known[raw])
+                continue
             last = max(last, decode(decode_envelope(raw).body, Heartbeat).maker)
             claim = self._replicas.claims.heartbeat(raw, peer)
             if claim is not None:
@@ -287,7 +292,7 @@ class Sync:
     # --- serving ---------------------------------------------------------------------------------
 
     def _on_heads(self, incoming: Incoming) -> None:
-        """The newest heartbeat of every maker that we know, a page at a time, by identity."""
+        """The newest heartbeats of us and of all makers with a log, a page at a time."""
         after = decode(incoming.body, Page).after
         page: list[bytes] = []
         size = 0
