@@ -61,12 +61,13 @@ class Invariants:
         self.checks = 0
         self._said: dict[tuple[bytes, str, int, int], bytes] = {}
         self._beat_ms: dict[bytes, int] = {}
-        self._beats: dict[tuple[int, bytes], int] = {}
-        self._tickets: dict[tuple[int, int], list[tuple[bytes, str, Envelope]]] = {}
+        # What each machine's process has heard, what it waits to have verified, and what it holds.
+        self._beats: dict[int, dict[bytes, int]] = {}
+        self._tickets: dict[int, dict[int, tuple[tuple[bytes, str, Envelope], ...]]] = {}
         self._trades: dict[int, dict[bytes, Trade]] = {}
         self.restored: dict[int, None] = {}
         self._preimages: dict[str, None] = {}
-        self._heads: dict[tuple[int, bytes, str], tuple[int, int, bytes]] = {}
+        self._heads: dict[int, dict[tuple[bytes, str], tuple[int, int, bytes]]] = {}
         self._accepts: dict[tuple[int, bytes], bytes] = {}
 
     # --- what the world tells --------------------------------------------------------------------
@@ -75,9 +76,7 @@ class Invariants:
         """A process begins with what is on disk, and knows nothing of others."""
         number = machine.number
         self._trades[number] = dict(machine.journal.trades)
-        self._beats = {key: at for key, at in self._beats.items() if key[0] != number}
-        self._heads = {key: at for key, at in self._heads.items() if key[0] != number}
-        self._tickets = {key: one for key, one in self._tickets.items() if key[0] != number}
+        self._beats[number], self._heads[number], self._tickets[number] = {}, {}, {}
 
     def restored_backup(self, machine: Machine) -> None:
         """A machine has lost its memory of the last minutes: it may contradict itself once."""
@@ -90,7 +89,7 @@ class Invariants:
 
     def verifying(self, machine: Machine, effect: out.Verify) -> None:
         """A kernel wants to know whether this was signed."""
-        self._tickets[machine.number, effect.ticket] = list(effect.items)
+        self._tickets[machine.number][effect.ticket] = effect.items
 
     def published(self, machine: Machine, effect: out.Publish) -> None:
         """A machine has told the network something."""
@@ -149,7 +148,7 @@ class Invariants:
     # --- logs and books --------------------------------------------------------------------------
 
     def _verified(self, machine: Machine, event: happened.Verified) -> None:
-        items = self._tickets.pop((machine.number, event.ticket), [])
+        items = self._tickets[machine.number].pop(event.ticket, ())
         logs: dict[tuple[bytes, str], None] = {}
         for maker, kind, envelope in items:
             if kind == "batch":
@@ -168,28 +167,28 @@ class Invariants:
         known = machine.k.replicas.makers.get(maker)
         if known is None:
             return
-        key = (machine.number, maker)
-        before_ms = self._beats.get(key, 0)
+        beats = self._beats[machine.number]
+        before_ms = beats.get(maker, 0)
         future = before_ms > machine.k.core.now.wall_ms
         if known.sent_at_ms < before_ms and not future and not machine.jumped:
             self._fail(f"{machine.name} went back to an older heartbeat of {to_text(maker)[:8]}")
-        self._beats[key] = known.sent_at_ms
+        beats[maker] = known.sent_at_ms
 
     def _check_log(self, machine: Machine, log: MakerLog) -> None:
         """What a node holds of a log is what its maker has signed up to there, and no more."""
         fold = log.fold
         if not fold.sequence:
             return
-        key = (machine.number, fold.maker, fold.market)
+        heads, key = self._heads[machine.number], (fold.maker, fold.market)
         at = (fold.epoch, fold.sequence, fold.head_hash)
-        before = self._heads.get(key)
+        before = heads.get(key)
         if before == at and not log.forked:
             return
         self.checks += 1
         who = f"{machine.name}'s copy of {to_text(fold.maker)[:8]} at {fold.epoch}/{fold.sequence}"
         if before is not None and before[:2] > at[:2]:
             self._fail(f"{who} went back from {before[0]}/{before[1]}")
-        self._heads[key] = at
+        heads[key] = at
         signed = self.reference.by_digest.get(fold.head_hash)
         if signed is None or signed.batch.maker != fold.maker:
             self._fail(f"{who}: its maker never signed that")
