@@ -74,9 +74,9 @@ class Shown:
                 log.hidden.pop(key, None)
             elif key not in fresh:
                 book.update(key, row.available_lots)
-            elif row.order.quantity_lots * row.order.price_ticks < dust:
+            elif (order := row.order).quantity_lots * order.price_ticks < dust:
                 self._core.count(_HIDDEN_DUST)
-            elif row.order.expires_at_ms > latest_ms:
+            elif order.expires_at_ms > latest_ms:
                 self._keep_out(log, key, RejectReason.EXPIRY_TOO_FAR)
             elif (refused := book.place(resting(key, maker, row), now_ms)) is not None:
                 self._keep_out(log, key, refused)

@@ -6,7 +6,7 @@ caller's, in that order, so that the cheap ones turn the crowd away.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -17,6 +17,12 @@ from zmqex.protocol.messages import AnyTradeMessage, Envelope, Frame, Message
 
 T = TypeVar("T")
 
+UNREADABLE: Final = (
+    msgspec.MsgspecError,
+    UnicodeDecodeError,
+    RecursionError,
+    OverflowError,
+)
 _encoder = msgspec.msgpack.Encoder()
 _decoders: dict[object, msgspec.msgpack.Decoder[Any]] = {}
 
@@ -31,8 +37,8 @@ def decode(raw: bytes | msgspec.Raw, wanted: type[T]) -> T:
     if len(raw) > FRAME_BYTES_MAX:
         raise RemoteProtocolError(f"{len(raw)} bytes, the limit is {FRAME_BYTES_MAX}", penalty=10)
     try:
-        message: T = (_decoders.get(wanted) or _make_decoder(wanted)).decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError) as error:
+        message: T = (_decoders.get(wanted) or decoder(wanted)).decode(raw)
+    except UNREADABLE as error:
         raise RemoteProtocolError(f"not a {_name(wanted)}: {error}", penalty=5) from error
     return message
 
@@ -60,10 +66,14 @@ def decode_trade_message(raw: bytes) -> AnyTradeMessage:
     return decode(raw, AnyTradeMessage)  # type: ignore[arg-type]
 
 
-def _make_decoder(wanted: type[T]) -> msgspec.msgpack.Decoder[T]:
-    """One decoder per type: building it costs more than a thousand messages."""
-    decoder = _decoders[wanted] = msgspec.msgpack.Decoder(wanted)
-    return decoder
+def decoder(wanted: type[T]) -> msgspec.msgpack.Decoder[T]:
+    """Make the one decoder of a type: building it costs more than a thousand messages.
+
+    For who decodes so many that each step counts, with bytes that have a bound already; it raises
+    one of UNREADABLE.
+    """
+    made = _decoders[wanted] = msgspec.msgpack.Decoder(wanted)
+    return made
 
 
 def _name(wanted: object) -> str:

@@ -17,10 +17,9 @@ from typing import Final
 
 import msgspec
 
-from zmqex.errors import RemoteProtocolError
 from zmqex.limits import CLOCK_SKEW_MAX_MS, ORDER_LIFE_MAX_MS
 from zmqex.market.orders import OrderFlags
-from zmqex.protocol.codec import decode
+from zmqex.protocol.codec import UNREADABLE, decoder
 from zmqex.protocol.identity import ZERO_DIGEST, order_hash
 from zmqex.protocol.messages import Batch, Close, Fill, Head, Order, Place, Update
 from zmqex.reasons import RejectReason
@@ -28,6 +27,7 @@ from zmqex.reasons import RejectReason
 BUCKETS: Final = 256
 _FLAGS_UNKNOWN: Final = ~int(OrderFlags.ALL_OR_NONE | OrderFlags.CANCEL_ON_DISCONNECT)
 _TOPIC_BYTES: Final = 8
+_decode_order: Final = decoder(Order).decode  # whoever brings one has looked at its size
 _pack_row: Final = Struct(">32sQQ").pack  # id, remaining and held lots
 
 
@@ -167,8 +167,8 @@ class Fold:
     def read_order(self, raw: bytes) -> Order | RejectReason:
         """The terms of an order of this log, or why they cannot be."""
         try:
-            order = decode(raw, Order)
-        except RemoteProtocolError:
+            order = _decode_order(raw)
+        except UNREADABLE:
             return RejectReason.MALFORMED
         if order.market != self.market:
             return RejectReason.WRONG_MARKET
