@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from tests.stories import BTC, available, only_trade, place, quote_leg
 from tests.world import SimNode, World
 from zmqex.kernel import effects as out
+from zmqex.kernel.records import Trade
 from zmqex.limits import DAY_MS
 from zmqex.trading.states import State
 
@@ -94,10 +95,21 @@ def test_a_day_ends_and_what_came_to_nothing_does_not_count() -> None:
     assert sell(world, carol, TENTH) == []
     assert sell(world, carol, SOME) == ["above_max_day"]
     (paid,) = [one for one in alice.journal.trades.values() if one.state is State.BASE_DONE]
-    another, core = replace(paid, trade_id=bytes(32)), alice.k.core
-    for passed_ms, reason in [(DAY_MS - 1, "above_max_day"), (DAY_MS, None)]:
-        core.begin(replace(core.now, wall_ms=paid.created_ms + passed_ms))
-        assert alice.k.trades.why_too_much(another, ()) == reason
+    assert until_a_day_later(alice, paid) == ["above_max_day", None]
+    quote_leg(world, alice, carol, paid.trade_id.hex())
+    assert alice.journal.trades[paid.trade_id].state is State.SETTLED
+    assert until_a_day_later(alice, paid) == ["above_max_day", None]
+
+
+def until_a_day_later(node: SimNode, paid: Trade) -> list[str | None]:
+    """Why the same trade again would be too much: in the last moment of a day, and after it."""
+    core, whys = node.k.core, list[str | None]()
+    begun = core.now
+    for passed_ms in (DAY_MS - 1, DAY_MS):
+        core.begin(replace(begun, wall_ms=paid.created_ms + passed_ms))
+        whys.append(node.k.trades.why_too_much(replace(paid, trade_id=bytes(32)), ()))
+    core.begin(begun)
+    return whys
 
 
 def test_takes_that_still_wait_for_the_hold_server_count_too() -> None:

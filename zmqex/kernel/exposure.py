@@ -40,12 +40,14 @@ class Exposure:
         if not settings.max_held_msat and not settings.max_day_msat:
             return None
         held_msat = day_msat = _stake_msat(trade)
-        for other in (*self._trades.by_id.values(), *waiting):
+        trades, yesterday_ms = self._trades, now_ms - DAY_MS
+        others = {one.trade_id: one for one in (*trades.running(), *trades.since(yesterday_ms))}
+        for other in (*others.values(), *waiting):
             if other.state in _CAME_TO_NOTHING or other.trade_id == trade.trade_id:
                 continue
             if other.state is not State.SETTLED and self._trades.counterparty(other) == peer:
                 held_msat += _stake_msat(other)
-            if other.created_ms > now_ms - DAY_MS:
+            if other.created_ms > yesterday_ms:
                 day_msat += _stake_msat(other)
         if _above(held_msat, settings.max_held_msat):
             return RejectReason.ABOVE_MAX_HELD

@@ -7,6 +7,7 @@ crash at any point loses neither or both.  Not for deciding what to do next.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -64,6 +65,7 @@ class Trades:
         self._held: dict[bytes, dict[bytes, int]] = {}  # order -> its trades that hold -> lots
         self._by_order: dict[bytes, dict[bytes, None]] = {}
         self._by_hash: dict[bytes, bytes] = {}
+        self._times: list[tuple[int, bytes]] = []  # when each began, in order
         self._outbox: dict[bytes, dict[bytes, OutboxLine]] = {}
         self._sending: dict[bytes, int] = {}  # trade id -> repeats of its first outbox message
         # Why a trade is more than the operator allows, beside others that are not known yet.
@@ -114,6 +116,11 @@ class Trades:
     def running(self) -> list[Trade]:
         """All trades that have not ended, in the order of their creation."""
         return [self.by_id[trade_id] for trade_id in self._running]
+
+    def since(self, wall_ms: int) -> list[Trade]:
+        """All trades that began after this, by our clock of then, the oldest first."""
+        first = bisect.bisect_left(self._times, (wall_ms + 1, b""))
+        return [self.by_id[trade_id] for _, trade_id in self._times[first:]]
 
     # --- changing ------------------------------------------------------------------------------
 
@@ -191,6 +198,7 @@ class Trades:
         del self.by_id[trade_id], self._by_order[trade.own_order_id][trade_id]
         for rows in (self.lines, self._running):
             rows.pop(trade_id, None)
+        del self._times[bisect.bisect_left(self._times, (trade.created_ms, trade_id))]
         self._core.persist(DropTrade(trade_id))
 
     def last_own_message(self, trade: Trade) -> bytes | None:
@@ -309,6 +317,7 @@ class Trades:
         self._know(trade)
         order_id = trade.order_id if trade.role is TradeRole.MAKER else trade.own_order_id
         self._by_order.setdefault(order_id, {})[trade.trade_id] = None
+        bisect.insort(self._times, (trade.created_ms, trade.trade_id))
 
     def _know(self, trade: Trade) -> None:
         self.by_id[trade.trade_id] = trade
