@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import compileall
+import gc
 import hashlib
 import json
 import os
@@ -41,6 +42,24 @@ KNOWN = ROOT / ".mutation.jsonl"
 GOAL_PERCENT = 90
 SLOWEST = 3  # times what the tests take without a fault
 SPARE_S = 10.0
+# Only the plugins that the tests need; a test that takes too long is no kill, as the parent looks
+# at the clock; and plugins that are loaded already are no fault.
+PLUGINS = ("pytest_timeout", "_hypothesis_pytestplugin")
+NOT_NEEDED = ("cacheprovider", "unraisableexception", "threadexception")
+PYTEST_WORDS = (
+    *("-x", "-q", "--timeout=0", "-W", "ignore::pytest.PytestAssertRewriteWarning"),
+    *(word for name in PLUGINS for word in ("-p", name)),
+    *(word for name in NOT_NEEDED for word in ("-p", f"no:{name}")),
+)
+LOADED = (
+    "pytest",
+    *PLUGINS,
+    "hypothesis.stateful",
+    "msgspec",
+    "msgpack",
+    "iso4217",
+    "nacl.bindings",
+)
 
 # Module -> the tests that should notice, the quickest first.
 TARGETS: Final[dict[str, tuple[str, ...]]] = {
@@ -78,6 +97,7 @@ class Result(NamedTuple):
     module: str
     name: str
     outcome: str  # killed, survived or timed_out
+    seconds: float
 
 
 def main(arguments: list[str]) -> int:
@@ -116,7 +136,10 @@ def _try_module(
     for mutant in todo:
         if time.monotonic() > end:
             return
-        yield Result(key, module, mutant.name, _outcome(copy, module, mutant, limits))
+        begun = time.monotonic()
+        outcome = _outcome(copy, module, mutant, limits)
+        seconds = round(time.monotonic() - begun, 2)
+        yield Result(key, module, mutant.name, outcome, seconds)
 
 
 # --- one mutant ----------------------------------------------------------------------------------
@@ -166,17 +189,14 @@ def _test(copy: Path, test: str) -> None:
     sys.dont_write_bytecode = True
     # It says nothing of slowness: a busy machine kills no mutants.
     os.environ["HYPOTHESIS_PROFILE"] = "mutation"
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     os.chdir(copy)
     sys.path.insert(0, str(copy))
     code = 1
     try:
         import pytest  # noqa: PLC0415 - loaded before the fork
 
-        # A test that takes too long is no kill: the parent looks at the clock.
-        words = ["-x", "-q", "-n0", "--timeout=0", "-p", "no:cacheprovider", "-p", "no:randomly"]
-        # Plugins that are loaded already are no fault.
-        words += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
-        code = int(pytest.main([*words, f"tests/{test}"]))
+        code = int(pytest.main([*PYTEST_WORDS, f"tests/{test}"]))
     finally:
         os._exit(code)
 
@@ -198,9 +218,11 @@ def _copy(folder: Path) -> Path:
 
 
 def _load() -> None:
-    """Load what every test stands on, and nothing of ours."""
-    for name in ("pytest", "hypothesis", "hypothesis.stateful", "msgspec", "nacl.bindings"):
+    """Load what every test stands on, and nothing of ours; no fork looks for garbage in it."""
+    for name in LOADED:
         __import__(name)
+    gc.collect()
+    gc.freeze()
 
 
 # --- what is known -------------------------------------------------------------------------------
@@ -228,23 +250,30 @@ def _keep(result: Result) -> None:
 
 
 def _report(modules: list[str], known: dict[tuple[str, str, str], Result]) -> int:
-    """Print a line a module and every survivor; 0 if enough are killed and all were tried."""
+    """Print a line a module and every mutant that was not killed; 0 if enough were, of all."""
     total: Counter[str] = Counter()
+    seconds = 0.0
+    figures: dict[str, object] = {}
+    alive: list[str] = []
     for module in modules:
         key = _key(module)
         counted: Counter[str] = Counter()
         for mutant in mutants(_source(module)):
             result = known.get((key, module, mutant.name))
             outcome = result.outcome if result else "untried"
+            seconds += result.seconds if result else 0.0
             counted[outcome] += 1
             if outcome in {"survived", "timed_out"}:
-                print(f"{outcome}: {module}:{mutant.name}")
+                alive.append(f"{outcome}: {module}:{mutant.name}")
+                print(alive[-1])
         print(f"{module}: {dict(sorted(counted.items()))}", flush=True)
+        figures[module] = dict(sorted(counted.items()))
         total += counted
-    percent = 100 * total["killed"] // max(1, total.total())
-    figures = {**total, "killed_percent": percent}
-    print(json.dumps(figures))
+    percent = round(100 * total["killed"] / max(1, total.total()), 1)
+    print(json.dumps({**total, "killed_percent": percent}))
     if os.environ.get("ZMQEX_FIGURES"):
+        # A run may have gone on from earlier ones: `seconds` is what all of its mutants took.
+        figures |= {**total, "killed_percent": percent, "seconds": round(seconds), "alive": alive}
         Path(os.environ["ZMQEX_FIGURES"]).write_text(json.dumps(figures))
     return 0 if percent >= GOAL_PERCENT and not total["untried"] else 1
 
