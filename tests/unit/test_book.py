@@ -136,6 +136,19 @@ def test_the_ends_of_orders_that_left_are_forgotten_little_by_little() -> None:
     assert [gone.expires_at_ms for gone in book.expire(10**7)] == ends
 
 
+def test_ends_are_not_swept_before_they_are_the_greater_part() -> None:
+    """As many as rest may be kept of those that left; what is more is swept soon."""
+    book = Book()
+    for number in range(3_000):
+        book.place(order(number), 0)
+    for number in range(3_000, 13_000):
+        book.place(order(number), 0)
+        book.cancel(order(number).order_id)
+        if number < 6_000:
+            assert kept(book) == number + 1
+        assert kept(book) <= 2 * 3_000 + 2 * _SWEEP_MIN
+
+
 def test_equal_ends_come_in_the_order_of_ids() -> None:
     """What expires together is told in an order that no history can change."""
     book = Book()
