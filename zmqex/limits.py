@@ -68,6 +68,14 @@ INVOICE_MARGIN_MS: Final = 5 * SECOND_MS
 MIN_FINAL_CLTV_BLOCKS_MAX: Final = 144
 # The whole route's lock: three days, as BOLT 11 wallets allow at most.
 CLTV_LIMIT_BLOCKS: Final = 432
+# Settlement `htlc`: how long the buyer may take to send the quote once the base is locked, and from
+# then on the seller to confirm it; and what the two need besides.
+HTLC_SEND_MS: Final = 2 * HOUR_MS
+HTLC_CONFIRM_MS: Final = 6 * HOUR_MS
+HTLC_SPARE_MS: Final = 2 * MINUTE_MS
+# A final lock is at least so long, and this much of it is left when the last word is said.
+LOCK_BLOCKS_MIN: Final = 24
+LOCK_MARGIN_BLOCKS: Final = 6
 # A take older than this is a replay or a very slow wire.
 TAKE_AGE_MAX_MS: Final = 60 * SECOND_MS
 # The receiver's and the sender's clock may differ by this much.
@@ -398,6 +406,9 @@ WATCH_POLL_S: Final = 0.5
 CLN_AUTO_CANCEL_BLOCKS: Final = 3
 # LND gives a held payment back 16 blocks and 2 before its lock ends (HoldExpiryDelta).
 LND_AUTO_CANCEL_BLOCKS: Final = 18
+
+# A seller by `htlc` does not know the buyer's backend, so it counts with the longest.
+AUTO_CANCEL_BLOCKS_MAX: Final = 18
 
 # What is at stake with real bitcoin where the operator has not said otherwise: 0.01 BTC in one
 # trade, 0.05 with one peer, 0.1 in a day.

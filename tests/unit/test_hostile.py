@@ -25,7 +25,6 @@ from zmqex.protocol.messages import (
     Greet,
     LogPage,
     LogRequest,
-    PlayPay,
     Snapshot,
     Take,
     TradeCancel,
@@ -33,6 +32,7 @@ from zmqex.protocol.messages import (
     TradeMessage,
     TradeSaid,
 )
+from zmqex.protocol.play_messages import PlayPay
 from zmqex.reasons import RejectReason
 from zmqex.trading.settlement import amounts
 from zmqex.trading.states import State

@@ -41,7 +41,6 @@ from zmqex.protocol.messages import (
     PeerRecord,
     Peers,
     Place,
-    PlayPaid,
     Pong,
     QuoteSent,
     Take,
@@ -49,6 +48,7 @@ from zmqex.protocol.messages import (
     TradeInvoice,
     Update,
 )
+from zmqex.protocol.play_messages import PlayPaid
 
 ID = b"i" * 32
 ORDER: dict[str, Any] = {

@@ -13,7 +13,8 @@ from zmqex.kernel import events as happened
 from zmqex.kernel.core import Backend
 from zmqex.limits import PLAY_PAYMENTS_AT_ONCE_MAX
 from zmqex.protocol.codec import decode, decode_frame, encode_frame
-from zmqex.protocol.messages import Empty, PlayPaid, PlayPay, Reject
+from zmqex.protocol.messages import Empty, Reject
+from zmqex.protocol.play_messages import PlayPaid, PlayPay
 
 HASH, PREIMAGE = b"h" * 32, b"p" * 32
 

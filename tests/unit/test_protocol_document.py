@@ -32,7 +32,7 @@ from zmqex.kernel.kernel import Kernel
 from zmqex.kernel.records import Snapshot
 from zmqex.kernel.sessions import _PUBLISHED
 from zmqex.market.instruments import Currencies
-from zmqex.protocol import fields, messages
+from zmqex.protocol import fields, messages, play_messages
 from zmqex.protocol.codec import decode, decode_envelope, decode_frame, decode_trade_message, encode
 from zmqex.protocol.identity import IdentityKey
 from zmqex.protocol.log import Fold, Plan
@@ -55,7 +55,7 @@ DOCUMENT = (ROOT / "docs" / "protocol.md").read_text()
 VECTORS: dict[str, Any] = json.loads((ROOT / "tests/data/protocol_vectors.json").read_text())
 KINDS = [
     one
-    for one in vars(messages).values()
+    for one in {**vars(messages), **vars(play_messages)}.values()
     if isinstance(one, type) and issubclass(one, Message) and one not in {Message, TradeMessage}
 ]
 SEALED = [

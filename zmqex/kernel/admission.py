@@ -32,7 +32,7 @@ from zmqex.protocol.codec import decode, decode_envelope, decode_trade_message
 from zmqex.protocol.identity import digest, short, to_text, trade_id, verify
 from zmqex.protocol.messages import Accept, Take, TradeSaid
 from zmqex.reasons import RejectReason
-from zmqex.trading.settlement import amounts, draws_preimage
+from zmqex.trading.settlement import HTLC, amounts, draws_preimage
 from zmqex.trading.states import Claim, State, TradeRole
 
 
@@ -235,10 +235,16 @@ class Admission:
             return RejectReason.WRONG_PAYMENT_HASH
         if self._caps.wait_ms(take.taker):
             return RejectReason.RATE_LIMITED
+        if take.settlement == HTLC and self._has_lock(take.taker):
+            return RejectReason.TOO_MANY_HOLDS
         if self._caps.too_many(take.taker, take.order_id, address):
             return RejectReason.TOO_MANY_HOLDS
         room = self._caps.room_lots(take.taker, take.order_id, order)
         return self._orders.acceptable_lots(take.order_id, take.quantity_lots, room)
+
+    def _has_lock(self, taker: bytes) -> bool:
+        """Whether a taker has an open `htlc` trade with us: each may last for hours."""
+        return any(one.settlement == HTLC and one.taker == taker for one in self._all_holding())
 
     def _hash_is_known(self, payment_hash: bytes) -> bool:
         return self._trades.by_hash(payment_hash) is not None or any(

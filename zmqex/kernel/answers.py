@@ -22,6 +22,7 @@ from zmqex.market.matching import Plan
 from zmqex.market.units import format_quantity, notional_quote_units
 from zmqex.protocol.identity import to_text
 from zmqex.reasons import RejectReason
+from zmqex.trading.settlement import HTLC
 from zmqex.trading.states import State
 
 _MESSAGES: Final[Mapping[RejectReason, str]] = {
@@ -191,7 +192,9 @@ class Answers:
     # --- private -------------------------------------------------------------------------------
 
     def _is_paying(self, job: Job) -> bool:
-        return any(self._trades.by_id[one].state is State.PAYING for one in job.trades)
+        """Whether a payment is just leaving; one that is locked for hours is not waited for."""
+        trades = (self._trades.by_id[one] for one in job.trades)
+        return any(one.state is State.PAYING and one.settlement != HTLC for one in trades)
 
     def _trade_moved(self, _before: Trade, after: Trade) -> None:
         for serial, job in list(self._waiting.items()):

@@ -143,8 +143,8 @@ class Caps:
 
     def _ran_out(self, trade: Trade) -> None:
         """A hold came to nothing; what ended at once has cost nobody anything."""
-        if self._core.now.wall_ms - trade.created_ms < UNPAID_AFTER_MS:
-            return
+        if self._core.now.wall_ms - trade.created_ms < UNPAID_AFTER_MS or trade.deadline_ms:
+            return  # or it was paid, and locked until it went back
         times = self._waits.pop(trade.taker, (0, 0))[0]
         wait_ms = min(UNPAID_WAIT_FIRST_MS << min(times, 16), UNPAID_WAIT_LAST_MS)
         if len(self._waits) >= PEERS_KNOWN_MAX:

@@ -165,6 +165,7 @@ class ListTrades(CommandBase, frozen=True, tag="list_trades"):
     "base_msat", "quote_units", "settlement", "state", "reason",
     "turn": "you|them|lightning|nobody",
     "next_command": "trade sent ID" or "", "next_text", "hold_expires_ms", "hold_left_ms",
+    "htlc_expiry_height", "deadline_ms": of an `htlc` trade's lock and of our state,
     "payment_hash", "invoice", "pay_mode", "pay_instructions", "reference", "created_ms",
     "updated_ms"}`.
     """
@@ -193,15 +194,24 @@ class PayTrade(CommandBase, frozen=True, tag="pay_trade"):
     trade_id: Text
 
 
+class SendTrade(CommandBase, frozen=True, tag="send_trade"):
+    """We are about to send the quote of an `htlc` trade: may we still?  `{"trade": TRADE}`.
+
+    Answered once Lightning has said how long the base is locked; refused where that is too short.
+    """
+
+    trade_id: Text
+
+
 class SentTrade(CommandBase, frozen=True, tag="sent_trade"):
-    """The quote was sent by us: `{"trade": TRADE}`."""
+    """The quote was sent by us: `{"trade": TRADE}`; in an `htlc` trade checked like SendTrade."""
 
     trade_id: Text
     reference: Annotated[str, Meta(max_length=200)] = ""
 
 
 class ReceivedTrade(CommandBase, frozen=True, tag="received_trade"):
-    """The quote has arrived with us: `{"trade": TRADE}`."""
+    """The quote has arrived with us: `{"trade": TRADE}`; an `htlc` trade is released with it."""
 
     trade_id: Text
 
@@ -322,6 +332,7 @@ Command = (
     | ShowTrade
     | ExportTrade
     | PayTrade
+    | SendTrade
     | SentTrade
     | ReceivedTrade
     | CancelTrade

@@ -7,6 +7,8 @@ nothing; the acknowledgement is our state and our last signed message of the tra
 from __future__ import annotations
 
 from zmqex.kernel.core import Core
+from zmqex.kernel.lock_buyer import LockBuyer
+from zmqex.kernel.lock_seller import LockSeller
 from zmqex.kernel.maker import Maker
 from zmqex.kernel.records import Trade
 from zmqex.kernel.sessions import Incoming, Sessions
@@ -22,12 +24,14 @@ from zmqex.protocol.messages import (
     TradeCancel,
     TradeCancelled,
     TradeInvoice,
+    TradeReleased,
     TradeSaid,
     TradeSettled,
     TradeStatus,
     TradeStatusRequest,
 )
 from zmqex.reasons import RejectReason
+from zmqex.trading.settlement import HTLC
 from zmqex.trading.states import TradeRole
 
 
@@ -35,14 +39,19 @@ class Dialogue:
     """Serves `trade` and `trade_status`."""
 
     def __init__(
-        self, core: Core, sessions: Sessions, trades: Trades, maker: Maker, taker: Taker
+        self,
+        core: Core,
+        sessions: Sessions,
+        trades: Trades,
+        sides: tuple[Maker, Taker],
+        locks: tuple[LockBuyer, LockSeller],
     ) -> None:
         """Serve from now on."""
         self._core = core
         self._sessions = sessions
         self._trades = trades
-        self._maker = maker
-        self._taker = taker
+        self._maker, self._taker = sides
+        self._lock_buyer, self._lock_seller = locks
         sessions.serve("trade", self._on_trade)
         sessions.serve("trade_status", self._on_status)
 
@@ -72,9 +81,26 @@ class Dialogue:
     ) -> RejectReason | None:
         if isinstance(message, TradeSettled):
             return self._on_receipt(trade, raw)
+        if trade.settlement == HTLC and isinstance(message, QuoteSent | TradeReleased):
+            return self._of_lock(trade, message, raw)
         if trade.role is TradeRole.MAKER:
             return self._to_maker(incoming, trade, message, raw)
         return self._to_taker(trade, message, raw)
+
+    def _of_lock(
+        self, trade: Trade, message: QuoteSent | TradeReleased, raw: bytes
+    ) -> RejectReason | None:
+        """In an `htlc` trade the buyer says that it has sent, the seller releases."""
+        buys = self._trades.our_side(trade) == "buy"
+        if isinstance(message, TradeReleased):
+            return (
+                self._lock_buyer.on_released(trade, message, raw)
+                if buys
+                else RejectReason.WRONG_PARTY
+            )
+        if buys:
+            return RejectReason.WRONG_PARTY
+        return self._lock_seller.on_quote_sent(trade, message, raw)
 
     def _on_receipt(self, trade: Trade, raw: bytes) -> RejectReason | None:
         """The other party has all that it was promised: kept as evidence, once."""

@@ -19,7 +19,8 @@ from zmqex.kernel.trades import Trades
 from zmqex.kernel.views import find_by_prefix, id_problem, trade_view
 from zmqex.limits import PAY_WAIT_MS
 from zmqex.reasons import RejectReason
-from zmqex.trading.states import Input, State, TradeRole
+from zmqex.trading.settlement import HTLC, proves_payment
+from zmqex.trading.states import Claim, Input, State, TradeRole
 
 LightningEvent = InvoiceCreated | InvoiceSeen | PaymentSeen | LightningFailed
 _OUTCOMES = {"settled": Input.RESOLVE_SETTLED, "cancelled": Input.RESOLVE_CANCELLED}
@@ -78,8 +79,15 @@ class Disputes:
             self._look_first(client, request_id, trade)
 
     def _settle(self, trade: Trade) -> None:
-        held = trade.role is TradeRole.MAKER and trade.side == "sell" and not trade.late
-        trade = self._trades.move(trade, Input.RESOLVE_SETTLED)
+        self._sell(trade, Input.RESOLVE_SETTLED)
+        if trade.settlement == HTLC and self._trades.our_side(trade) == "buy":
+            # Whatever may still be locked for us is not ours to keep from its owner.
+            self._core.emit(CancelInvoice(trade.trade_id, trade.payment_hash))
+
+    def _sell(self, trade: Trade, how: Input) -> None:
+        """Settle a dispute; what a maker's order still held for it is filled."""
+        held = trade.role is TradeRole.MAKER and self._trades.claim_of(trade) is Claim.HELD
+        trade = self._trades.move(trade, how)
         if held:
             self._maker.sold(trade)
 
@@ -95,12 +103,13 @@ class Disputes:
 
     def on_lightning(self, trade: Trade, event: LightningEvent) -> None:
         """Lightning speaks of a disputed trade."""
-        settled = isinstance(event, InvoiceSeen) and event.state == "settled"
         if event.payment_hash != trade.payment_hash:
             return
-        if settled and self._trades.can(trade, Input.BASE_SETTLED):
-            # The money came after all.
-            self._concluded(self._trades.move(trade, Input.BASE_SETTLED))
+        moved = _moved(trade, event)
+        if moved is not None and self._trades.can(trade, moved):
+            # The money went over after all.
+            self._sell(trade, moved)
+            self._concluded(self._trades.by_id[trade.trade_id])
         elif trade.trade_id in self._asking and _is_negative(trade, event):
             self._cancel(trade)
 
@@ -136,6 +145,17 @@ class Disputes:
     ) -> None:
         message = f"trade {trade.trade_id.hex()[:12]}: {why}"
         self._core.refuse(client, request_id, reason, message)
+
+
+def _moved(trade: Trade, event: LightningEvent) -> Input | None:
+    """What Lightning says has moved for good, if that is what it says."""
+    match event:
+        case InvoiceSeen(state="settled"):
+            return Input.BASE_SETTLED
+        case PaymentSeen(state="succeeded", preimage=bytes(preimage)):
+            return Input.PAY_SUCCEEDED if proves_payment(preimage, trade.payment_hash) else None
+        case _:
+            return None
 
 
 def _is_negative(trade: Trade, event: LightningEvent) -> bool:

@@ -61,6 +61,8 @@ from zmqex.kernel.evidence import Exports
 from zmqex.kernel.exposure import Exposure
 from zmqex.kernel.following import Following
 from zmqex.kernel.lease import NOT_LEADING, Lease
+from zmqex.kernel.lock_buyer import LockBuyer
+from zmqex.kernel.lock_seller import LockSeller
 from zmqex.kernel.maker import Maker
 from zmqex.kernel.matches import Matching
 from zmqex.kernel.operator import Operator
@@ -77,10 +79,11 @@ from zmqex.kernel.trades import Trades
 from zmqex.market.instruments import BASE, Currencies
 from zmqex.protocol.identity import Signer
 from zmqex.reasons import RejectReason
+from zmqex.trading.settlement import HTLC
 from zmqex.trading.states import State, TradeRole
 
 # Recovery takes the trades with money in flight first.
-_FIRST = {State.PAYING: 0, State.CANCELLING: 1}
+_FIRST = {State.RELEASED: 0, State.PAYING: 1, State.CANCELLING: 2}
 
 
 class Kernel:
@@ -104,14 +107,27 @@ class Kernel:
         self.taking = Taking(self.core, self.sessions, self.trades, self.orders)
         self.exports = Exports(self.core, self.replicas, self.trades, self.orders, self.taking)
         self.taker = Taker(self.core, self.trades, self.orders, self.taking)
+        self.lock_buyer = LockBuyer(core, self.trades, self.maker)
+        self.lock_seller = LockSeller(core, self.trades, self.taker)
         self.desk = Desk(
             core, self.sessions, self.replicas, self.trades, self.orders, self.taking, self.taker
         )
         self.endings = Endings(core, self.orders, self.desk)
-        self.dialogue = Dialogue(self.core, self.sessions, self.trades, self.maker, self.taker)
+        self.dialogue = Dialogue(
+            core,
+            self.sessions,
+            self.trades,
+            (self.maker, self.taker),
+            (self.lock_buyer, self.lock_seller),
+        )
         self.matching = Matching(self.core, self.sessions, self.replicas)
         self.operator = Operator(
-            core, self.replicas, self.trades, self.orders, self.maker, self.taker
+            core,
+            self.replicas,
+            self.trades,
+            self.orders,
+            (self.maker, self.taker),
+            (self.lock_buyer, self.lock_seller),
         )
         self.disputes = Disputes(self.core, self.trades, self.maker, self.taker)
         self.play = PlayRelay(self.core, self.sessions)
@@ -203,10 +219,9 @@ class Kernel:
         self.publisher.restore(restored.batches, restored.checkpoints)
         self._rebuild_holds()
         self.desk.resume()
-        running = sorted(self.trades.running(), key=lambda one: _FIRST.get(one.state, 2))
+        running = sorted(self.trades.running(), key=lambda one: _FIRST.get(one.state, 3))
         for trade in running:
-            side = self.maker if trade.role is TradeRole.MAKER else self.taker
-            side.resume(trade)
+            self._side_of(trade).resume(trade)
         self.maker.tombstones.resume()
         self.orders.resume()
         self.endings.resume()
@@ -243,10 +258,10 @@ class Kernel:
         if trade is None or event.asset != BASE:
             self.core.count("lightning_event_without_trade")
             return
-        if trade.state is State.DISPUTED:
+        if trade.state is State.DISPUTED and not self.lock_seller.is_asking(trade):
             self.disputes.on_lightning(trade, event)
             return
-        side: Maker | Taker = self._side_of(trade)
+        side = self._side_of(trade)
         match event:
             case InvoiceCreated():
                 side.on_invoice_created(trade, event)
@@ -260,8 +275,12 @@ class Kernel:
     def _on_height(self, event: HeightSeen) -> None:
         if event.asset == BASE:
             self.core.height = event.height
+            self.lock_buyer.on_height()
 
-    def _side_of(self, trade: Trade) -> Maker | Taker:
+    def _side_of(self, trade: Trade) -> Maker | Taker | LockBuyer | LockSeller:
+        if trade.settlement == HTLC:
+            buys = self.trades.our_side(trade) == "buy"
+            return self.lock_buyer if buys else self.lock_seller
         return self.maker if trade.role is TradeRole.MAKER else self.taker
 
     # --- the operator --------------------------------------------------------------------------

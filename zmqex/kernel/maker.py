@@ -13,21 +13,19 @@ from zmqex.kernel.admission import Admission
 from zmqex.kernel.core import Core
 from zmqex.kernel.effects import (
     CancelInvoice,
-    CreateInvoice,
     ExtendHold,
     LookupInvoice,
     LookupPayment,
-    PayInvoice,
     ReleaseHold,
 )
 from zmqex.kernel.events import InvoiceCreated, InvoiceSeen, LightningFailed, PaymentSeen
+from zmqex.kernel.invoices import create_invoice, pay_invoice
 from zmqex.kernel.orders import OwnOrders
 from zmqex.kernel.records import Trade
 from zmqex.kernel.sessions import Incoming
 from zmqex.kernel.tombstones import Tombstones
 from zmqex.kernel.trades import Trades
 from zmqex.limits import (
-    CLTV_LIMIT_BLOCKS,
     CONFIRM_MAX_MS,
     NEVER_MADE_MS,
     RETRY_LAST_MS,
@@ -47,7 +45,6 @@ from zmqex.protocol.messages import (
 from zmqex.reasons import RejectReason
 from zmqex.trading.settlement import (
     Expected,
-    fee_limit_msat,
     proves_payment,
     why_not_pay,
 )
@@ -105,19 +102,7 @@ class Maker:
         if left_ms <= SECOND_MS:
             self._end(trade, RejectReason.HOLD_ENDED)
             return
-        memo = f"zmqex trade {trade.trade_id.hex()[:16]}"
-        if self._core.settings.network == "play":
-            memo = f"PLAY MONEY: {memo}"
-        self._core.emit(
-            CreateInvoice(
-                trade.trade_id,
-                trade.payment_hash,
-                trade.preimage,
-                trade.base_msat,
-                memo,
-                left_ms // SECOND_MS,
-            )
-        )
+        self._core.emit(create_invoice(self._core, trade, left_ms // SECOND_MS))
 
     def on_invoice_created(self, trade: Trade, event: InvoiceCreated) -> None:
         """The invoice exists: hand it to the taker, unless the hold has ended meanwhile."""
@@ -137,11 +122,7 @@ class Maker:
         elif trade.state is State.CANCELLING:
             self._cancelling(trade, event)
         elif trade.trade_id in self._ending and self._trades.can(trade, Input.END_ASKED):
-            reason = self._ending.pop(trade.trade_id)
-            trade = self._trades.move(trade, Input.END_ASKED, reason=reason.value)
-            self._admission.refuse(trade, reason)
-            self._core.emit(CancelInvoice(trade.trade_id, trade.payment_hash))
-            self._retry(trade)
+            self.end_now(trade, self._ending.pop(trade.trade_id))
         elif trade.state is State.RESERVED:
             # Looked up because nothing was known: the same preimage gives the same invoice again.
             self._arm(trade)
@@ -196,10 +177,33 @@ class Maker:
         if trade.side == "sell":
             trade = self._trades.move(trade, Input.END_ASKED, reason=reason.value)
             self.returned(trade)
-            return
-        self._ending[trade.trade_id] = reason
-        self._core.emit(LookupInvoice(trade.trade_id, trade.payment_hash))
+        elif trade.state is State.HTLC_ACCEPTED:
+            # Only we can settle what is locked, so nothing has to be looked up before.
+            self.end_now(trade, reason)
+        else:
+            self._ending[trade.trade_id] = reason
+            self._core.emit(LookupInvoice(trade.trade_id, trade.payment_hash))
+            self._retry(trade)
+
+    def end_now(self, trade: Trade, reason: RejectReason) -> None:
+        """Have Lightning cancel our invoice, and give back what may be locked with it."""
+        trade = self._trades.move(trade, Input.END_ASKED, reason=reason.value)
+        self._admission.refuse(trade, reason)
+        self._core.emit(CancelInvoice(trade.trade_id, trade.payment_hash))
         self._retry(trade)
+
+    def is_called_off(self, trade: Trade) -> bool:
+        """Whether somebody, and not only the clock, wants a hold to end that is being looked up."""
+        return self._ending.get(trade.trade_id, RejectReason.HOLD_ENDED) is not (
+            RejectReason.HOLD_ENDED
+        )
+
+    def stays(self, trade: Trade) -> None:
+        """The base is locked: the hold does not end with its time, whoever looked it up."""
+        self._ending.pop(trade.trade_id, None)
+        self._retries.pop(trade.trade_id, None)
+        self._admission.recovering.discard(trade.trade_id)
+        self._admission.refuse(trade, RejectReason.ALREADY_PAID)
 
     def _retry(self, trade: Trade) -> None:
         """Ask Lightning again, 1, 2, 4 ... 30 seconds from now, until it has given a final word."""
@@ -271,7 +275,7 @@ class Maker:
         late = trade.state is State.CANCELLED
         trade = self._trades.heard(trade, envelope)
         trade = self._trades.move(trade, Input.QUOTE_SAID, reference=message.reference, late=late)
-        self._extend(trade)
+        self.extend(trade)
         self._arm(trade)
         return None
 
@@ -334,7 +338,7 @@ class Maker:
     def say_received(self, trade: Trade) -> Trade:
         """The quote has arrived with us (a selling maker): from now on we owe the base."""
         trade = self._trades.move(trade, Input.QUOTE_CONFIRMED)
-        self._extend(trade)
+        self.extend(trade)
         self._arm(trade)
         return self._trades.say(trade, QuoteConfirmed)
 
@@ -416,7 +420,10 @@ class Maker:
         ours = trade.state is State.PAYING and event.payment_hash == trade.payment_hash
         if ours and event.call == "pay" and not event.indeterminate:
             self._payment_failed(trade, event.reason)
-        elif event.call == "create_invoice" and trade.state is State.RESERVED:
+        elif (
+            event.call in {"create_invoice", "create_hold_invoice"}
+            and trade.state is State.RESERVED
+        ):
             if event.indeterminate:
                 self._retry(trade)
             else:
@@ -425,7 +432,7 @@ class Maker:
                 self._end(trade, RejectReason.LIGHTNING_UNAVAILABLE)
         # Look-ups and cancels have their retry timer.
 
-    def _extend(self, trade: Trade) -> None:
+    def extend(self, trade: Trade) -> None:
         """Keep the Redis hold while the trade goes on after its 15 minutes."""
         if self._trades.claim_of(trade) is not Claim.HELD:
             return
@@ -435,7 +442,7 @@ class Maker:
         self._core.call_after(("extend", key), ttl_ms // 2, lambda: self._extend_again(key))
 
     def _extend_again(self, key: bytes) -> None:
-        self._extend(self._trades.by_id[key])
+        self.extend(self._trades.by_id[key])
 
     # --- after a restart -----------------------------------------------------------------------
 
@@ -456,15 +463,4 @@ class Maker:
         else:
             self._arm(trade)
             if trade.state is not State.RESERVED:
-                self._extend(trade)
-
-
-def pay_invoice(trade: Trade) -> PayInvoice:
-    """The effect that pays the invoice of a trade, with its limits."""
-    return PayInvoice(
-        trade.trade_id,
-        trade.payment_hash,
-        trade.invoice,
-        fee_limit_msat(trade.base_msat),
-        CLTV_LIMIT_BLOCKS,
-    )
+                self.extend(trade)

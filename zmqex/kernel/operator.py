@@ -17,11 +17,14 @@ from zmqex.kernel.commands import (
     ListTrades,
     PayTrade,
     ReceivedTrade,
+    SendTrade,
     SentTrade,
     ShowOrder,
     ShowTrade,
 )
 from zmqex.kernel.core import Core
+from zmqex.kernel.lock_buyer import LockBuyer
+from zmqex.kernel.lock_seller import LockSeller
 from zmqex.kernel.maker import Maker
 from zmqex.kernel.orders import CLOSED, OwnOrders
 from zmqex.kernel.records import Trade
@@ -33,6 +36,7 @@ from zmqex.limits import PAY_WAIT_MS
 from zmqex.protocol.codec import decode_envelope, decode_trade_message
 from zmqex.protocol.identity import to_text
 from zmqex.reasons import RejectReason
+from zmqex.trading.settlement import HTLC
 from zmqex.trading.states import TERMINAL, Claim, Input, State, TradeRole
 
 _REFUSALS: Final[Mapping[RejectReason, str]] = {
@@ -60,16 +64,16 @@ class Operator:
         replicas: Replicas,
         trades: Trades,
         orders: OwnOrders,
-        maker: Maker,
-        taker: Taker,
+        sides: tuple[Maker, Taker],
+        locks: tuple[LockBuyer, LockSeller],
     ) -> None:
         """Answer from now on."""
         self._core = core
         self._replicas = replicas
         self._trades = trades
         self._orders = orders
-        self._maker = maker
-        self._taker = taker
+        self._maker, self._taker = sides
+        self._lock_buyer, self._lock_seller = locks
         self._paying: dict[bytes, tuple[bytes, int]] = {}  # trade id -> who waits for the payment
         self._calls: dict[type, Callable[[bytes, int, Any], None]] = {
             ListOrders: self._list_orders,
@@ -78,6 +82,7 @@ class Operator:
             ShowTrade: self._show_trade,
             ListHolds: self._list_holds,
             PayTrade: self._pay,
+            SendTrade: self._send,
             SentTrade: self._sent,
             ReceivedTrade: self._received,
             CancelTrade: self._cancel,
@@ -172,6 +177,11 @@ class Operator:
         if reason is not None:
             self._refuse(client, request_id, trade, reason)
             return
+        if trade.settlement == HTLC:
+            # It stays locked until the quote has come, so there is no end to wait for.
+            trade = self._trades.by_id[trade.trade_id]
+            self._core.answer(client, request_id, {"trade": self._view(trade)})
+            return
         self._paying[trade.trade_id] = (client, request_id)
         key = trade.trade_id
         self._core.call_after(("pay", key), PAY_WAIT_MS, lambda: self._answer_pay(key))
@@ -197,12 +207,24 @@ class Operator:
         else:
             self._core.answer(client, request_id, {"trade": self._view(trade)})
 
+    def _send(self, client: bytes, request_id: int, command: SendTrade) -> None:
+        trade = self._find(client, request_id, command.trade_id)
+        if trade is None:
+            return
+        if self._trades.our_side(trade) != "buy":
+            self._refuse(client, request_id, trade, RejectReason.WRONG_PARTY)
+        elif trade.settlement != HTLC or not self._lock_buyer.send(client, request_id, trade, None):
+            self._refuse(client, request_id, trade, RejectReason.WRONG_STATE)
+
     def _sent(self, client: bytes, request_id: int, command: SentTrade) -> None:
         trade = self._find(client, request_id, command.trade_id)
         if trade is None:
             return
         if self._trades.our_side(trade) != "buy":
             self._refuse(client, request_id, trade, RejectReason.WRONG_PARTY)
+        elif trade.settlement == HTLC:
+            if not self._lock_buyer.send(client, request_id, trade, command.reference):
+                self._refuse(client, request_id, trade, RejectReason.WRONG_STATE)
         elif not self._trades.can(trade, Input.QUOTE_SAID) or trade.state is State.CANCELLED:
             self._refuse(client, request_id, trade, RejectReason.WRONG_STATE)
         elif self._is_past_hold(trade):
@@ -222,6 +244,9 @@ class Operator:
             return
         if self._trades.our_side(trade) != "sell":
             self._refuse(client, request_id, trade, RejectReason.WRONG_PARTY)
+        elif trade.settlement == HTLC:
+            if not self._lock_seller.release(client, request_id, trade):
+                self._refuse(client, request_id, trade, RejectReason.WRONG_STATE)
         elif not self._trades.can(trade, Input.QUOTE_CONFIRMED):
             self._refuse(client, request_id, trade, RejectReason.WRONG_STATE)
         else:
@@ -239,6 +264,8 @@ class Operator:
         elif trade.role is TradeRole.MAKER and self._trades.can(trade, Input.END_ASKED):
             self._maker.say_cancel(trade)
             trade = self._trades.by_id[trade.trade_id]
+        elif trade.settlement == HTLC and trade.state is State.PAYING:
+            trade = self._lock_seller.ask_back(trade)
         else:
             self._refuse(client, request_id, trade, RejectReason.WRONG_STATE)
             return

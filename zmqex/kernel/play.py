@@ -18,7 +18,7 @@ from zmqex.kernel.requests import Incoming, Refusal
 from zmqex.kernel.sessions import Sessions
 from zmqex.limits import PLAY_PAYMENTS_AT_ONCE_MAX
 from zmqex.protocol.codec import decode
-from zmqex.protocol.messages import PlayPaid, PlayPay
+from zmqex.protocol.play_messages import PlayPaid, PlayPay
 from zmqex.reasons import RejectReason
 
 

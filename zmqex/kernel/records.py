@@ -54,6 +54,10 @@ class Trade(Record, frozen=True):
     paid: bool = False  # Lightning has said, for good, that the base was paid
     late: bool = False  # disputed after its quantity had returned: claims nothing
     reason: str = ""  # why it ended or waits, a RejectReason word
+    # Settlement `htlc`: where the lock of the base ends (payer: at the earliest), 0: not known; and
+    # Unix ms at which a buyer's state ends by itself.
+    htlc_expiry_height: int = 0
+    deadline_ms: int = 0
 
     @property
     def is_tombstone(self) -> bool:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 
 from zmqex.kernel.core import Core
-from zmqex.kernel.effects import CancelInvoice, CreateInvoice, LookupInvoice, LookupPayment
+from zmqex.kernel.effects import CancelInvoice, LookupInvoice, LookupPayment
 from zmqex.kernel.events import InvoiceCreated, InvoiceSeen, LightningFailed, PaymentSeen
-from zmqex.kernel.maker import pay_invoice
+from zmqex.kernel.invoices import create_invoice, lock_floor, pay_invoice
 from zmqex.kernel.orders import OwnOrders
 from zmqex.kernel.records import Trade
 from zmqex.kernel.taking import Taking
@@ -96,7 +96,8 @@ class Taker:
         reason = self._why_not_pay(trade)
         if reason is not None:
             return reason
-        trade = self._trades.move(trade, Input.PAY_STARTED, reason="")
+        floor = lock_floor(self._core, trade)
+        trade = self._trades.move(trade, Input.PAY_STARTED, reason="", htlc_expiry_height=floor)
         self._core.emit(pay_invoice(trade))
         self._retry(trade)
         return None
@@ -219,19 +220,7 @@ class Taker:
     # --- invoices: a buying taker --------------------------------------------------------------
 
     def _create_invoice(self, trade: Trade) -> None:
-        memo = f"zmqex trade {trade.trade_id.hex()[:16]}"
-        if self._core.settings.network == "play":
-            memo = f"PLAY MONEY: {memo}"
-        self._core.emit(
-            CreateInvoice(
-                trade.trade_id,
-                trade.payment_hash,
-                trade.preimage,
-                trade.base_msat,
-                memo,
-                INVOICE_EXPIRY_S,
-            )
-        )
+        self._core.emit(create_invoice(self._core, trade, INVOICE_EXPIRY_S))
         self._retry(trade)
 
     def on_invoice_created(self, trade: Trade, event: InvoiceCreated) -> None:

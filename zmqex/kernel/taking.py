@@ -11,10 +11,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from zmqex.bolt11 import InvalidInvoiceError
-from zmqex.bolt11 import decode as decode_invoice
 from zmqex.errors import RemoteProtocolError
 from zmqex.kernel.core import Core
+from zmqex.kernel.invoices import invoice_hash
 from zmqex.kernel.orders import OwnOrders
 from zmqex.kernel.records import Trade
 from zmqex.kernel.replicas import FoundOrder
@@ -249,11 +248,3 @@ class Taking:
             and (accept.payment_hash is None) == (trade.side == "buy" or bool(trade.payment_hash))
         )
         return None if sound else RejectReason.MALFORMED
-
-
-def invoice_hash(text: str) -> bytes:
-    """The payment hash that an invoice names, or b"" where it is no invoice."""
-    try:
-        return decode_invoice(text).payment_hash
-    except InvalidInvoiceError:
-        return b""

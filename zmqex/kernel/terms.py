@@ -19,6 +19,7 @@ from zmqex.market.book import Book
 from zmqex.market.orders import BookOrder, IncomingOrder, OrderFlags, Side, TimeInForce
 from zmqex.market.units import check_notional, format_price
 from zmqex.reasons import RejectReason
+from zmqex.trading.blocks import lock_blocks
 from zmqex.trading.settlement import HTLC
 from zmqex.trading.states import TradeRole
 from zmqex.trading.tables import TABLES
@@ -123,18 +124,22 @@ def why_not_settle(core: Core, settlement: str, role: TradeRole, our_side: str) 
             {one for one, its_role, side in TABLES if (its_role, side) == (role, our_side)}
         )
         return f"this node settles by {' or '.join(known)} only"
-    if settlement == HTLC and our_side == "buy" and not core.settings.can_hold:
-        return "its Lightning node cannot hold payments, which a buyer by htlc needs"
+    if settlement == HTLC and our_side == "buy":
+        if not core.settings.can_hold:
+            return "its Lightning node cannot hold payments, which a buyer by htlc needs"
+        if not lock_blocks(core.settings.auto_cancel_blocks):
+            return "its Lightning node gives held payments back too early for htlc"
     return ""
 
 
 def why_unsettled(core: Core, command: PlaceOrder) -> str:
-    """Why this node cannot settle an order as it says, or "": it may be taken, and take others."""
-    whys = (
-        why_not_settle(core, settlement, role, command.side)
-        for settlement in command.settlements
-        for role in TradeRole
-    )
+    """Why this node cannot settle an order as it says, or "".
+
+    What rests must be settled with whoever takes it; for what it takes, a way is chosen later.
+    """
+    rests = command.time_in_force in RESTS
+    role = TradeRole.MAKER if rests else TradeRole.TAKER
+    whys = (why_not_settle(core, one, role, command.side) for one in command.settlements)
     return next(filter(None, whys), "")
 
 

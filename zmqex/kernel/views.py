@@ -15,6 +15,7 @@ from zmqex.limits import ID_PREFIX_CHARS_MIN
 from zmqex.market.orders import OrderFlags
 from zmqex.protocol.identity import to_text
 from zmqex.reasons import RejectReason
+from zmqex.trading.settlement import HTLC
 from zmqex.trading.states import State, TradeRole
 
 _S = State
@@ -43,6 +44,24 @@ _NEXT: Final[Mapping[tuple[TradeRole, str, State], tuple[str, str, str]]] = {
     (_TAKER, "buy", _S.CONFIRMED): ("lightning", "", "our invoice is being made"),
     (_TAKER, "buy", _S.INVOICED): ("them", "", "the maker pays our invoice"),
     (_TAKER, "buy", _S.ABANDONING): ("them", "", "the maker confirms that the take is off"),
+}
+# Settlement `htlc`: (our side, state) -> the same, where it is not as above.
+_NEXT_HTLC: Final[Mapping[tuple[str, State], tuple[str, str, str]]] = {
+    ("buy", _S.HTLC_ACCEPTED): (
+        "you",
+        "trade send",
+        "the base is locked for you: ask whether the quote can still be sent, then send it",
+    ),
+    ("buy", _S.QUOTE_INTENT): ("you", "trade sent", "send the quote once, then say so"),
+    ("buy", _S.QUOTE_SENT): ("them", "", "the seller confirms the quote and releases the base"),
+    ("buy", _S.RELEASED): ("lightning", "", "the base is being taken"),
+    ("sell", _S.PAYING): ("them", "", "the base is being locked; then the buyer sends the quote"),
+    ("sell", _S.QUOTE_SENT): (
+        "you",
+        "trade release",
+        "check that the quote arrived, and only then release the base",
+    ),
+    ("sell", _S.RELEASED): ("them", "", "the buyer takes the base"),
 }
 # The states in which the 15 minutes still run.
 _HOLDING: Final = frozenset(
@@ -86,12 +105,13 @@ def order_view(orders: OwnOrders, trades: Trades, order_id: bytes) -> dict[str, 
 def trade_view(trades: Trades, trade: Trade, now_ms: int) -> dict[str, Any]:
     """TRADE of commands.py."""
     side = trades.our_side(trade)
-    turn, command, text = _NEXT.get((trade.role, side, trade.state), ("nobody", "", ""))
+    turn, command, text = _next(trade, side)
     if trade.state is _S.PAY_INTENT and trade.invoice:
         turn, command, text = "you", "trade pay", "the payment failed; pay again"
     if trade.state is _S.DISPUTED:
         turn = "you"
-    holds = trade.state in _HOLDING and trade.hold_expires_ms > 0
+    locked = trade.settlement == HTLC and trade.state is _S.PAYING
+    holds = trade.state in _HOLDING and trade.hold_expires_ms > 0 and not locked
     return {
         "trade_id": trade.trade_id.hex(),
         "money": trades.money,
@@ -113,6 +133,8 @@ def trade_view(trades: Trades, trade: Trade, now_ms: int) -> dict[str, Any]:
         "next_text": text or _ENDED.get(trade.state, ""),
         "hold_expires_ms": trade.hold_expires_ms,
         "hold_left_ms": max(trade.hold_expires_ms - now_ms, 0) if holds else 0,
+        "htlc_expiry_height": trade.htlc_expiry_height,
+        "deadline_ms": trade.deadline_ms,
         "payment_hash": trade.payment_hash.hex(),
         "invoice": trade.invoice,
         "pay_mode": trade.pay_mode,
@@ -121,6 +143,13 @@ def trade_view(trades: Trades, trade: Trade, now_ms: int) -> dict[str, Any]:
         "created_ms": trade.created_ms,
         "updated_ms": trade.updated_ms,
     }
+
+
+def _next(trade: Trade, side: str) -> tuple[str, str, str]:
+    usual = _NEXT.get((trade.role, side, trade.state), ("nobody", "", ""))
+    if trade.settlement == HTLC:
+        return _NEXT_HTLC.get((side, trade.state), usual)
+    return usual
 
 
 def find_by_prefix(text: str, ids: Iterable[bytes]) -> bytes | RejectReason | None:

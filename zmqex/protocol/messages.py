@@ -414,6 +414,12 @@ class QuoteConfirmed(TradeMessage, frozen=True, tag="quote_confirmed"):
     """The base seller says: the quote has arrived."""
 
 
+class TradeReleased(TradeMessage, frozen=True, tag="trade_released"):
+    """The seller of a locked base says: the quote has arrived, take the base with this preimage."""
+
+    preimage: Digest
+
+
 class TradeInvoice(TradeMessage, frozen=True, tag="trade_invoice"):
     """A buying taker's invoice for exactly the accepted base amount."""
 
@@ -451,6 +457,7 @@ AnyTradeMessage = (
     | Accept
     | QuoteSent
     | QuoteConfirmed
+    | TradeReleased
     | TradeInvoice
     | InvoiceFailed
     | TradeCancel
@@ -476,23 +483,3 @@ class TradeStatus(Message, frozen=True):
 
     state: Word
     last_message: Blob | None
-
-
-# --- play money ----------------------------------------------------------------------------------
-
-
-class PlayPay(Message, frozen=True):
-    """Pay a play invoice of an asset: the payee credits itself, then reveals the preimage."""
-
-    payment_hash: Digest
-    amount_msat: Positive
-    payer_node: NodeKey
-    asset: Label
-
-
-class PlayPaid(Message, frozen=True):
-    """`settled` with the preimage, `refused` (final) with a reason, or `held` for now."""
-
-    state: Literal["settled", "held", "refused"]
-    preimage: Digest | None
-    reason: Word

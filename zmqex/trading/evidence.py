@@ -64,6 +64,7 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "quote_sent": (*_HEAD, "reference"),
     "quote_confirmed": _HEAD,
+    "trade_released": (*_HEAD, "preimage"),
     "trade_invoice": (*_HEAD, "invoice", "lightning_node"),
     "invoice_failed": (*_HEAD, "payment_hash", "reason"),
     "trade_cancel": (*_HEAD, "take_id", "taker", "reason"),

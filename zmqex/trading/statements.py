@@ -27,6 +27,7 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "accept": "{who} accepts: {base} against {quote}",
     "quote_sent": "{who} says that it has sent the quote (reference: {reference})",
     "quote_confirmed": "{who} says that the quote has arrived",
+    "trade_released": "{who} says that the quote has arrived, and gives the preimage away",
     "trade_invoice": "{who} asks to be paid with an invoice",
     "invoice_failed": "{who} says that it will never pay that invoice ({reason})",
     "trade_cancel": "{who} wants to end the trade ({reason})",

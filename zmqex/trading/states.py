@@ -30,6 +30,9 @@ class State(enum.StrEnum):
     INVOICED = "invoiced"
     CANCELLING = "cancelling"
     CANCELLED = "cancelled"
+    HTLC_ACCEPTED = "htlc_accepted"  # the base is locked for us, who buy it; our move
+    QUOTE_INTENT = "quote_intent"  # we may have sent the quote; never sent again by itself
+    RELEASED = "released"  # the seller has given the preimage away; the base follows
     BASE_DONE = "base_done"
     QUOTE_SENT = "quote_sent"
     CONFIRMED = "confirmed"  # a buying taker: the quote has arrived, our invoice is being made
@@ -50,9 +53,12 @@ class Input(enum.StrEnum):
     INVOICE_MADE = "invoice_made"
     INVOICE_DEAD = "invoice_dead"  # cancelled on our node after the payer gave it up
     BASE_NEGATIVE = "base_negative"
+    BASE_LOCKED = "base_locked"
     BASE_SETTLED = "base_settled"
+    QUOTE_INTENDED = "quote_intended"  # our operator is about to send it
     QUOTE_SAID = "quote_said"
     QUOTE_CONFIRMED = "quote_confirmed"
+    PREIMAGE = "preimage"  # given away by the seller, who has the quote
     PAY_STARTED = "pay_started"
     PAY_SUCCEEDED = "pay_succeeded"
     PAY_FAILED = "pay_failed"

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from zmqex.trading import plain
-from zmqex.trading.settlement import PLAIN
+from zmqex.trading import htlc, plain
+from zmqex.trading.settlement import HTLC, PLAIN
 from zmqex.trading.states import Claim, Filled, Input, State, Table, TradeRole
 
 # By settlement, role, and what we do with the base: "buy" or "sell".
@@ -20,9 +20,11 @@ TABLES: Final[Mapping[Way, Table]] = {
     (PLAIN, TradeRole.MAKER, "sell"): plain.MAKER_SELLS,
     (PLAIN, TradeRole.TAKER, "buy"): plain.TAKER_BUYS,
     (PLAIN, TradeRole.TAKER, "sell"): plain.TAKER_SELLS,
+    (HTLC, TradeRole.MAKER, "buy"): htlc.MAKER_BUYS,
+    (HTLC, TradeRole.TAKER, "sell"): htlc.TAKER_SELLS,
 }
 
-_FILLED: Final[Mapping[str, Filled]] = {PLAIN: plain.FILLED}
+_FILLED: Final[Mapping[str, Filled]] = {PLAIN: plain.FILLED, HTLC: htlc.FILLED}
 
 
 def step(

@@ -1,0 +1,55 @@
+"""The effects that make and pay the invoice of a trade, with their limits and words.
+
+`plain`: an ordinary invoice on our own preimage.  `htlc`: a hold invoice on the seller's hash.
+"""
+
+from __future__ import annotations
+
+from zmqex.bolt11 import InvalidInvoiceError, decode
+from zmqex.kernel.core import Core
+from zmqex.kernel.effects import CreateHoldInvoice, CreateInvoice, PayInvoice
+from zmqex.kernel.records import Trade
+from zmqex.limits import CLTV_LIMIT_BLOCKS
+from zmqex.trading.blocks import lock_blocks
+from zmqex.trading.settlement import HTLC, fee_limit_msat
+
+
+def create_invoice(core: Core, trade: Trade, expiry_s: int) -> CreateInvoice | CreateHoldInvoice:
+    """Ask our Lightning node for the invoice of a trade in which we buy the base."""
+    key, payment_hash, amount_msat = trade.trade_id, trade.payment_hash, trade.base_msat
+    memo = f"zmqex trade {key.hex()[:16]}"
+    if core.settings.network == "play":
+        memo = f"PLAY MONEY: {memo}"
+    if trade.settlement == HTLC:
+        blocks = lock_blocks(core.settings.auto_cancel_blocks)
+        return CreateHoldInvoice(key, payment_hash, amount_msat, memo, expiry_s, blocks)
+    return CreateInvoice(key, payment_hash, trade.preimage, amount_msat, memo, expiry_s)
+
+
+def pay_invoice(trade: Trade) -> PayInvoice:
+    """Pay the invoice of a trade in which we sell the base."""
+    return PayInvoice(
+        trade.trade_id,
+        trade.payment_hash,
+        trade.invoice,
+        fee_limit_msat(trade.base_msat),
+        CLTV_LIMIT_BLOCKS,
+    )
+
+
+def invoice_hash(text: str) -> bytes:
+    """The payment hash that an invoice names, or b"" where it is no invoice."""
+    try:
+        return decode(text).payment_hash
+    except InvalidInvoiceError:
+        return b""
+
+
+def lock_floor(core: Core, trade: Trade) -> int:
+    """Where the lock of an `htlc` payment that is sent from now on ends at the earliest, or 0.
+
+    A payer locks for the blocks that the invoice asks for at least, from its height on, which is
+    no lower than the last one that we heard of.
+    """
+    known = trade.settlement == HTLC and core.height > 0
+    return core.height + decode(trade.invoice).min_final_cltv if known else 0
