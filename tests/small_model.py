@@ -7,7 +7,6 @@ For the search over all of it see `tests.small_walk`.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,7 +14,19 @@ from typing import Any
 import msgspec
 
 from tests.outside import MemoryJournal
-from zmqex.bolt11 import Draft, InvoiceNetwork, encode, public_key
+from tests.small_takers import (
+    IDS,
+    MAKER,
+    TAKE_IDS,
+    TAKER_NODE,
+    TAKERS,
+    first_hash,
+    incoming,
+    next_hash,
+    preimage_of,
+    text_of,
+)
+from zmqex.bolt11 import public_key
 from zmqex.kernel import effects as out
 from zmqex.kernel import events as happened
 from zmqex.kernel.commands import (
@@ -30,15 +41,12 @@ from zmqex.kernel.kernel import Kernel
 from zmqex.kernel.records import Trade
 from zmqex.kernel.requests import Incoming
 from zmqex.market.instruments import Currencies
-from zmqex.protocol.codec import encode as packed
-from zmqex.protocol.identity import IdentityKey, seal, trade_id
 from zmqex.protocol.messages import (
     QuoteSent,
     Take,
     TradeCancel,
     TradeInvoice,
     TradeMessage,
-    TradeSaid,
 )
 from zmqex.trading.states import TERMINAL, State
 
@@ -47,22 +55,17 @@ SOON_MS = 31_000  # every repeat of a look-up is due
 HOLD_MS = 16 * 60_000
 MARKET = "BTC/USD"
 PRICE = 100_000_000  # so that one lot costs a cent
-MAKER = IdentityKey(bytes([7]) * 32)
-TAKERS = (IdentityKey(bytes([8]) * 32), IdentityKey(bytes([9]) * 32))
-TAKE_IDS = (bytes([1]) * 32, bytes([2]) * 32)
-IDS = tuple(
-    trade_id("play", MAKER.public_key, key.public_key, take_id)
-    for key, take_id in zip(TAKERS, TAKE_IDS, strict=True)
-)
-ROUTE = happened.Route(bytes(32), b"taker", "10.9.9.9")
 _NODE = public_key(bytes([5]) * 32)
-_TAKER_SECRET = bytes([6]) * 32
-_TAKER_NODE = public_key(_TAKER_SECRET)
 _CURRENCIES = Currencies()
 _WORKING = {State.RESERVED, State.INVOICED, State.CANCELLING, State.PAYING}
 
 # What was asked of Lightning within the hold is answered before NEVER_MADE_MS after it.
-_SHORT = {("CreateInvoice",), ("InvoiceSeen", "unknown"), ("InvoiceCreated", "")}
+_SHORT = {
+    ("CreateInvoice",),
+    ("CreateHoldInvoice",),
+    ("InvoiceSeen", "unknown"),
+    ("InvoiceCreated", ""),
+}
 
 # The network is not modelled, so nothing is published and nobody is looked for.
 _NETWORK = {
@@ -88,6 +91,7 @@ class Order(msgspec.Struct, frozen=True):
     people: bool = True  # takers may cancel, the maker may close the order
     change: Change = lambda _kernel: None  # what makes a naive variant of the node
     only: str = ""  # look for this violation alone
+    settlement: str = "plain"
 
 
 class Lightning(msgspec.Struct):
@@ -95,11 +99,12 @@ class Lightning(msgspec.Struct):
 
     invoices: dict[bytes, str] = msgspec.field(default_factory=dict)
     payments: dict[bytes, str] = msgspec.field(default_factory=dict)
+    locks: dict[bytes, int] = msgspec.field(default_factory=dict)  # hash -> where its lock ends
     owner: dict[bytes, int] = msgspec.field(default_factory=dict)
 
     def copy(self) -> Lightning:
         """An independent copy."""
-        return Lightning(dict(self.invoices), dict(self.payments), dict(self.owner))
+        return Lightning(*map(dict, msgspec.structs.astuple(self)))
 
 
 def _journal(journal: MemoryJournal) -> MemoryJournal:
@@ -116,6 +121,7 @@ class Saved(msgspec.Struct, frozen=True):
     lightning: Lightning
     offered: frozenset[int]
     clock_ms: int
+    height: int = 1_000
 
 
 class Run:
@@ -128,9 +134,12 @@ class Run:
         self.lightning = saved.lightning.copy()
         self.offered = set(saved.offered)
         self.clock_ms = saved.clock_ms
+        self.height = saved.height
         self.pending: list[tuple[Label, out.Effect | happened.Event]] = []
         self._steps = 0
-        settings = Settings(lightning_node=_NODE, markets=(MARKET,))
+        settings = Settings(
+            lightning_node=_NODE, markets=(MARKET,), can_hold=True, auto_cancel_blocks=18
+        )
         self.kernel = Kernel(settings, MAKER, _CURRENCIES, self.journal.snapshot())
         for part, names in _NETWORK.items():
             for name in names:
@@ -140,9 +149,9 @@ class Run:
 
     def saved(self) -> Saved:
         """What a crash leaves."""
-        return Saved(
-            _journal(self.journal), self.lightning.copy(), frozenset(self.offered), self.clock_ms
-        )
+        offered = frozenset(self.offered)
+        journal, lightning = _journal(self.journal), self.lightning.copy()
+        return Saved(journal, lightning, offered, self.clock_ms, self.height)
 
     # --- the kernel ------------------------------------------------------------------------------
 
@@ -168,6 +177,8 @@ class Run:
                 self.pending.append((("hold", _index(effect.trade_id)), answer))
             case (
                 out.CreateInvoice()
+                | out.CreateHoldInvoice()
+                | out.SettleInvoice()
                 | out.LookupInvoice()
                 | out.CancelInvoice()
                 | out.PayInvoice()
@@ -255,7 +266,7 @@ class Run:
                 self._hear(rest[0], QuoteSent(*self._head(rest[0]), ""))
             case "invoice":
                 text = self._takers_invoice(rest[0])
-                node = _TAKER_NODE
+                node = TAKER_NODE
                 self._hear(rest[0], TradeInvoice(*self._head(rest[0]), text, node))
             case "received":
                 self._tell(ReceivedTrade(IDS[rest[0]].hex()))
@@ -294,7 +305,7 @@ class Run:
         payment_hash, trade = effect.payment_hash, effect.trade_id
         invoices, payments = self.lightning.invoices, self.lightning.payments
         match effect:
-            case out.CreateInvoice():
+            case out.CreateInvoice() | out.CreateHoldInvoice():
                 invoices.setdefault(payment_hash, "open")
                 self.offered.add(_index(trade))
                 return happened.InvoiceCreated(trade, payment_hash, "lnbcrt1")
@@ -315,7 +326,7 @@ class Run:
 
     def _paid(self, trade: bytes, payment_hash: bytes) -> happened.PaymentSeen:
         state: Any = self.lightning.payments.get(payment_hash, "none")
-        preimage = _preimage(payment_hash) if state == "succeeded" else None
+        preimage = preimage_of(payment_hash) if state == "succeeded" else None
         return happened.PaymentSeen(trade, payment_hash, state, preimage)
 
     def _money(self, kind: str, payment_hash: bytes) -> None:
@@ -344,23 +355,23 @@ class Run:
             order_id=row.order_id,
             quantity_lots=self.order.asked[at],
             price_ticks=PRICE,
-            settlement="plain",
-            payment_hash=_first_hash(at) if sells else None,
+            settlement=self.order.settlement,
+            payment_hash=first_hash(at) if sells != (self.order.settlement == "htlc") else None,
         )
-        return _incoming(at, "take", message)
+        return incoming(at, "take", message)
 
     def _hear(self, at: int, message: TradeMessage) -> None:
-        incoming = _incoming(at, "trade", message)
-        self._poke(lambda: self.kernel.dialogue._on_trade(incoming))
+        said = incoming(at, "trade", message)
+        self._poke(lambda: self.kernel.dialogue._on_trade(said))
 
     def _takers_invoice(self, at: int) -> str:
         trade = self.trades()[at]
         payment_hash = trade.payment_hash
         if payment_hash in self.lightning.payments:
             # Asked for a fresh one: another preimage.
-            payment_hash = _next_hash(payment_hash)
+            payment_hash = next_hash(payment_hash)
         self.lightning.owner[payment_hash] = at
-        return _text(payment_hash, self.clock_ms, trade.base_msat)
+        return text_of(payment_hash, self.clock_ms, trade.base_msat)
 
     # --- the state -------------------------------------------------------------------------------
 
@@ -456,45 +467,3 @@ def _timers(kernel: Kernel) -> Iterator[tuple[int, Any]]:
 
 def _index(trade: bytes) -> int:
     return IDS.index(trade)
-
-
-def _preimage(payment_hash: bytes) -> bytes:
-    return _PREIMAGES[payment_hash]
-
-
-_PREIMAGES: dict[bytes, bytes] = {}
-
-
-def _hash(preimage: bytes) -> bytes:
-    payment_hash = hashlib.sha256(preimage).digest()
-    _PREIMAGES[payment_hash] = preimage
-    return payment_hash
-
-
-def _first_hash(at: int) -> bytes:
-    return _hash(bytes([at + 1]) * 32)
-
-
-def _next_hash(payment_hash: bytes) -> bytes:
-    return _hash(hashlib.sha256(b"next" + payment_hash).digest())
-
-
-@functools.cache
-def _text(payment_hash: bytes, now_ms: int, amount_msat: int) -> str:
-    draft = Draft(
-        network=InvoiceNetwork.REGTEST,
-        timestamp_s=now_ms // 1_000,
-        payment_hash=payment_hash,
-        payment_secret=bytes(32),
-        amount_msat=amount_msat,
-        description="",
-        expiry_s=3_600,
-    )
-    return encode(draft, _TAKER_SECRET)
-
-
-@functools.cache
-def _incoming(at: int, kind: str, message: TradeMessage) -> Incoming:
-    key, tag = TAKERS[at], str(message.__struct_config__.tag)
-    said = TradeSaid(seal(key, "play", tag, packed(message)))
-    return Incoming(ROUTE, 1, kind, msgspec.Raw(packed(said)), key.public_key)

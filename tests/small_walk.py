@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from tests.outside import MemoryJournal
+from tests.small_locks import LockRun
 from tests.small_model import MARKET, PRICE, START_MS, Action, Lightning, Order, Run, Saved
 from zmqex.errors import ZmqexError
 from zmqex.kernel.commands import PlaceOrder
@@ -36,11 +37,17 @@ class Walk(msgspec.Struct):
     seen: set[str] = msgspec.field(default_factory=set)  # states of trades
 
 
+def start(order: Order, saved: Saved) -> Run:
+    """A node, from what is on disk."""
+    return LockRun(order, saved) if order.settlement == "htlc" else Run(order, saved)
+
+
 def begin(order: Order) -> Saved:
     """The order rests in the book."""
     empty = Saved(MemoryJournal(), Lightning(), frozenset(), START_MS)
-    run = Run(order, empty)
-    command = PlaceOrder(MARKET, order.side, order.lots, PRICE)
+    run = start(order, empty)
+    settlements = (order.settlement,)
+    command = PlaceOrder(MARKET, order.side, order.lots, PRICE, settlements=settlements)
     run._poke(lambda: run.kernel.desk.place(b"cli", 1, command))
     return run.saved()
 
@@ -73,7 +80,7 @@ def walk(order: Order, states_max: int = 1_000_000) -> Walk:
         if came_from is not None:
             back[number].add(came_from)
 
-    visit(Run(order, first), None, first, (), ())
+    visit(start(order, first), None, first, (), ())
     at = 0
     while todo and len(numbers) <= states_max:
         since, actions, path, trace = todo.popleft()
@@ -82,7 +89,7 @@ def walk(order: Order, states_max: int = 1_000_000) -> Walk:
             seen.steps += 1
             if action == ("crash",):
                 left = run.saved()
-                visit(Run(order, left), at, left, (), (*trace, action))
+                visit(start(order, left), at, left, (), (*trace, action))
                 continue
             _do(run, action, trace)
             visit(run, at, since, (*path, action), (*trace, action))
@@ -94,7 +101,7 @@ def walk(order: Order, states_max: int = 1_000_000) -> Walk:
 
 
 def _replay(order: Order, since: Saved, path: tuple[Action, ...], trace: tuple[Action, ...]) -> Run:
-    run = Run(order, since)
+    run = start(order, since)
     for action in path:
         _do(run, action, trace)
     return run

@@ -31,6 +31,12 @@ from zmqex.runtime.verifying import check_all
 START_MS = 1_800_000_000_000
 DELAY_MS = 1
 _CURRENCIES = Currencies()
+_SETTINGS: dict[str, Any] = {
+    "can_hold": True,
+    "auto_cancel_blocks": PLAY_AUTO_CANCEL_BLOCKS,
+    # Strangers to each other as they are, most stories are not about that.
+    "holds_per_address": HOLDS_PER_TAKER_MAX,
+}
 
 
 class SimNode:
@@ -83,10 +89,7 @@ class SimNode:
             orders_port=7102,
             curve_key=self.curve_key,
             lightning_node=self.ledger.node,
-            can_hold=True,
-            auto_cancel_blocks=PLAY_AUTO_CANCEL_BLOCKS,
-            # Strangers to each other as they are, most stories are not about that.
-            **({"holds_per_address": HOLDS_PER_TAKER_MAX} | self.settings),
+            **(_SETTINGS | self.settings),
         )
         self.links = {}
         self.kernel = Kernel(settings, self.signer, _CURRENCIES, self.journal.snapshot())

@@ -21,6 +21,7 @@ from zmqex.kernel.commands import (
     PayTrade,
     ReceivedTrade,
     ResolveTrade,
+    SendTrade,
     SentTrade,
     ShowTrade,
 )
@@ -28,6 +29,7 @@ from zmqex.market.instruments import Currencies
 from zmqex.market.units import format_notional
 from zmqex.protocol.identity import to_text
 from zmqex.trading.evidence import read_evidence
+from zmqex.trading.settlement import HTLC
 from zmqex.trading.statements import statements
 
 app = new_app("See trades, pay, and confirm the quote leg.")
@@ -36,18 +38,44 @@ hold_app = new_app("See what is held for takers.")
 TradeId = Annotated[str, typer.Argument(help="A trade id, or its first 8 or more characters.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
-# What is at stake once a trade is in dispute, by our role and what we do with the base.
+# What is at stake in a dispute, by settlement, our role, and what we do with the base.
 _LOST: Final = {
     (
+        "plain",
         "maker",
         "buy",
     ): "You have got {base}; if {total} never reach the other side, it has lost them.",
-    ("maker", "sell"): "{base} are still yours; if {total} have reached you, the other side has "
-    "lost them unless you pay.",
-    ("taker", "buy"): "If you have sent {total} and {base} are never paid to you, you have lost "
-    "what you sent.",
-    ("taker", "sell"): "You have paid {base}; if {total} never reach you, you have lost what you "
-    "paid.",
+    ("plain", "maker", "sell"): "{base} are still yours; if {total} have reached you, the other "
+    "side has lost them unless you pay.",
+    (
+        "plain",
+        "taker",
+        "buy",
+    ): "If you have sent {total} and {base} are never paid to you, you have lost what you sent.",
+    ("plain", "taker", "sell"): "You have paid {base}; if {total} never reach you, you have lost "
+    "what you paid.",
+}
+_LOST_BY_LOCK: Final = {
+    "buy": "{base} are not yours yet: if you have sent {total} and the seller does not release "
+    "before the lock ends, you have lost what you sent.",
+    "sell": "{base} come back to you when the lock ends, unless you release them; if {total} have "
+    "reached you and you do not release, the other side has lost them.",
+}
+# What is said before a command is carried out, by settlement.
+_BEFORE: Final = {
+    ("sent", "plain"): "You say that you have sent {total}.  The other side will rely on it.",
+    (
+        "sent",
+        "htlc",
+    ): "You say that you have sent {total}.  The other side will rely on it.  {lost}",
+    (
+        "send",
+        "htlc",
+    ): "You are about to send {total}.  From now on this trade counts as if you had: "
+    "it ends with the seller's release or in a dispute.  {lost}",
+    ("received", "plain"): "You say that {total} has arrived.  This cannot be taken back.",
+    ("received", "htlc"): "You say that {total} has arrived, and give {base} away for good: if it "
+    "has not arrived, you lose them.  This cannot be taken back.",
 }
 _RESOLVED: Final = {
     "settled": "You say that nothing is owed any more: this node will not pay, ask or wait for "
@@ -88,6 +116,15 @@ def pay(trade_id: TradeId, *, as_json: Json = False) -> None:
     _do(PayTrade(trade_id), as_json=as_json)
 
 
+@app.command("send")
+def send(trade_id: TradeId, *, yes: Yes = False, as_json: Json = False) -> None:
+    """Ask, before you send the quote, whether the base is locked for long enough."""
+    _check_locks(trade_id, "trade sent")
+    if not yes:
+        _confirm(trade_id, "send")
+    _do(SendTrade(trade_id), as_json=as_json)
+
+
 @app.command("sent")
 def sent(
     trade_id: TradeId,
@@ -98,7 +135,7 @@ def sent(
 ) -> None:
     """Say that you have sent the quote."""
     if not yes:
-        _confirm(trade_id, "You say that you have sent {total}.  The other side will rely on it.")
+        _confirm(trade_id, "sent")
     _do(SentTrade(trade_id, reference), as_json=as_json)
 
 
@@ -106,7 +143,16 @@ def sent(
 def received(trade_id: TradeId, *, yes: Yes = False, as_json: Json = False) -> None:
     """Say that the quote has arrived with you: this cannot be taken back."""
     if not yes:
-        _confirm(trade_id, "You say that {total} has arrived.  This cannot be taken back.")
+        _confirm(trade_id, "received")
+    _do(ReceivedTrade(trade_id), as_json=as_json)
+
+
+@app.command("release")
+def release(trade_id: TradeId, *, yes: Yes = False, as_json: Json = False) -> None:
+    """Say that the quote has arrived, and release the locked base: this cannot be taken back."""
+    _check_locks(trade_id, "trade received")
+    if not yes:
+        _confirm(trade_id, "received")
     _do(ReceivedTrade(trade_id), as_json=as_json)
 
 
@@ -193,11 +239,21 @@ def holds(*, as_json: Json = False) -> None:
         tables.show_holds(answer["holds"])
 
 
+def _check_locks(trade_id: str, instead: str) -> None:
+    """Refuse what only a trade with a lock knows."""
+    settlement = INVOCATION.call(ShowTrade(trade_id))["trade"]["settlement"]
+    if settlement != HTLC:
+        raise usage(f"this trade is settled by {settlement}: say `{instead}`")
+
+
 def _confirm(trade_id: str, text: str) -> None:
+    """Say what can be lost, and ask; `text` is a command, or what is said before it."""
     trade = INVOCATION.call(ShowTrade(trade_id))["trade"]
+    settlement, side = trade["settlement"], trade["side"]
     total = format_notional(trade["quote_units"], INVOCATION.instrument(trade["market"]))
     base = tables.bitcoin(trade["base_msat"])
-    lost = _LOST[trade["role"], trade["side"]].format(total=total, base=base)
+    lost = _LOST_BY_LOCK[side] if settlement == HTLC else _LOST[settlement, trade["role"], side]
+    lost, text = lost.format(total=total, base=base), _BEFORE.get((text, settlement), text)
     confirm(f"{text.format(total=total, base=base, lost=lost)}  Go on?")
 
 

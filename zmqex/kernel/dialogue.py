@@ -32,7 +32,7 @@ from zmqex.protocol.messages import (
 )
 from zmqex.reasons import RejectReason
 from zmqex.trading.settlement import HTLC
-from zmqex.trading.states import TradeRole
+from zmqex.trading.states import State, TradeRole
 
 
 class Dialogue:
@@ -111,7 +111,9 @@ class Dialogue:
         )
         if any(isinstance(one, TradeSettled) for one in said):
             return RejectReason.WRONG_STATE
-        self._trades.heard(trade, raw)
+        trade = self._trades.heard(trade, raw)
+        if trade.state is State.RELEASED and self._trades.our_side(trade) == "sell":
+            self._lock_seller.look(trade.trade_id)  # it says that our payment has gone over
         return None
 
     def _to_maker(

@@ -181,7 +181,7 @@ class LockBuyer:
         if event.htlc_expiry_height is None:
             why = "Lightning does not say how long the lock lasts; do not send the quote yet"
             self._asked.refuse(trade, RejectReason.LIGHTNING_UNAVAILABLE, why)
-        elif not self._outlasts(trade, event.height):
+        elif not self._outlasts(trade, max(event.height, self._core.height)):
             why = (
                 f"the lock ends in {left} blocks, too few to confirm the quote in: do not send it; "
                 "if you have sent it all the same, say `trade dispute` at once"

@@ -132,9 +132,10 @@ class LockSeller:
     def _poll(self, trade: Trade) -> None:
         """Look again in half a minute: only Lightning ends this."""
         key = trade.trade_id
-        self._core.call_after(("trade", key), RETRY_LAST_MS, lambda: self._look(key))
+        self._core.call_after(("trade", key), RETRY_LAST_MS, lambda: self.look(key))
 
-    def _look(self, key: bytes) -> None:
+    def look(self, key: bytes) -> None:
+        """Ask Lightning how our payment stands, now and again."""
         trade = self._trades.by_id[key]
         self._core.emit(LookupPayment(key, trade.payment_hash))
         self._poll(trade)
@@ -142,6 +143,6 @@ class LockSeller:
     def resume(self, trade: Trade) -> None:
         """Take a running trade up again."""
         if trade.state in _SAID:
-            self._look(trade.trade_id)
+            self.look(trade.trade_id)
         else:
             self._taker.resume(trade)
