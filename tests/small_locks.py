@@ -90,8 +90,9 @@ class LockRun(Run):
             yield ("send", at)
         if trade.state is State.QUOTE_INTENT:
             yield ("said", at)
-        early = trade.state not in {State.QUOTE_SENT, State.DISPUTED}
-        if trade.state in _MAY_RELEASE and (self.order.people or not early):
+        # People who do not change their minds release when they are told that the quote was sent.
+        when = _MAY_RELEASE if self.order.people else {State.QUOTE_SENT}
+        if trade.state in when:
             yield ("release", at)
 
     def do(self, action: Action) -> None:

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tests.small_model import Order
+from tests.small_model import Change, Order
 from tests.small_walk import ViolationError, walk
 from zmqex.kernel.kernel import Kernel
 from zmqex.kernel.records import Trade
@@ -19,6 +19,7 @@ SMALL = [
     pytest.param(Order("sell", 1, (1, 1), people=False), id="sells-1-to-two-takers"),
     pytest.param(Order("buy", 1, (1,)), id="buys-1-while-people-change-their-minds"),
     pytest.param(Order("sell", 1, (1,)), id="sells-1-while-people-change-their-minds"),
+    pytest.param(Order("buy", 1, (1,), people=False, settlement="htlc"), id="buys-1-by-htlc"),
 ]
 # Minutes each: quantity 2, and people who change their minds in the middle of two trades.
 LARGE = [
@@ -29,7 +30,7 @@ LARGE = [
         (2, (1, 1), False),
         (2, (2, 1), False),
     )
-]
+] + [pytest.param(Order("buy", 1, (1,), settlement="htlc"), id="buys-1-by-htlc-True")]
 
 
 @pytest.mark.timeout(0)
@@ -38,6 +39,8 @@ def test_no_history_of_one_order_breaks_an_invariant(order: Order) -> None:
     """The walk ends by itself, and from every state a quiet one can be reached."""
     seen = walk(order)
     bought = {"invoiced", "cancelling", "base_done"}
+    if order.settlement == "htlc":
+        bought = {"invoiced", "cancelling", "quote_sent", "released", "settled", "disputed"}
     sold = {"quote_sent", "pay_intent", "paying", "settled"}
     assert seen.seen >= {"reserved", "cancelled"} | (bought if order.side == "buy" else sold)
     assert seen.quiet > len(order.asked)
@@ -87,4 +90,34 @@ def test_the_walk_finds_who_pays_twice() -> None:
     """A crash in the middle of a payment must not make a second one."""
     naive = Order("sell", 1, (1,), people=False, change=forget_what_was_paid, only="paid twice")
     with pytest.raises(ViolationError, match="a trade was paid twice"):
+        walk(naive)
+
+
+def send_under_any_lock(kernel: Kernel) -> None:
+    """A naive buyer by `htlc`: a lock is a lock, however short."""
+    object.__setattr__(kernel.lock_buyer, "_outlasts", lambda *_: True)
+
+
+def forget_what_was_released(kernel: Kernel) -> None:
+    """Another one: after a crash it waits for the seller to say it again."""
+    resume = kernel.lock_buyer.resume
+
+    def naive(trade: Trade) -> None:
+        if trade.state is not State.RELEASED:
+            resume(trade)
+
+    object.__setattr__(kernel.lock_buyer, "resume", naive)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (send_under_any_lock, "a quote was sent for a lock that is too short"),
+        (forget_what_was_released, "nothing ends trade 0, released"),
+    ],
+)
+def test_the_walk_finds_naive_buyers_by_lock(change: Change, what: str) -> None:
+    """Both lose the quote: the first because the seller has no time, the second by waiting."""
+    naive = Order("buy", 1, (1,), people=False, change=change, only=what, settlement="htlc")
+    with pytest.raises(ViolationError, match=what):
         walk(naive)

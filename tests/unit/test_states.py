@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zmqex.trading.settlement import PLAIN
+from zmqex.trading.settlement import HTLC, PLAIN
 from zmqex.trading.states import TERMINAL, Claim, Input, State, Table, TradeRole
 from zmqex.trading.tables import TABLES, Way, claim, step
 
@@ -178,6 +178,70 @@ def test_a_payment_ends_only_by_lightning() -> None:
         assert ways == {Input.PAY_SUCCEEDED, Input.PAY_FAILED}
 
 
+# --- by lock -------------------------------------------------------------------------------------
+
+LOCKS = [way for way in TABLES if way[0] == HTLC]
+BUYS = [way for way in LOCKS if way[2] == "buy"]
+SELLS = [way for way in LOCKS if way[2] == "sell"]
+
+
+@pytest.mark.parametrize("way", BUYS)
+def test_the_quote_is_sent_under_a_lock_only(way: Way) -> None:
+    """The one way to an intent is from the lock; the one way to "sent" is from the intent."""
+    rows = TABLES[way].items()
+    intents = [state for (state, _), after in rows if after is State.QUOTE_INTENT]
+    assert intents == [State.HTLC_ACCEPTED]
+    assert [state for (state, _), after in rows if after is State.QUOTE_SENT] == [
+        State.QUOTE_INTENT
+    ]
+
+
+@pytest.mark.parametrize("way", BUYS)
+def test_after_the_intent_nothing_is_cancelled_by_itself(way: Way) -> None:
+    """What may have been paid for ends by the seller's release, Lightning or the operator."""
+    after = reachable(way, State.QUOTE_INTENT)
+    assert State.CANCELLING not in after
+    ways = [
+        (state, happened)
+        for (state, happened), end in TABLES[way].items()
+        if end is State.CANCELLED and state in after
+    ]
+    assert ways == [(State.DISPUTED, Input.RESOLVE_CANCELLED)]
+
+
+@pytest.mark.parametrize("way", LOCKS)
+def test_a_release_is_the_sellers_and_is_final(way: Way) -> None:
+    """One input leads to it, and Lightning alone leads out of it."""
+    rows = TABLES[way].items()
+    assert {happened for (_, happened), end in rows if end is State.RELEASED} == {Input.PREIMAGE}
+    out = {happened for (state, happened), _ in rows if state is State.RELEASED}
+    buys = {Input.BASE_SETTLED, Input.BASE_NEGATIVE}
+    assert out == (buys if way[2] == "buy" else {Input.PAY_SUCCEEDED, Input.PAY_FAILED})
+
+
+@pytest.mark.parametrize("way", LOCKS)
+def test_what_lightning_has_settled_is_settled(way: Way) -> None:
+    """Wherever a journal that is too old thinks it stands; the buyer's invoice must exist."""
+    moved = Input.BASE_SETTLED if way[2] == "buy" else Input.PAY_SUCCEEDED
+    before = {State.TAKING, State.ACCEPTED, State.ABANDONING, State.DISPUTED}
+    if way[2] == "sell":
+        before |= {State.RESERVED, State.PAYING}
+    for state in reachable(way) - TERMINAL - before:
+        assert step(*way, state, moved) is State.SETTLED, state
+    assert step(*way, State.DISPUTED, moved) is State.SETTLED
+
+
+@pytest.mark.parametrize("way", SELLS)
+def test_a_locked_payment_ends_only_by_lightning(way: Way) -> None:
+    """No timer and no word of the buyer leads to an end."""
+    ways = {
+        happened
+        for (state, happened), after in TABLES[way].items()
+        if state in {State.PAYING, State.QUOTE_SENT, State.RELEASED} and after in TERMINAL
+    }
+    assert ways <= {Input.PAY_SUCCEEDED, Input.PAY_FAILED}
+
+
 # --- what a maker's trade claims of its order ----------------------------------------------------
 
 
@@ -206,6 +270,7 @@ def test_a_claim_ends_once(way: Way) -> None:
     [
         (PLAIN, "buy", {State.BASE_DONE, State.QUOTE_SENT, State.SETTLED, State.DISPUTED}),
         (PLAIN, "sell", {State.SETTLED}),
+        (HTLC, "buy", {State.SETTLED}),
     ],
 )
 def test_a_quantity_is_free_or_filled_exactly_where_base_says_so(
