@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from tests.locks import LONGEST_LOCK, LockWatch
 from tests.stories import (
     BTC,
     HOLD,
@@ -15,6 +16,7 @@ from tests.stories import (
     check_quiet,
     place,
     revive,
+    sleep,
 )
 from tests.world import SimNode, World
 from zmqex.kernel import effects as out
@@ -27,8 +29,10 @@ from zmqex.kernel.commands import (
     PayTrade,
     ReceivedTrade,
     ResolveTrade,
+    SendTrade,
     SentTrade,
 )
+from zmqex.limits import HTLC_CONFIRM_MS
 from zmqex.protocol.codec import decode, decode_envelope, decode_frame, decode_trade_message
 from zmqex.protocol.messages import TradeSaid
 from zmqex.trading.evidence import read_evidence
@@ -37,6 +41,7 @@ from zmqex.trading.states import TERMINAL, State
 NAMES = ("alice", "bob", "carol")
 who = st.sampled_from(NAMES)
 sides = st.sampled_from(["buy", "sell"])
+ways = st.sampled_from([("plain",), ("htlc",), ("htlc", "plain")])
 # What may still become a dispute: a claim of "quote sent" that comes after the hold.
 _LATE = (State.CANCELLED, State.DISPUTED)
 
@@ -52,13 +57,15 @@ class ThreeNodes(RuleBasedStateMachine):
             self.world.add(name, holds_strict=silent)
         self.world.run(2_000)
         self.world.spy = self.listen
+        self.locks = LockWatch(self.world)
         self.accepts: dict[bytes, bytes] = {}
         self.by_hand: set[bytes] = set()  # trades that somebody disputed
         self.remembered: dict[str, dict[bytes, tuple[bytes, int, int]]] = {}
         self.seen: dict[tuple[str, bytes], tuple[State, int]] = {}
 
-    def listen(self, _node: SimNode, effect: out.Effect) -> None:
-        """The same take always gets the same bytes for an accept."""
+    def listen(self, node: SimNode, effect: out.Effect) -> None:
+        """The same take always gets the same bytes for an accept; no preimage leaves too early."""
+        self.locks.listen(node, effect)
         if isinstance(effect, out.SendReply):
             frame = decode_frame(effect.frame)
             if frame.kind == "take":
@@ -85,30 +92,46 @@ class ThreeNodes(RuleBasedStateMachine):
         price=st.sampled_from([99, 100, 101]),
         mode=st.sampled_from(["auto", "auto", "manual"]),
         force=st.sampled_from(["gtc", "gtc", "ioc", "fok"]),
+        ways=ways,
     )
-    def place(self, name: str, side: str, lots: int, price: int, mode: str, force: str) -> None:
+    def place(
+        self,
+        name: str,
+        side: str,
+        lots: int,
+        price: int,
+        mode: str,
+        force: str,
+        ways: tuple[str, ...],
+    ) -> None:
         """Place an order that may take others."""
-        self.give(name, place(side, lots, price, pay_mode=mode, time_in_force=force))
+        order = place(side, lots, price, pay_mode=mode, time_in_force=force, settlements=ways)
+        self.give(name, order)
 
     @rule(
         names=st.permutations(NAMES),
         side=sides,
         lots=st.lists(st.sampled_from([BTC // 10, BTC // 2, BTC]), min_size=2, max_size=2),
         mode=st.sampled_from(["auto", "manual"]),
+        ways=ways,
     )
-    def rest_and_take(self, names: list[str], side: str, lots: list[int], mode: str) -> None:
+    def rest_and_take(
+        self, names: list[str], side: str, lots: list[int], mode: str, ways: tuple[str, ...]
+    ) -> None:
         """One node rests an order, the two others take of it at the same time."""
-        self.give(names[0], place(side, BTC))
+        self.give(names[0], place(side, BTC, settlements=ways))
         self.world.run(500)
         other = "sell" if side == "buy" else "buy"
         for name, wanted in zip(names[1:], lots, strict=True):
             self.start(name)
-            self.node(name).command(place(other, wanted, pay_mode=mode))
+            force = "gtc" if ways == ("plain",) else "ioc"
+            taking = place(other, wanted, pay_mode=mode, settlements=ways, time_in_force=force)
+            self.node(name).command(taking)
         self.world.run(50)
 
     @rule(
         name=who,
-        what=st.sampled_from([PayTrade, SentTrade, ReceivedTrade, CancelTrade]),
+        what=st.sampled_from([PayTrade, SendTrade, SentTrade, ReceivedTrade, CancelTrade]),
         number=st.integers(0, 5),
     )
     def speak(self, name: str, what: type, number: int) -> None:
@@ -250,6 +273,17 @@ class ThreeNodes(RuleBasedStateMachine):
         ledger.fail_look, ledger.unreachable = look and away, away
         ledger.overcharge_msat = more_msat
 
+    @rule(blocks=st.sampled_from([1, 17, 60, 90]))
+    def mine(self, blocks: int) -> None:
+        """The chain grows at once by a few or many blocks."""
+        self.world.mine(blocks)
+        self.world.run(50)
+
+    @rule(hours=st.sampled_from([2, 7]))
+    def suspend(self, hours: int) -> None:
+        """All machines sleep for hours."""
+        sleep(self.world, hours * 60 * MINUTE)
+
     @rule(ms=st.sampled_from([100, 2_000, 10_000, MINUTE, 14 * MINUTE]))
     def time_passes(self, ms: int) -> None:
         """Seconds or minutes pass."""
@@ -289,6 +323,9 @@ class ThreeNodes(RuleBasedStateMachine):
                 node.resume()
                 self.world.arm(node)
         revive(self.world)
+        # Every lock and every time for a quote ends.
+        self.world.mine(LONGEST_LOCK)
+        sleep(self.world, HTLC_CONFIRM_MS)
         self.world.run(HOLD + 3 * MINUTE)
         for node in self.world.nodes.values():
             for trade in node.journal.trades.values():
