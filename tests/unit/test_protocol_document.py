@@ -453,5 +453,5 @@ def test_the_readme_names_every_command() -> None:
     table = (ROOT / "README.md").read_text().split("## Commands")[1].split("Exit codes")[0]
     first = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     said = {one.split()[0] for cell in first for one in re.findall(r"`([a-z]+)[^`]*`", cell)}
-    words = {"show", "cancel", "pay", "sent", "received"}
+    words = {"show", "cancel", "pay", "send", "sent", "received", "release"}
     assert said - words == set(_COMMANDS) - {"version"}

@@ -140,7 +140,10 @@ class Kernel:
         self.replicas.room.dealing = lambda: [one.maker for one in self.trades.running()]
         self._restored = restored
         self._bring_back(restored)
-        self._calls: dict[type[Event], Callable[[Any], None]] = {
+        self._calls = self._calls_by_event()
+
+    def _calls_by_event(self) -> dict[type[Event], Callable[[Any], None]]:
+        return {
             Started: self._on_started,
             Stopping: self._on_stopping,
             Tick: lambda _event: None,
