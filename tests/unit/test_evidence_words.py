@@ -68,6 +68,7 @@ def speakers(kind: str, side: str) -> tuple[str, ...]:
     return {
         "quote_sent": (buyer,),
         "quote_confirmed": (seller,),
+        "trade_released": (seller,),
         "trade_invoice": ("bob",),
         "invoice_failed": ("alice",),
         "trade_cancel": ("bob",),

@@ -126,6 +126,10 @@ def unproved(file: Evidence) -> list[str]:
             rf"{M} says that it has sent the quote (reference: '\x1b[2J')",
         ),
         (said("quote_confirmed", TAKER), f"{T} says that the quote has arrived"),
+        (
+            said("trade_released", TAKER),
+            f"{T} says that the quote has arrived, and gives the preimage away",
+        ),
         (said("trade_invoice", TAKER), f"{T} asks to be paid with an invoice"),
         (
             said("invoice_failed", MAKER, reason="no_route"),
@@ -230,3 +234,42 @@ def test_the_last_invoice_that_fits_is_the_one_that_was_paid() -> None:
     file = evidence("sell", *messages, sealed_by=MAKER)
     assert paid(T) in proved(file)
     assert paid(T) not in proved(msgspec.structs.replace(file, preimage=b"\x0b" * 32))
+
+
+# --- by lock --------------------------------------------------------------------------------------
+
+BY_LOCK = said(
+    "take", TAKER, order_id=b"\xab" * 32, quantity_lots=LOTS, price_ticks=TICKS, settlement="htlc"
+)
+RELEASED = (
+    f"{T} signed that the quote has arrived, and gave {M} the preimage of its invoice over that "
+    "amount."
+)
+LOCKED = (
+    f"That the base was locked or moved over Lightning: the preimage was drawn by {T}, so having "
+    "it proves no payment."
+)
+
+
+@pytest.mark.parametrize(
+    ("preimage", "released"), [(PREIMAGE, True), (b"\x06" * 32, False), (None, False)]
+)
+def test_a_release_proves_what_was_signed_and_no_payment(
+    preimage: bytes | None,
+    released: bool,  # noqa: FBT001
+) -> None:
+    """Whoever drew the preimage, and whoever was given it, has it without any payment."""
+    words = [] if preimage is None else [said("trade_released", TAKER, payment_preimage=preimage)]
+    messages = (BY_LOCK, accept(invoice=invoice()), *words)
+    for writer in (MAKER, TAKER):
+        file = evidence("buy", sealed_by=writer, said=messages)
+        assert (RELEASED in proved(file)) == released
+        assert not any("was paid: the file" in one for one in proved(file))
+        assert LOCKED in unproved(file)
+
+
+def test_a_release_without_an_invoice_proves_no_more_than_its_words() -> None:
+    """The preimage may be any."""
+    words = said("trade_released", TAKER, payment_preimage=PREIMAGE)
+    assert RELEASED not in proved(evidence("buy", said=(BY_LOCK, words)))
+    assert LOCKED in unproved(evidence("buy", said=(BY_LOCK, words)))

@@ -212,10 +212,11 @@ class LockBuyer:
             # The word can be faster than Lightning: the seller says it again.
             early = self._trades.can(trade, Input.BASE_LOCKED)
             return RejectReason.UNAVAILABLE if early else RejectReason.WRONG_STATE
-        if not proves_payment(message.preimage, trade.payment_hash):
+        if not proves_payment(message.payment_preimage, trade.payment_hash):
             return RejectReason.WRONG_PAYMENT_HASH
         trade = self._trades.heard(trade, envelope)
-        trade = self._trades.move(trade, Input.PREIMAGE, preimage=message.preimage, reason="")
+        preimage = message.payment_preimage
+        trade = self._trades.move(trade, Input.PREIMAGE, preimage=preimage, reason="")
         self._ask_lightning(trade)
         self._poll(trade)
         return None

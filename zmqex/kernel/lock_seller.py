@@ -100,7 +100,7 @@ class LockSeller:
             self._asked.refuse(trade, RejectReason.HOLD_ENDED, why)
             return
         trade = self._trades.move(trade, Input.PREIMAGE, reason="")
-        trade = self._trades.say(trade, TradeReleased, preimage=trade.preimage)
+        trade = self._trades.say(trade, TradeReleased, payment_preimage=trade.preimage)
         self._poll(trade)
         self._asked.answer(trade)
 

@@ -417,7 +417,7 @@ class QuoteConfirmed(TradeMessage, frozen=True, tag="quote_confirmed"):
 class TradeReleased(TradeMessage, frozen=True, tag="trade_released"):
     """The seller of a locked base says: the quote has arrived, take the base with this preimage."""
 
-    preimage: Digest
+    payment_preimage: Digest
 
 
 class TradeInvoice(TradeMessage, frozen=True, tag="trade_invoice"):

@@ -17,7 +17,7 @@ from zmqex.market.instruments import Currencies, Instrument
 from zmqex.market.units import decimal_text, format_notional, format_quantity
 from zmqex.protocol.identity import short
 from zmqex.trading.evidence import Evidence, Said
-from zmqex.trading.settlement import amounts, proves_payment
+from zmqex.trading.settlement import HTLC, amounts, proves_payment
 
 _MSAT_DECIMALS: Final = 11
 
@@ -80,7 +80,12 @@ class _Words:
                 f"Both agreed: {self._name(evidence.seller)} pays {_bitcoin(base)} and "
                 f"{self._name(evidence.buyer)} pays {self._quote(quote)}."
             )
-        if self._is_paid() and evidence.sealed_by == evidence.seller:
+        if self._is_released():
+            lines.append(
+                f"{self._name(evidence.seller)} signed that the quote has arrived, and gave "
+                f"{self._name(evidence.buyer)} the preimage of its invoice over that amount."
+            )
+        elif self._is_paid() and evidence.sealed_by == evidence.seller and not self._is_locked():
             lines.append(
                 f"The invoice of {self._name(evidence.buyer)} over that amount was paid: the file "
                 "has its preimage, which the payer gets for the payment only."
@@ -99,7 +104,12 @@ class _Words:
             f"That nothing was said later: {self._name(evidence.sealed_by)} wrote this file.",
             "Who the people behind the two keys are.",
         ]
-        if self._is_paid() and evidence.sealed_by != evidence.seller:
+        if self._is_locked():
+            lines.append(
+                "That the base was locked or moved over Lightning: the preimage was drawn by "
+                f"{self._name(evidence.seller)}, so having it proves no payment."
+            )
+        elif self._is_paid() and evidence.sealed_by != evidence.seller:
             lines.append(
                 "That the invoice was paid: the preimage in the file was drawn by "
                 f"{self._name(evidence.sealed_by)}, who wrote it."
@@ -140,6 +150,21 @@ class _Words:
             preimage is not None
             and self._invoice is not None
             and proves_payment(preimage, self._invoice.payment_hash)
+        )
+
+    def _is_locked(self) -> bool:
+        """Whether the seller drew the preimage: a settlement by lock."""
+        return any(one.fields.get("settlement") == HTLC for one in self._evidence.said[:1])
+
+    def _is_released(self) -> bool:
+        """Whether the seller gave away the preimage of the very invoice that locked the base."""
+        said, invoice = self._evidence.first("trade_released"), self._invoice
+        preimage = None if said is None else said.fields["payment_preimage"]
+        return (
+            self._is_locked()
+            and preimage is not None
+            and invoice is not None
+            and proves_payment(preimage, invoice.payment_hash)
         )
 
     def _currency(self) -> str:
