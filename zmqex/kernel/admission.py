@@ -244,7 +244,9 @@ class Admission:
 
     def _has_lock(self, taker: bytes) -> bool:
         """Whether a taker has an open `htlc` trade with us: each may last for hours."""
-        return any(one.settlement == HTLC and one.taker == taker for one in self._all_holding())
+        holding = [one for one in self._trades.running() if one.role is TradeRole.MAKER]
+        holding += [reservation.trade for reservation in self._reserving.values()]
+        return any(one.settlement == HTLC and one.taker == taker for one in holding)
 
     def _hash_is_known(self, payment_hash: bytes) -> bool:
         return self._trades.by_hash(payment_hash) is not None or any(
