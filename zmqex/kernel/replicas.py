@@ -349,10 +349,9 @@ class Replicas:
 
     def trim(self, log: MakerLog) -> bool:
         """Drop the older half of a log's batches once they weigh more than its open orders."""
-        fold, size = log.fold, log.tail.size
-        if size <= LOG_BYTES_KEPT_MIN:
-            return False
-        most = max(LOG_BYTES_KEPT_MIN, fold.order_bytes + ROW_BYTES * len(fold.orders))
+        fold, size, most = log.fold, log.tail.size, LOG_BYTES_KEPT_MIN
+        if size > most:
+            most = max(most, fold.order_bytes + ROW_BYTES * len(fold.orders))
         if size <= most:
             return False
         log.tail.trim(most // 2)

@@ -110,19 +110,8 @@ class Fold:
             return RejectReason.DUPLICATE_BATCH if repeated else RejectReason.SEQUENCE_GAP
         if batch.previous_hash != self.head_hash:
             return RejectReason.FORKED_LOG if self.sequence else RejectReason.MALFORMED
-        rows: dict[bytes, Row | None] = {}
-        if not self.head_only:
-            # Against the maker's own clock, so that every node decides alike; readers hide what is
-            # too long by theirs.
-            latest_ms = batch.sent_at_ms + ORDER_LIFE_MAX_MS + CLOCK_SKEW_MAX_MS
-            for operation in batch.operations:
-                if isinstance(operation, Place):
-                    refused = self._stage_place(rows, operation.order, latest_ms)
-                else:
-                    refused = self._stage(rows, operation)
-                if refused is not None:
-                    return refused
-        return Plan(batch.sequence, digest, rows)
+        rows = {} if self.head_only else self._rows_after(batch)
+        return rows if isinstance(rows, RejectReason) else Plan(batch.sequence, digest, rows)
 
     def apply(self, plan: Plan) -> None:
         """Carry out a plan made by `check` at this very point; cannot fail."""
@@ -199,6 +188,28 @@ class Fold:
         self._dirty: dict[int, None] = {}
         self._root = _EMPTY_ROOT
 
+    def _rows_after(self, batch: Batch) -> dict[bytes, Row | None] | RejectReason:
+        """What a batch makes of each order that it speaks of, or why it may not."""
+        rows: dict[bytes, Row | None] = {}
+        orders = self.orders
+        # Against the maker's own clock, so that every node decides alike; readers hide what is too
+        # long by theirs.
+        latest_ms = batch.sent_at_ms + ORDER_LIFE_MAX_MS + CLOCK_SKEW_MAX_MS
+        for operation in batch.operations:
+            if isinstance(operation, Place):  # nearly all of them: no call more than it takes
+                order = self.read_order(operation.order)
+                if not isinstance(order, Order):
+                    return order
+                if order.expires_at_ms > latest_ms:
+                    return RejectReason.EXPIRY_TOO_FAR
+                key = self.order_id(operation.order)
+                if rows.get(key, orders.get(key)) is not None:
+                    return RejectReason.DUPLICATE_ORDER
+                rows[key] = Row(order, operation.order, order.quantity_lots, 0)
+            elif (refused := self._stage(rows, operation)) is not None:
+                return refused
+        return rows
+
     def _stage(
         self, rows: dict[bytes, Row | None], operation: Update | Close | Fill
     ) -> RejectReason | None:
@@ -216,20 +227,6 @@ class Fold:
             rows[key] = None
         else:
             return _why_not_print(row, operation)
-        return None
-
-    def _stage_place(
-        self, rows: dict[bytes, Row | None], raw: bytes, latest_ms: int
-    ) -> RejectReason | None:
-        order = self.read_order(raw)
-        if not isinstance(order, Order):  # asked so, the answer for an order is at hand
-            return order
-        if order.expires_at_ms > latest_ms:
-            return RejectReason.EXPIRY_TOO_FAR
-        key = self.order_id(raw)
-        if rows.get(key, self.orders.get(key)) is not None:
-            return RejectReason.DUPLICATE_ORDER
-        rows[key] = Row(order, raw, order.quantity_lots, 0)
         return None
 
 
