@@ -61,6 +61,12 @@ LOADED = (
     "nacl.bindings",
 )
 
+# The tables, walked, compared with the document's, and with a ledger that is moved by hand.
+STATE_TESTS = (
+    "unit/test_states.py",
+    "unit/test_protocol_document.py",
+    "property/test_trade_table.py",
+)
 # Module -> the tests that should notice, the quickest first.
 TARGETS: Final[dict[str, tuple[str, ...]]] = {
     "market/units": ("unit/test_units.py", "property/test_units_exact.py"),
@@ -70,17 +76,11 @@ TARGETS: Final[dict[str, tuple[str, ...]]] = {
     "market/book": ("unit/test_book.py", "unit/test_matching.py", "property/test_book_machine.py"),
     "market/matching": ("unit/test_matching.py", "property/test_book_machine.py"),
     "trading/settlement": ("unit/test_settlement.py",),
-    "trading/states": (
-        "unit/test_states.py",
-        "unit/test_protocol_document.py",
-        "property/test_trade_table.py",
-    ),
-    "trading/plain": (
-        "unit/test_states.py",
-        "unit/test_protocol_document.py",
-        "property/test_trade_table.py",
-    ),
-    "trading/tables": ("unit/test_states.py", "property/test_trade_table.py"),
+    "trading/blocks": ("unit/test_blocks.py",),
+    "trading/states": STATE_TESTS,
+    "trading/plain": STATE_TESTS,
+    "trading/htlc": STATE_TESTS,
+    "trading/tables": STATE_TESTS,
     "trading/evidence": (
         "unit/test_evidence.py",
         "unit/test_evidence_words.py",

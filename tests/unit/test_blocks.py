@@ -1,11 +1,8 @@
-"""Blocks that come by chance, against an exact sum; and the guards that are made of them."""
+"""Blocks that come by chance, against the sum itself; and the guards that are made of them."""
 
 from __future__ import annotations
 
-from fractions import Fraction
-from math import factorial
-
-import pytest
+from decimal import Decimal, localcontext
 
 from zmqex.limits import (
     HTLC_CONFIRM_MS,
@@ -13,35 +10,27 @@ from zmqex.limits import (
     HTLC_SPARE_MS,
     MIN_FINAL_CLTV_BLOCKS_MAX,
 )
-from zmqex.trading.blocks import blocks_in, lock_blocks, may_release, may_send_quote
+from zmqex.trading.blocks import _SECONDS, blocks_in, lock_blocks, may_release, may_send_quote
 
 HOUR_S = 3_600
-# e to more digits than the table needs.
-E = sum((Fraction(1, factorial(n)) for n in range(40)), Fraction(0))
 
 
-def is_rare(seconds: int, blocks: int) -> bool:
-    """Whether more than so many blocks come in so many seconds in one of ten thousand cases."""
-    # P(N <= n) >= 0.9999 for a mean of seconds/600, multiplied by e^mean on both sides and raised
-    # to the 600th power, so that only whole powers of e are needed.
-    mean = Fraction(seconds, 600)
-    term = total = Fraction(1)
-    for k in range(1, blocks + 1):
-        term = term * mean / k
-        total += term
-    scale = 10**60
-    share = Fraction(int(total * Fraction(10_000, 9_999) * scale), scale)
-    return share**600 >= E**seconds
+def chance(blocks: int, seconds: int) -> Decimal:
+    """How likely no more than so many blocks are in so many seconds, to 50 digits."""
+    with localcontext(prec=50):
+        mean = Decimal(seconds) / 600
+        term = total = Decimal(1)
+        for k in range(1, blocks + 1):
+            term = term * mean / k
+            total += term
+        return total * (-mean).exp()
 
 
-@pytest.mark.parametrize(
-    "seconds", [1, 8, 9, 600, 900, 1_800, HOUR_S, 2 * HOUR_S, 6 * HOUR_S, 8 * HOUR_S + 120]
-)
-def test_the_table_is_the_quantile(seconds: int) -> None:
-    """As many blocks as come but in one of ten thousand cases, and not one more."""
-    blocks = blocks_in(seconds * 1_000)
-    assert is_rare(seconds, blocks)
-    assert blocks == 0 or not is_rare(seconds, blocks - 1)
+def test_every_row_of_the_table_is_the_last_second_of_its_blocks() -> None:
+    """One second later one block more has to be reckoned with."""
+    assert len(_SECONDS) == 121
+    for blocks, seconds in enumerate(_SECONDS):
+        assert chance(blocks, seconds + 1) < Decimal("0.9999") <= chance(blocks, seconds), blocks
 
 
 def test_the_table_has_the_known_values() -> None:

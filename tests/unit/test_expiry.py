@@ -68,6 +68,8 @@ def test_orders_that_left_are_passed_over_near_and_far() -> None:
     queue.first()
     for number in (0, 1, 2, 5, 8, 11):
         orders[number].rests = False
+    assert queue.first() is orders[3]
+    assert queue.forgotten == 3
     assert drain(queue) == [orders[number].expires_at_ms for number in (3, 4, 6, 7, 9, 10)]
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from mutants import mutants
+from mutation import TARGETS
 
 KINDS = {
     "a < b": "a <= b",
@@ -62,3 +65,13 @@ def test_no_two_mutants_of_a_module_are_the_same() -> None:
     source = "\n".join([*KINDS, *STATEMENTS])
     found = list(mutants(source))
     assert len({one.name for one in found}) == len({one.source for one in found}) == len(found)
+
+
+def test_no_module_of_the_market_or_of_trades_is_forgotten() -> None:
+    """Each has a row in scripts/mutation.py that names the tests which should notice a fault."""
+    root = Path(__file__).resolve().parents[2]
+    paths = [one for folder in ("market", "trading") for one in root.glob(f"zmqex/{folder}/*.py")]
+    names = {f"{one.parent.name}/{one.stem}" for one in paths if one.stem != "__init__"}
+    assert names == set(TARGETS)
+    tests = {test for row in TARGETS.values() for test in row}
+    assert all((root / "tests" / test).exists() for test in tests)

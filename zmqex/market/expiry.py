@@ -77,11 +77,11 @@ class ExpiryQueue:
         """Take out and return what ends by now, earliest first, by id among equals."""
         due: list[BookOrder] = []
         while True:
-            near = self._near
-            ended = bisect_left(near, (now_ms + 1,))
-            due += [order for _, _, _, order in near[:ended] if order.rests]
+            ended = bisect_left(self._near, (now_ms + 1,))
+            due += [order for _, _, _, order in self._near[:ended] if order.rests]
             self._drop(ended)
-            if near or not self._slots or self._slots[0] > now_ms >> SLOT_BITS:
+            # What is left in the list ends later, and so does every slot behind it.
+            if not self._slots or self._slots[0] > now_ms >> SLOT_BITS:
                 return due
             self._begin_slot()
 
