@@ -150,13 +150,14 @@ class FoundOrder(msgspec.Struct, frozen=True):
 def resting(order_id: bytes, maker: bytes, row: Row) -> BookOrder:
     """A row of a fold as the book takes it."""
     order = row.order
-    # By position, and without `available_lots`: it is done for every order of every maker.
+    # By position, and without `available_lots`: it is done for every order of every maker, and a
+    # number that the row has already takes no memory of its own.
     return BookOrder(
         order_id,
         maker,
         order.side,
         order.price_ticks,
-        row.remaining_lots - row.held_lots,
+        row.remaining_lots - row.held_lots if row.held_lots else row.remaining_lots,
         order.minimum_lots,
         order.flags,
         order.expires_at_ms,
