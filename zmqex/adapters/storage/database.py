@@ -154,7 +154,7 @@ class Database:
 
     def _commit(self, group: list[_Item]) -> list[Any]:
         self._check_process()
-        self._sync(any(item.synced for item in group))
+        self._sync(syncs=any(item.synced for item in group))
         self._connection.execute("BEGIN IMMEDIATE")
         results = []
         for item in group:
@@ -168,7 +168,7 @@ class Database:
         self._on_commit("after", self._commits)
         return results
 
-    def _sync(self, syncs: bool) -> None:  # noqa: FBT001
+    def _sync(self, *, syncs: bool) -> None:
         """Wait for the disk at each commit, or at checkpoints only."""
         if syncs != self._syncs:
             self._connection.execute(f"PRAGMA synchronous = {'FULL' if syncs else 'NORMAL'}")
