@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     size = Size(options.nodes, options.makers, options.seconds, options.fast_signer)
     if options.grow:
-        return _grow(options.grow, options.write)
+        return _grow(options.grow, options.jobs, options.write)
     if options.seeds or options.soak:
         return _many(_seeds(options), size, options.jobs, as_json=options.json)
     return _one(run_seed(options.seed, size), as_json=options.json)
@@ -102,11 +102,11 @@ def _sizes(text: str) -> list[int]:
     return sorted({int(word) for word in words})
 
 
-def _grow(sizes: list[int], folder: Path | None) -> int:
+def _grow(sizes: list[int], jobs: int, folder: Path | None) -> int:
     costs = []
-    for nodes in sizes:
-        costs.append(growth.measure(nodes))
-        print(costs[-1], flush=True)
+    for cost in growth.measure_all(sizes, jobs):
+        costs.append(cost)
+        print(cost, flush=True)
     print(growth.table(costs))
     if folder is not None:
         (folder / "growth.md").write_text(_GROWTH.format(table=growth.table(costs)))

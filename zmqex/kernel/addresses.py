@@ -175,7 +175,7 @@ class Addresses:
         gone = [
             address
             for key, address in self._table.items()
-            if identity in {address.proven, address.expected}
+            if identity in (address.proven, address.expected)
             and key != keep
             and (keep is None or not address.pinned)
         ]

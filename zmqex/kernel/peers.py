@@ -68,9 +68,10 @@ TABLE: Final[Mapping[tuple[State, Input], State]] = {
     (_S.BACKING_OFF, _I.BAN): _S.BANNED,
     (_S.BANNED, _I.PARDON): _S.BACKING_OFF,
 }
-ASKABLE: Final = frozenset({State.SYNCING, State.LIVE})
-LOST: Final = frozenset({State.CANDIDATE, State.STALE, State.BACKING_OFF})
-CONNECTED: Final = frozenset({State.GREETING, *ASKABLE})
+# Looked through for hundreds of peers at a time: a tuple of these is faster than a set.
+ASKABLE: Final = (State.LIVE, State.SYNCING)
+LOST: Final = (State.CANDIDATE, State.STALE, State.BACKING_OFF)
+CONNECTED: Final = (*ASKABLE, State.GREETING)
 
 
 class Peer(msgspec.Struct):

@@ -19,10 +19,8 @@ def why_no_place(
 
     `source` named its `host`; who is connected already keeps its own place.
     """
-    places = Shares()
-    for one in peers:
-        if one.state in CONNECTED and one.identity != identity:
-            places.add(one.source, one.host)
+    others = [one for one in peers if one.state in CONNECTED and one.identity != identity]
+    places = Shares([(one.source, one.host) for one in others])
     return places.why_not(PEERS_MAX, source, host, pinned=pinned)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 from collections import Counter
+from collections.abc import Collection
 from typing import Final
 
 from zmqex.dht.address import Scope, scope_of
@@ -37,11 +38,11 @@ def subnet_of(host: str) -> str:
 class Shares:
     """Counts what sources and subnets fill of `most` places."""
 
-    def __init__(self) -> None:
-        """Start empty."""
-        self.total = 0
-        self._sources: Counter[str] = Counter()
-        self._subnets: Counter[str] = Counter()
+    def __init__(self, filled: Collection[tuple[str, str]] = ()) -> None:
+        """Start with these sources and hosts."""
+        self.total = len(filled)
+        self._sources = Counter(source for source, _ in filled)
+        self._subnets = Counter(filter(None, (subnet_of(host) for _, host in filled)))
 
     def add(self, source: str, host: str) -> None:
         """One more of this source and subnet."""

@@ -63,7 +63,7 @@ class Sync:
         self._core = core
         self._sessions = sessions
         self._replicas = replicas
-        self._asking_heads: dict[bytes, None] = {}
+        self._settling: dict[bytes, None] = {}  # peers whose heads are all known
         self._repairing: dict[tuple[bytes, str], None] = {}
         self._turn = 0
         sessions.serve("heads", self._on_heads)
@@ -75,7 +75,7 @@ class Sync:
     # --- what a new peer knows -------------------------------------------------------------------
 
     def _on_live(self, peer: bytes) -> None:
-        self._asking_heads[peer] = None
+        self._settling.pop(peer, None)
         self._ask_heads(peer, b"")
         self._ask_for_own(peer)
 
@@ -124,7 +124,8 @@ class Sync:
             return
         heartbeats = decode(answer, Heads).heartbeats
         # Most of what is told has been told by others already, and need not be read again.
-        known = {maker.heartbeat: maker.identity for maker in self._replicas.makers.values()}
+        makers = self._replicas.makers.values()
+        known = {maker.heartbeat: maker.identity for maker in makers if maker.heartbeat}
         claims = []
         last = after
         for raw in heartbeats:
@@ -149,7 +150,7 @@ class Sync:
         self._replicas.claims.verify(claims, then)
 
     def _heads_done(self, peer: bytes) -> None:
-        self._asking_heads.pop(peer, None)
+        self._settling[peer] = None
         # A repair that found nobody to ask has somebody now.
         for maker in self._replicas.makers.values():
             for log in maker.logs.values():
@@ -160,9 +161,9 @@ class Sync:
     def _settle(self) -> None:
         """A peer is in sync once its heads are known and nothing more is being fetched."""
         if not self._repairing:
-            for peer in self._sessions.live_peers():
-                if peer not in self._asking_heads:
-                    self._sessions.synced(peer)
+            settled, self._settling = self._settling, {}
+            for peer in settled:
+                self._sessions.synced(peer)
 
     # --- a log that is behind --------------------------------------------------------------------
 
@@ -296,16 +297,13 @@ class Sync:
         after = decode(incoming.body, Page).after
         page: list[bytes] = []
         size = 0
-        for identity in sorted(one for one in self._replicas.makers if one > after):
-            if identity == self._core.identity:
-                raw = self._replicas.own_heartbeat()
-            else:
-                raw = self._replicas.makers[identity].heartbeat
+        beats = {one.identity: one.heartbeat for one in self._replicas.makers.values()}
+        beats[self._core.identity] = self._replicas.own_heartbeat()
+        for _, raw in sorted(one for one in beats.items() if one[1] and one[0] > after):
             size += len(raw)
             if len(page) == PEERS_PAGE_MAX or (page and size > LOG_PAGE_BYTES_MAX):
                 break
-            if raw:
-                page.append(raw)
+            page.append(raw)
         self._sessions.answer(incoming, Heads(page))
 
     def _on_log(self, incoming: Incoming) -> None:
