@@ -15,6 +15,7 @@ from zmqex.kernel import effects as out
 from zmqex.kernel import events as happened
 from zmqex.kernel import records
 from zmqex.limits import PLAY_AUTO_CANCEL_BLOCKS
+from zmqex.market.instruments import BASE
 from zmqex.reasons import RejectReason
 from zmqex.trading.states import TradeRole
 
@@ -224,10 +225,13 @@ class Economy(Protocol):
 class Ledger:
     """One node's play money, as the real backend keeps it."""
 
-    def __init__(self, world: Economy, name: str) -> None:
-        """Start with 10 BTC."""
+    def __init__(self, world: Economy, name: str, asset: str = BASE) -> None:
+        """Start with 10 BTC, or as many of the smallest units of another asset."""
         self._world = world
-        self._secret = hashlib.sha256(name.encode()).digest()
+        self.asset = asset
+        # Each network has nodes of its own.
+        whose = name if asset == BASE else f"{name} {asset}"
+        self._secret = hashlib.sha256(whose.encode()).digest()
         self.node = public_key(self._secret)
         self.balance_msat = 10**12
         self.invoices: dict[bytes, dict[str, Any]] = {}
@@ -278,25 +282,25 @@ class Ledger:
         if invoice["state"] == "open" and invoice["expires_ms"] <= self._world.wall_ms:
             invoice["state"] = "canceled"
         lock = invoice.get("expiry_height", 0) - PLAY_AUTO_CANCEL_BLOCKS
-        if invoice["state"] == "accepted" and self._world.height >= lock:
+        if invoice["state"] == "accepted" and self.height >= lock:
             invoice["state"] = "canceled"
         return str(invoice["state"])
 
     @property
     def height(self) -> int:
-        """Of the chain."""
-        return self._world.height
+        """Of the asset's chain; no two chains have the same."""
+        return self._world.height + (0 if self.asset == BASE else 100_000)
 
     def seen(self, payment_hash: bytes) -> happened.InvoiceSeen:
         """How an invoice of ours stands, as an event."""
         state: Any = self.state(payment_hash)
         invoice = self.invoices.get(payment_hash, {})
         if state == "accepted":
-            lock = (invoice["expiry_height"], self._world.height)
-            return happened.InvoiceSeen(payment_hash, state, invoice["amount_msat"], *lock)
-        return happened.InvoiceSeen(
-            payment_hash, state, invoice["amount_msat"] if state == "settled" else 0
-        )
+            lock = (invoice["expiry_height"], self.height)
+            received_msat = invoice["amount_msat"]
+            return happened.InvoiceSeen(payment_hash, state, received_msat, *lock, self.asset)
+        received_msat = invoice["amount_msat"] if state == "settled" else 0
+        return happened.InvoiceSeen(payment_hash, state, received_msat, asset=self.asset)
 
     def cancel(self, payment_hash: bytes) -> None:
         """Cancel what is open or held; the payer hears of it when it asks."""
@@ -311,6 +315,11 @@ class Ledger:
             invoice["state"], invoice["preimage"] = "settled", preimage
             self.balance_msat += invoice["amount_msat"]
         return self.state(payment_hash) == "settled"
+
+    def why_not_pay(self, effect: out.PayInvoice) -> bool:
+        """Whether a payment is asked for too late, or for a longer lock than it may have."""
+        late = 0 < effect.not_after_ms < self._world.wall_ms
+        return late or decode(effect.invoice).min_final_cltv > effect.cltv_limit
 
     def pay(self, text: str) -> str:
         """Pay an invoice; the state of the payment."""
@@ -327,7 +336,7 @@ class Ledger:
             "payee": invoice.payee,
             "amount_msat": amount,
             "preimage": None,
-            "expiry_height": self._world.height + invoice.min_final_cltv,
+            "expiry_height": self.height + invoice.min_final_cltv,
         }
         return self.drive(invoice.payment_hash)
 
@@ -358,7 +367,7 @@ class Ledger:
             invoice["payer"] = payer
             if invoice["preimage"] is None:
                 invoice["state"] = "accepted"
-                invoice["expiry_height"] = self._world.height + invoice["min_final_cltv"]
+                invoice["expiry_height"] = self.height + invoice["min_final_cltv"]
             else:
                 invoice["state"] = "settled"
                 self.balance_msat += amount_msat
@@ -379,7 +388,8 @@ def lightning_answer(ledger: Ledger, effect: out.Effect) -> happened.Event | Non
             answer = _failed(effect, call, ledger.fail_create)
         case out.CreateInvoice() | out.CreateHoldInvoice():
             text = ledger.create(effect)
-            answer = happened.InvoiceCreated(effect.trade_id, effect.payment_hash, text)
+            made = (effect.trade_id, effect.payment_hash, text)
+            answer = happened.InvoiceCreated(*made, effect.asset)
         case (
             out.LookupInvoice() | out.SettleInvoice() | out.CancelInvoice() | out.LookupPayment()
         ) if ledger.fail_look:
@@ -394,6 +404,8 @@ def lightning_answer(ledger: Ledger, effect: out.Effect) -> happened.Event | Non
             answer = ledger.seen(payment_hash)
         case out.PayInvoice() if ledger.fail_pay:
             answer = _failed(effect, "pay", ledger.fail_pay)
+        case out.PayInvoice() if ledger.why_not_pay(effect):
+            answer = _failed(effect, "pay", "rejected")
         case out.PayInvoice(_, payment_hash, invoice):
             answer = _paid(ledger, effect, payment_hash, ledger.pay(invoice))
         case out.LookupPayment(_, payment_hash):
@@ -407,9 +419,14 @@ def _paid(ledger: Ledger, effect: Any, payment_hash: bytes, state: Any) -> happe
     if state == "insufficient":
         return _failed(effect, "pay", "rejected")
     payment = ledger.payments.get(payment_hash, {})
-    lock = (payment["expiry_height"], ledger.height) if state == "in_flight" else ()
     return happened.PaymentSeen(
-        effect.trade_id, payment_hash, state, payment.get("preimage"), None, *lock
+        effect.trade_id,
+        payment_hash,
+        state,
+        payment.get("preimage"),
+        htlc_expiry_height=payment["expiry_height"] if state == "in_flight" else None,
+        height=ledger.height if state == "in_flight" else 0,
+        asset=ledger.asset,
     )
 
 
@@ -417,5 +434,11 @@ def _failed(effect: Any, call: Any, how: str) -> happened.LightningFailed:  # no
     rejected = RejectReason.INSUFFICIENT_BALANCE
     reason = rejected if call == "pay" else RejectReason.LIGHTNING_UNAVAILABLE
     return happened.LightningFailed(
-        effect.trade_id, effect.payment_hash, call, how == "indeterminate", reason, how
+        effect.trade_id,
+        effect.payment_hash,
+        call,
+        how == "indeterminate",
+        reason,
+        how,
+        effect.asset,
     )

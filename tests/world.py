@@ -21,10 +21,10 @@ from tests.outside import HoldMood, Ledger, MemoryJournal, hold_answer, lightnin
 from zmqex.kernel import effects as out
 from zmqex.kernel import events as happened
 from zmqex.kernel.commands import Command
-from zmqex.kernel.core import Settings
+from zmqex.kernel.core import Backend, Settings
 from zmqex.kernel.kernel import Kernel
 from zmqex.limits import BLOCK_MS, HOLDS_PER_TAKER_MAX, PLAY_AUTO_CANCEL_BLOCKS
-from zmqex.market.instruments import Currencies
+from zmqex.market.instruments import BASE, Currencies
 from zmqex.protocol.identity import IdentityKey, to_text
 from zmqex.runtime.verifying import check_all
 
@@ -42,7 +42,14 @@ _SETTINGS: dict[str, Any] = {
 class SimNode:
     """One node: what survives a crash, and the kernel that does not."""
 
-    def __init__(self, world: World, name: str, number: int, **settings: Any) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        world: World,
+        name: str,
+        number: int,
+        quotes: tuple[str, ...] = (),
+        **settings: Any,  # noqa: ANN401
+    ) -> None:
         """Give it an address of its own."""
         self.world = world
         self.name = name
@@ -52,6 +59,8 @@ class SimNode:
         self.text = to_text(self.identity)
         self.journal = MemoryJournal()
         self.ledger = Ledger(world, name)
+        # The networks of quotes, by currency.
+        self.quotes = {code: Ledger(world, name, code) for code in quotes}
         self.held: dict[bytes, tuple[bytes, int, int]] = {}  # trade: (order, lots, ends_ms)
         self.holds: HoldMood = "up"
         self.accepts = True  # what the operator's own program says, if it is asked
@@ -66,6 +75,10 @@ class SimNode:
         self.logs: list[out.Log] = []
         self.crash_at: tuple[str, int] | None = None
         self.request_id = 0
+
+    def ledger_for(self, asset: str) -> Ledger | None:
+        """The ledger of an asset."""
+        return self.ledger if asset == BASE else self.quotes.get(asset)
 
     @property
     def up(self) -> bool:
@@ -89,6 +102,10 @@ class SimNode:
             orders_port=7102,
             curve_key=self.curve_key,
             lightning_node=self.ledger.node,
+            quote_backends={
+                code: Backend(one.node, "bcrt", True, PLAY_AUTO_CANCEL_BLOCKS)  # noqa: FBT003
+                for code, one in self.quotes.items()
+            },
             **(_SETTINGS | self.settings),
         )
         self.links = {}
@@ -162,6 +179,7 @@ class World:
         self.wall_ms = START_MS
         self.monotonic_ms = 1_000
         self.mined = 0
+        self.lightning_apart = False  # Lightning nodes run while the node itself is down
         self.nodes: dict[str, SimNode] = {}
         self.drop: Callable[[SimNode, SimNode, out.Effect], bool] = lambda *_: False
         self.spy: Callable[[SimNode, out.Effect], None] = lambda *_: None
@@ -172,9 +190,16 @@ class World:
 
     # --- building ------------------------------------------------------------------------------
 
-    def add(self, name: str, *, start: bool = True, **settings: Any) -> SimNode:  # noqa: ANN401
+    def add(
+        self,
+        name: str,
+        *,
+        start: bool = True,
+        quotes: tuple[str, ...] = (),
+        **settings: Any,  # noqa: ANN401
+    ) -> SimNode:
         """A new node; it finds all earlier ones."""
-        node = SimNode(self, name, len(self.nodes) + 1, **settings)
+        node = SimNode(self, name, len(self.nodes) + 1, quotes, **settings)
         self.nodes[name] = node
         if start:
             node.start()
@@ -254,11 +279,16 @@ class World:
 
     # --- the outside ---------------------------------------------------------------------------
 
-    def ledger_of(self, node_key: bytes, _payer: Ledger) -> Ledger | None:
-        """The ledger of a running node."""
+    def ledger_of(self, node_key: bytes, payer: Ledger) -> Ledger | None:
+        """The ledger of a running node for the asset that is paid.
+
+        Where Lightning nodes are apart from the others, of one that is down as well.
+        """
         for node in self.nodes.values():
-            if node.ledger.node == node_key and node.up and node.paused is None:
-                return node.ledger
+            runs = self.lightning_apart or (node.up and node.paused is None)
+            ledger = node.ledger_for(payer.asset)
+            if ledger is not None and ledger.node == node_key and runs:
+                return ledger
         return None
 
     @property
@@ -268,7 +298,7 @@ class World:
 
     def changed(self, ledger: Ledger, payment_hash: bytes) -> None:
         """A payee's backend tells its node that an invoice has changed."""
-        node = next(one for one in self.nodes.values() if one.ledger is ledger)
+        node = next(one for one in self.nodes.values() if one.ledger_for(ledger.asset) is ledger)
         self.soon(node, ledger.seen(payment_hash))
 
     def mine(self, blocks: int) -> None:
@@ -371,7 +401,9 @@ class World:
             self.soon(node, answer)
 
     def _lightning(self, node: SimNode, effect: out.Effect) -> None:
-        answer = lightning_answer(node.ledger, effect)
+        ledger = node.ledger_for(getattr(effect, "asset", BASE))
+        assert ledger is not None
+        answer = lightning_answer(ledger, effect)
         if answer is not None:
             self.soon(node, answer)
 

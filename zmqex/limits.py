@@ -76,6 +76,11 @@ HTLC_SPARE_MS: Final = 2 * MINUTE_MS
 # A final lock is at least so long, and this much of it is left when the last word is said.
 LOCK_BLOCKS_MIN: Final = 24
 LOCK_MARGIN_BLOCKS: Final = 6
+# Settlement `swap`: leg 2 is paid so soon after leg 1 was seen locked, or not at all; payers lock
+# for a few blocks more than asked (LND: 3); a smaller lock would have no output on the chain.
+SWAP_PAY_WITHIN_MS: Final = 30 * SECOND_MS
+CLTV_PADDING_BLOCKS: Final = 3
+SWAP_LEG_MSAT_MIN: Final = 1_000_000
 # A take older than this is a replay or a very slow wire.
 TAKE_AGE_MAX_MS: Final = 60 * SECOND_MS
 # The receiver's and the sender's clock may differ by this much.
@@ -406,12 +411,10 @@ WATCH_POLL_S: Final = 0.5
 CLN_AUTO_CANCEL_BLOCKS: Final = 3
 # LND gives a held payment back 16 blocks and 2 before its lock ends (HoldExpiryDelta).
 LND_AUTO_CANCEL_BLOCKS: Final = 18
-
 # A seller by `htlc` does not know the buyer's backend, so it counts with the longest.
 AUTO_CANCEL_BLOCKS_MAX: Final = 18
 
-# What is at stake with real bitcoin where the operator has not said otherwise: 0.01 BTC in one
-# trade, 0.05 with one peer, 0.1 in a day.
+# Real bitcoin at stake where nothing else is set: 0.01 BTC in a trade, 0.05 with a peer, 0.1 a day.
 MAINNET_STAKES_MSAT: Final = {
     "max_trade_msat": 1_000_000_000,
     "max_held_msat": 5_000_000_000,
@@ -435,8 +438,7 @@ PLAY_PAYMENTS_AT_ONCE_MAX: Final = 256
 SLEPT_MS: Final = 5 * SECOND_MS
 # How often the embedded hold server is looked after: it is back in well under half a second.
 HOLD_SERVER_WATCH_S: Final = 0.1
-# How often a node looks for others of its user on this machine: two that started together see each
-# other at the second look.
+# When a node looks for others of its user here: two that start together meet at the second look.
 LOCAL_LOOKS_S: Final = (1, 2, 4, 30)
 # What `doctor` finds too little: the journal grows by a few MiB between two compactions.
 DISK_FREE_BYTES_MIN: Final = 100 * 1024 * 1024
@@ -478,8 +480,7 @@ HELLO_SOURCES_MAX: Final = 4_096
 HELLO_DIALS_MAX: Final = 64
 HELLO_DIALS_WAITING_MAX: Final = 1_024
 HELLO_WAIT_MS: Final = SECOND_MS
-# Frames read from one socket before the others get their turn: of requests, which the kernel
-# answers at once, and of streams, whose messages have two frames.
+# Frames read from one socket before the others get their turn; a stream's message has two.
 REQUEST_FRAMES_A_TURN: Final = 64
 STREAM_FRAMES_A_TURN: Final = 512
 # Stream messages in one event, which ends as well with the one that brings it to so many bytes:
@@ -494,6 +495,5 @@ CONNECTIONS_PER_NETWORK_MAX: Final = 8
 SOCKETS_MAX: Final = 4_096
 # A Unix socket's path: 108 bytes on Linux, 104 on macOS, with room for the ".events" socket.
 CONTROL_PATH_BYTES_MAX: Final = 96
-
 # Descriptors of the process: 768 connections, and four for each of 256 peers, with room.
 DESCRIPTORS: Final = 4_096

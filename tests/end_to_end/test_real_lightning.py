@@ -93,3 +93,47 @@ def test_plain_trades_over_real_lightning_both_ways(user: Home, ldk: LdkNodes) -
     found = alice.findings(1)["lightning"]
     assert (found["state"], found["text"][:18]) == ("wrong", "it does not answer")
     assert "start the Lightning node" in found["fix"]
+
+
+def test_a_swap_moves_real_held_payments_on_two_networks(user: Home, ldk: LdkNodes) -> None:
+    """Leg 1 is held by one pair of Lightning nodes until leg 2 is paid over another pair."""
+    with tempfile.TemporaryDirectory() as folder:
+        other = LdkNodes(Path(folder))
+        try:
+            flags = [_quote(other, number) for number in (1, 0)]
+            bob = start(user, ldk, "bob", 0, *flags[0])
+            alice = start(user, ldk, "alice", 1, *flags[1])
+            bob.wait_live(alice)
+            alice.wait_live(bob)
+            before = [_both_msat(node) for node in (alice, bob)]
+            order = ("0.001BTC@50000USD", "--settlement", "swap", "--yes")
+            alice.cli("order", "buy", *order)
+            bob.wait_book(alice.orders()[0]["order_id"], LOTS)
+            bob.cli("order", "sell", *order)
+            (trade_id,) = bob.trades()
+            for node in (alice, bob):
+                node.wait_state(trade_id, "settled")
+            after = [_both_msat(node) for node in (alice, bob)]
+            quote_msat = 5_000 * MSAT  # 50.00 USD
+            assert [one[0] - was[0] for one, was in zip(after, before, strict=True)] == [
+                LOTS * MSAT,
+                -LOTS * MSAT,
+            ]
+            assert [one[1] - was[1] for one, was in zip(after, before, strict=True)] == [
+                -quote_msat,
+                quote_msat,
+            ]
+        finally:
+            other.stop()
+
+
+def _quote(ldk: LdkNodes, number: int) -> tuple[str, str]:
+    words = ("USD=lnd", ldk.urls[number], str(ldk.macaroons[number]), str(ldk.certificate))
+    return "--quote-lightning", " ".join(words)
+
+
+def _both_msat(node: Node) -> tuple[int, int]:
+    status = wait_for(f"{node.name} answers", node.status)
+    both = (status["lightning"], status["quote_lightning"]["USD"])
+    base, quote = (one["balance_msat"] + one["in_flight_msat"] for one in both)
+    return int(base), int(quote)

@@ -66,8 +66,12 @@ class OneOrder(RuleBasedStateMachine):
             # Its quantity has returned: whatever becomes of the claim, it has no part in it.
             assert was is self.claim_of(number) is Claim.FREE
             return
-        sold = {Input.BASE_SETTLED, Input.PAY_SUCCEEDED}
-        if happened in sold or (happened is Input.RESOLVE_SETTLED and was is not Claim.FILLED):
+        sold = {Input.BASE_SETTLED, Input.PAY_SUCCEEDED, Input.RECEIVED}
+        # In a swap what we pay is gone before what we receive is taken.
+        again = (before, happened) == (State.RELEASED, Input.RECEIVED)
+        if (happened in sold and not again) or (
+            happened is Input.RESOLVE_SETTLED and was is not Claim.FILLED
+        ):
             self.filled += self.lots[number]
             assert was is Claim.HELD
         if after is State.CANCELLED:

@@ -44,6 +44,7 @@ def trade(**changes: object) -> dict[str, Any]:
         "price_ticks": 100,
         "base_msat": 40_000_000_001,
         "quote_units": 40,
+        "settlement": "plain",
         "state": "base_done",
         "reason": "",
         "turn": "you",

@@ -10,7 +10,6 @@ import pytest
 from tests.world import SimNode, World
 from zmqex.kernel import effects as out
 from zmqex.kernel import events as happened
-from zmqex.kernel.core import Backend
 from zmqex.limits import PLAY_PAYMENTS_AT_ONCE_MAX
 from zmqex.protocol.codec import decode, decode_frame, encode_frame
 from zmqex.protocol.messages import Empty, Reject
@@ -56,8 +55,7 @@ def test_a_payment_goes_to_the_owner_of_the_key_and_its_answer_comes_back() -> N
 def test_a_payment_of_a_quote_goes_to_the_ledger_of_that_quote() -> None:
     """A payee that has none now ends nothing: it may have one again."""
     world = World()
-    quotes: dict[str, Any] = {"quote_backends": {"USD": Backend()}}
-    alice, bob = world.add("alice", **quotes), world.add("bob")
+    alice, bob = world.add("alice", quotes=("USD",)), world.add("bob")
     world.run(2_000)
     asked: list[out.Effect] = []
     world.spy = lambda _node, effect: asked.append(effect)

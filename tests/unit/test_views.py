@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from tests.unit.floor import LOTS, place
 from tests.world import SimNode, World
 from zmqex.kernel.commands import CancelTrade, ListTrades, ReceivedTrade, SentTrade
-from zmqex.kernel.views import _NEXT, _NEXT_HTLC, find_by_prefix, id_problem
+from zmqex.kernel.views import _NEXT, _NEXT_HTLC, _NEXT_SWAP, find_by_prefix, id_problem
 from zmqex.reasons import RejectReason
-from zmqex.trading.settlement import HTLC
+from zmqex.trading.settlement import HTLC, SWAP
 from zmqex.trading.states import TERMINAL, State, TradeRole
 from zmqex.trading.tables import TABLES
 
@@ -29,6 +29,9 @@ def test_every_state_in_which_something_can_happen_says_whose_turn_it_is(
     states = {state for state, _ in TABLES[settlement, role, side]} - TERMINAL - _SPECIAL
     if settlement == HTLC:
         states -= {state for its_side, state in _NEXT_HTLC if its_side == side}
+    if settlement == SWAP:
+        assert states == {state for its_role, state in _NEXT_SWAP if its_role is role}
+        return
     assert {state for state in states if (role, side, state) not in _NEXT} == set()
 
 

@@ -202,6 +202,7 @@ def show_trade(trade: dict[str, Any], messages: list[dict[str, Any]]) -> None:
         "Lightning": f"{bitcoin(trade['base_msat'])} ({trade['money']})",
         "With": trade["counterparty"],
         "Order": trade["order_id"],
+        "Settlement": trade["settlement"],
         "State": trade["state"].upper(),
         "Reason": plain(trade["reason"]),
         "Reference": plain(trade["reference"]),

@@ -32,7 +32,8 @@ from zmqex.protocol.codec import decode, decode_envelope, decode_trade_message
 from zmqex.protocol.identity import digest, short, to_text, trade_id, verify
 from zmqex.protocol.messages import Accept, Take, TradeSaid
 from zmqex.reasons import RejectReason
-from zmqex.trading.settlement import HTLC, amounts, draws_preimage
+from zmqex.trading import swap
+from zmqex.trading.settlement import HTLC, SWAP, amounts, draws_preimage
 from zmqex.trading.states import Claim, State, TradeRole
 
 
@@ -145,7 +146,7 @@ class Admission:
         # One counter for all orders, so a fence never comes twice, whatever Redis forgets.
         self._core.counters["fence"] = self._core.counters.get("fence", 0) + 1
         legs = amounts(self._orders.instrument(order.market), refusal, take.price_ticks)
-        drawn = draws_preimage(take.settlement, order.side)
+        drawn = draws_preimage(take.settlement, order.side, takes=False)
         preimage = self._core.random(32) if drawn else b""
         trade = Trade(
             trade_id=take.trade_id,
@@ -171,11 +172,11 @@ class Admission:
             hold_expires_ms=now + self._core.settings.hold_ttl_ms,
             payment_hash=_payment_hash(take, preimage),
             preimage=preimage,
-            pay_instructions=self._core.settings.pay_instructions,
+            pay_instructions=self._pay_instructions(take.settlement),
             take_digest=digest(envelope),
         )
         waiting = [reservation.trade for reservation in self._reserving.values()]
-        too_much = self._trades.why_too_much(trade, waiting)
+        too_much = _why_not_swap(trade) or self._trades.why_too_much(trade, waiting)
         if too_much is not None:
             self._refuse_take(incoming, take.trade_id, too_much)
             return
@@ -226,10 +227,10 @@ class Admission:
         if take.price_ticks != order.price_ticks:
             return RejectReason.PRICE_CHANGED
         if take.settlement not in order.settlements or terms.why_not_settle(
-            self._core, take.settlement, TradeRole.MAKER, order.side
+            self._core, take.settlement, TradeRole.MAKER, order.side, order.market
         ):
             return RejectReason.UNSUPPORTED_SETTLEMENT
-        if not draws_preimage(take.settlement, order.side) and (
+        if not draws_preimage(take.settlement, order.side, takes=False) and (
             take.payment_hash is None or self._hash_is_known(take.payment_hash)
         ):
             return RejectReason.WRONG_PAYMENT_HASH
@@ -247,6 +248,10 @@ class Admission:
         holding = [one for one in self._trades.running() if one.role is TradeRole.MAKER]
         holding += [reservation.trade for reservation in self._reserving.values()]
         return any(one.settlement == HTLC and one.taker == taker for one in holding)
+
+    def _pay_instructions(self, settlement: str) -> str:
+        """How the quote is paid, where people have to do it."""
+        return "" if settlement == SWAP else self._core.settings.pay_instructions
 
     def _hash_is_known(self, payment_hash: bytes) -> bool:
         return self._trades.by_hash(payment_hash) is not None or any(
@@ -374,3 +379,12 @@ def _facts(trade: Trade) -> dict[str, Any]:
 
 def _payment_hash(take: Take, preimage: bytes) -> bytes:
     return take.payment_hash or b"" if not preimage else hashlib.sha256(preimage).digest()
+
+
+def _why_not_swap(trade: Trade) -> RejectReason | None:
+    """Why a quantity cannot be swapped: what a chain would not enforce is no lock."""
+    if trade.settlement != SWAP:
+        return None
+    return swap.why_not_amounts(
+        *swap.legs(trade.side, trade.market, trade.base_msat, trade.quote_units)
+    )

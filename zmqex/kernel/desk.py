@@ -20,7 +20,7 @@ from zmqex.kernel.orders import CLOSED, OPEN, WORKING, OwnOrders
 from zmqex.kernel.records import OwnOrder, PutCommand, Trade
 from zmqex.kernel.replicas import FoundOrder, Replicas
 from zmqex.kernel.sessions import Sessions
-from zmqex.kernel.taker import Taker
+from zmqex.kernel.sides import Sides
 from zmqex.kernel.taking import Taking
 from zmqex.kernel.trades import Trades
 from zmqex.kernel.views import find_by_prefix, id_problem
@@ -37,7 +37,7 @@ from zmqex.market.orders import BookOrder, IncomingOrder, OrderFlags, TimeInForc
 from zmqex.protocol.identity import to_text
 from zmqex.protocol.messages import Order
 from zmqex.reasons import RejectReason
-from zmqex.trading.states import State
+from zmqex.trading.states import Input, State
 
 # What a maker says that is of use, but has too much of us at the moment.
 _BUSY = frozenset({RejectReason.TOO_MANY_HOLDS.value, RejectReason.RATE_LIMITED.value})
@@ -55,7 +55,7 @@ class Desk:
         trades: Trades,
         orders: OwnOrders,
         taking: Taking,
-        taker: Taker,
+        sides: Sides,
     ) -> None:
         """Start without orders."""
         self._core = core
@@ -64,7 +64,7 @@ class Desk:
         self._trades = trades
         self._orders = orders
         self._taking = taking
-        self._taker = taker
+        self._sides = sides
         self._answers = Answers(core, trades, orders)
         self._crossing = Crossing(core, sessions, replicas, trades, orders, taking)
         self._jobs: dict[int, Job] = {}
@@ -292,7 +292,7 @@ class Desk:
         if trade.order_id in job.outstanding:
             job.outstanding[trade.order_id] = trade.trade_id
         if job.all_or_nothing:
-            self._taker.defer(trade.trade_id)
+            self._sides.taker(trade).defer(trade.trade_id)
 
     def _taken(self, serial: int, trade: Trade) -> None:
         job = self._jobs[serial]
@@ -367,8 +367,8 @@ class Desk:
 
     def _release(self, job: Job) -> None:
         if job.all_or_nothing:
-            for trade_id in job.trades:
-                self._taker.release(trade_id)
+            for trade in (self._trades.by_id[trade_id] for trade_id in job.trades):
+                self._sides.taker(trade).release(trade.trade_id)
 
     def _name_the_passed_over(self, job: Job, row: OwnOrder, left: int) -> None:
         """Nothing crosses without a word: who has such an order and was not asked, and why."""
@@ -392,10 +392,12 @@ class Desk:
         """All or nothing has become nothing: no accepted part is paid, and it is whole again."""
         for trade_id in job.trades:
             trade = self._trades.by_id[trade_id]
-            if trade.state is State.ACCEPTED:
+            # A swap makes its own invoice before anything is paid.
+            may_leave = self._trades.can(trade, Input.ABANDON)
+            if trade.state in {State.ACCEPTED, State.INVOICED} and may_leave:
                 self._orders.taken(job.order_id, -trade.quantity_lots)
                 trade = self._trades.amend(trade, counted=False)
-                self._taker.abandon(trade, RejectReason.NOT_FILLABLE)
+                self._sides.taker(trade).abandon(trade, RejectReason.NOT_FILLABLE)
                 job.failed.add(trade_id)
 
     # --- a bare take ---------------------------------------------------------------------------
@@ -473,7 +475,8 @@ class Desk:
         job = self._jobs[serial]
         job.end = reason
         for trade_id in list(job.outstanding.values()):
-            self._taker.abandon(self._trades.by_id[trade_id], reason)
+            trade = self._trades.by_id[trade_id]
+            self._sides.taker(trade).abandon(trade, reason)
         self._core.cancel_timer(("job", serial))
         self._work(serial)
 
@@ -492,5 +495,5 @@ class Desk:
                 job.trades.append(trade.trade_id)
                 job.tried.add(trade.order_id)
                 if job.all_or_nothing:
-                    self._taker.defer(trade.trade_id)
+                    self._sides.taker(trade).defer(trade.trade_id)
             self._core.call_after(("job", serial), RESUME_WAIT_MS, partial(self._work, serial))

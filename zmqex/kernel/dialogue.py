@@ -7,12 +7,9 @@ nothing; the acknowledgement is our state and our last signed message of the tra
 from __future__ import annotations
 
 from zmqex.kernel.core import Core
-from zmqex.kernel.lock_buyer import LockBuyer
-from zmqex.kernel.lock_seller import LockSeller
-from zmqex.kernel.maker import Maker
 from zmqex.kernel.records import Trade
 from zmqex.kernel.sessions import Incoming, Sessions
-from zmqex.kernel.taker import Taker
+from zmqex.kernel.sides import Sides
 from zmqex.kernel.trades import Trades
 from zmqex.protocol.codec import decode, decode_envelope, decode_trade_message
 from zmqex.protocol.identity import digest, short, trade_id, verify
@@ -38,20 +35,13 @@ from zmqex.trading.states import State, TradeRole
 class Dialogue:
     """Serves `trade` and `trade_status`."""
 
-    def __init__(
-        self,
-        core: Core,
-        sessions: Sessions,
-        trades: Trades,
-        sides: tuple[Maker, Taker],
-        locks: tuple[LockBuyer, LockSeller],
-    ) -> None:
+    def __init__(self, core: Core, sessions: Sessions, trades: Trades, sides: Sides) -> None:
         """Serve from now on."""
         self._core = core
         self._sessions = sessions
         self._trades = trades
-        self._maker, self._taker = sides
-        self._lock_buyer, self._lock_seller = locks
+        self._sides = sides
+        self._lock_buyer, self._lock_seller = sides.lock_buyer, sides.lock_seller
         sessions.serve("trade", self._on_trade)
         sessions.serve("trade_status", self._on_status)
 
@@ -119,29 +109,31 @@ class Dialogue:
     def _to_maker(
         self, incoming: Incoming, trade: Trade, message: AnyTradeMessage, raw: bytes
     ) -> RejectReason | None:
+        maker = self._sides.maker(trade)
         match message:
             case TradeCancel():
-                self._maker.on_cancel_asked(incoming, message, raw)
+                maker.on_cancel_asked(incoming, message, raw)
                 return None
             case QuoteSent():
-                return self._maker.on_quote_sent(trade, message, raw)
+                return maker.on_quote_sent(trade, message, raw)
             case QuoteConfirmed():
-                return self._maker.on_quote_confirmed(trade, raw)
+                return maker.on_quote_confirmed(trade, raw)
             case TradeInvoice():
-                return self._maker.on_trade_invoice(trade, message, raw)
+                return maker.on_trade_invoice(trade, message, raw)
             case _:
                 return RejectReason.WRONG_PARTY
 
     def _to_taker(self, trade: Trade, message: AnyTradeMessage, raw: bytes) -> RejectReason | None:
+        taker = self._sides.taker(trade)
         match message:
             case QuoteSent():
-                return self._taker.on_quote_sent(trade, message, raw)
+                return taker.on_quote_sent(trade, message, raw)
             case QuoteConfirmed():
-                return self._taker.on_quote_confirmed(trade, raw)
+                return taker.on_quote_confirmed(trade, raw)
             case TradeCancelled():
-                return self._taker.on_cancelled(trade, message, raw)
+                return taker.on_cancelled(trade, message, raw)
             case InvoiceFailed():
-                return self._taker.on_invoice_failed(trade, message, raw)
+                return taker.on_invoice_failed(trade, message, raw)
             case _:
                 return RejectReason.WRONG_PARTY
 
@@ -154,7 +146,8 @@ class Dialogue:
         if message.trade_id != trade_id(network, us, incoming.peer, message.take_id):
             self._refuse(incoming, message, RejectReason.WRONG_PARTY)
             return
-        self._acknowledge(incoming, self._maker.on_cancel_asked(incoming, message, raw))
+        maker = self._sides.maker(None)
+        self._acknowledge(incoming, maker.on_cancel_asked(incoming, message, raw))
 
     def _on_status(self, incoming: Incoming) -> None:
         request = decode(incoming.body, TradeStatusRequest)

@@ -12,9 +12,8 @@ from zmqex.kernel.commands import Command, DisputeTrade, ResolveTrade
 from zmqex.kernel.core import Core
 from zmqex.kernel.effects import CancelInvoice, LookupPayment
 from zmqex.kernel.events import InvoiceCreated, InvoiceSeen, LightningFailed, PaymentSeen
-from zmqex.kernel.maker import Maker
 from zmqex.kernel.records import Trade
-from zmqex.kernel.taker import Taker
+from zmqex.kernel.sides import Sides
 from zmqex.kernel.trades import Trades
 from zmqex.kernel.views import find_by_prefix, id_problem, trade_view
 from zmqex.limits import PAY_WAIT_MS
@@ -29,12 +28,11 @@ _OUTCOMES = {"settled": Input.RESOLVE_SETTLED, "cancelled": Input.RESOLVE_CANCEL
 class Disputes:
     """Answers DisputeTrade and ResolveTrade."""
 
-    def __init__(self, core: Core, trades: Trades, maker: Maker, taker: Taker) -> None:
+    def __init__(self, core: Core, trades: Trades, sides: Sides) -> None:
         """Nobody is waiting for Lightning's word yet."""
         self._core = core
         self._trades = trades
-        self._maker = maker
-        self._taker = taker
+        self._sides = sides
         self._asking: dict[bytes, tuple[bytes, int]] = {}  # trade id -> who wants it cancelled
 
     def on_command(self, client: bytes, request_id: int, command: Command) -> bool:
@@ -89,7 +87,7 @@ class Disputes:
         held = trade.role is TradeRole.MAKER and self._trades.claim_of(trade) is Claim.HELD
         trade = self._trades.move(trade, how)
         if held:
-            self._maker.sold(trade)
+            self._sides.maker(trade).sold(trade)
 
     # --- cancelled: only with Lightning's word -------------------------------------------------
 
@@ -117,9 +115,9 @@ class Disputes:
         reason = RejectReason.CANCELLED.value
         trade = self._trades.move(trade, Input.RESOLVE_CANCELLED, reason=reason)
         if trade.role is TradeRole.TAKER:
-            self._taker.returned(trade)
+            self._sides.taker(trade).returned(trade)
         elif not trade.late:
-            self._maker.returned(trade)
+            self._sides.maker(trade).returned(trade)
         self._concluded(self._trades.by_id[trade.trade_id])
 
     def _concluded(self, trade: Trade) -> None:

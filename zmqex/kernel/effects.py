@@ -220,7 +220,7 @@ class CancelInvoice(Effect, frozen=True):
 
 
 class PayInvoice(Effect, frozen=True):
-    """Pay; ends in PaymentSeen or LightningFailed."""
+    """Pay; ends in PaymentSeen or LightningFailed.  All of it again pays nothing twice."""
 
     trade_id: bytes
     payment_hash: bytes
@@ -228,6 +228,7 @@ class PayInvoice(Effect, frozen=True):
     fee_limit_msat: int
     cltv_limit: int
     asset: str = BASE
+    not_after_ms: int = 0  # Unix time after which it must not be begun any more; 0: whenever
 
 
 class LookupPayment(Effect, frozen=True):

@@ -17,13 +17,17 @@ from zmqex.trading.settlement import HTLC, fee_limit_msat
 def create_invoice(core: Core, trade: Trade, expiry_s: int) -> CreateInvoice | CreateHoldInvoice:
     """Ask our Lightning node for the invoice of a trade in which we buy the base."""
     key, payment_hash, amount_msat = trade.trade_id, trade.payment_hash, trade.base_msat
-    memo = f"zmqex trade {key.hex()[:16]}"
-    if core.settings.network == "play":
-        memo = f"PLAY MONEY: {memo}"
+    memo = memo_of(core, trade)
     if trade.settlement == HTLC:
         blocks = lock_blocks(core.settings.auto_cancel_blocks)
         return CreateHoldInvoice(key, payment_hash, amount_msat, memo, expiry_s, blocks)
     return CreateInvoice(key, payment_hash, trade.preimage, amount_msat, memo, expiry_s)
+
+
+def memo_of(core: Core, trade: Trade) -> str:
+    """What an invoice of a trade says that it is for."""
+    memo = f"zmqex trade {trade.trade_id.hex()[:16]}"
+    return f"PLAY MONEY: {memo}" if core.settings.network == "play" else memo
 
 
 def pay_invoice(trade: Trade) -> PayInvoice:

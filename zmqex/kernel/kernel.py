@@ -61,9 +61,6 @@ from zmqex.kernel.evidence import Exports
 from zmqex.kernel.exposure import Exposure
 from zmqex.kernel.following import Following
 from zmqex.kernel.lease import NOT_LEADING, Lease
-from zmqex.kernel.lock_buyer import LockBuyer
-from zmqex.kernel.lock_seller import LockSeller
-from zmqex.kernel.maker import Maker
 from zmqex.kernel.matches import Matching
 from zmqex.kernel.operator import Operator
 from zmqex.kernel.orders import OwnOrders
@@ -73,14 +70,15 @@ from zmqex.kernel.reach import Reach
 from zmqex.kernel.records import Snapshot, Trade
 from zmqex.kernel.replicas import Replicas
 from zmqex.kernel.sessions import Sessions
-from zmqex.kernel.taker import Taker
+from zmqex.kernel.sides import Sides
 from zmqex.kernel.taking import Taking
 from zmqex.kernel.trades import Trades
 from zmqex.market.instruments import BASE, Currencies
 from zmqex.protocol.identity import Signer
 from zmqex.reasons import RejectReason
-from zmqex.trading.settlement import HTLC
-from zmqex.trading.states import State, TradeRole
+from zmqex.trading.settlement import SWAP
+from zmqex.trading.states import State
+from zmqex.trading.swap import quote_of
 
 # Recovery takes the trades with money in flight first.
 _FIRST = {State.RELEASED: 0, State.PAYING: 1, State.CANCELLING: 2}
@@ -103,33 +101,18 @@ class Kernel:
         self.trades = Trades(self.core, self.sessions)
         self.orders = OwnOrders(self.core, self.trades, self.publisher)
         self.admission = Admission(self.core, self.sessions, self.trades, self.orders)
-        self.maker = Maker(self.core, self.trades, self.orders, self.admission)
         self.taking = Taking(self.core, self.sessions, self.trades, self.orders)
         self.exports = Exports(self.core, self.replicas, self.trades, self.orders, self.taking)
-        self.taker = Taker(self.core, self.trades, self.orders, self.taking)
-        self.lock_buyer = LockBuyer(core, self.trades, self.maker)
-        self.lock_seller = LockSeller(core, self.trades, self.taker)
+        self.sides = Sides(core, self.trades, self.orders, self.admission, self.taking)
+        self.maker, self.lock_buyer = self.sides.maker(None), self.sides.lock_buyer
         self.desk = Desk(
-            core, self.sessions, self.replicas, self.trades, self.orders, self.taking, self.taker
+            core, self.sessions, self.replicas, self.trades, self.orders, self.taking, self.sides
         )
         self.endings = Endings(core, self.orders, self.desk)
-        self.dialogue = Dialogue(
-            core,
-            self.sessions,
-            self.trades,
-            (self.maker, self.taker),
-            (self.lock_buyer, self.lock_seller),
-        )
+        self.dialogue = Dialogue(self.core, self.sessions, self.trades, self.sides)
         self.matching = Matching(self.core, self.sessions, self.replicas)
-        self.operator = Operator(
-            core,
-            self.replicas,
-            self.trades,
-            self.orders,
-            (self.maker, self.taker),
-            (self.lock_buyer, self.lock_seller),
-        )
-        self.disputes = Disputes(self.core, self.trades, self.maker, self.taker)
+        self.operator = Operator(core, self.replicas, self.trades, self.orders, self.sides)
+        self.disputes = Disputes(self.core, self.trades, self.sides)
         self.play = PlayRelay(self.core, self.sessions)
         self.lease = Lease(self.core)
         self.admission.may_hold = self.lease.may_hold
@@ -178,6 +161,11 @@ class Kernel:
         self.exports.restore(restored.terms)
         self.desk.keys.update(restored.commands)
 
+    def missing_networks(self) -> list[str]:
+        """The quotes over whose Lightning networks trades are running, and that we do not have."""
+        wanted = {quote_of(one.market) for one in self.trades.running() if one.settlement == SWAP}
+        return sorted(quote for quote in wanted if self.core.settings.backend(quote) is None)
+
     def handle(self, event: Event, now: Now) -> list[Effect]:
         """Everything that follows from an event at a moment, timers that were due included.
 
@@ -224,7 +212,7 @@ class Kernel:
         self.desk.resume()
         running = sorted(self.trades.running(), key=lambda one: _FIRST.get(one.state, 3))
         for trade in running:
-            self._side_of(trade).resume(trade)
+            self.sides.of(trade).resume(trade)
         self.maker.tombstones.resume()
         self.orders.resume()
         self.endings.resume()
@@ -258,13 +246,14 @@ class Kernel:
         self, event: InvoiceCreated | InvoiceSeen | PaymentSeen | LightningFailed
     ) -> None:
         trade = self.trades.by_hash(event.payment_hash)
-        if trade is None or event.asset != BASE:
+        if trade is None or not _concerns(trade, event.asset):
             self.core.count("lightning_event_without_trade")
             return
-        if trade.state is State.DISPUTED and not self.lock_seller.is_asking(trade):
+        asking = self.sides.lock_seller.is_asking(trade)
+        if trade.state is State.DISPUTED and trade.settlement != SWAP and not asking:
             self.disputes.on_lightning(trade, event)
             return
-        side = self._side_of(trade)
+        side = self.sides.of(trade)
         match event:
             case InvoiceCreated():
                 side.on_invoice_created(trade, event)
@@ -279,12 +268,6 @@ class Kernel:
         if event.asset == BASE:
             self.core.height = event.height
             self.lock_buyer.on_height()
-
-    def _side_of(self, trade: Trade) -> Maker | Taker | LockBuyer | LockSeller:
-        if trade.settlement == HTLC:
-            buys = self.trades.our_side(trade) == "buy"
-            return self.lock_buyer if buys else self.lock_seller
-        return self.maker if trade.role is TradeRole.MAKER else self.taker
 
     # --- the operator --------------------------------------------------------------------------
 
@@ -313,3 +296,8 @@ class Kernel:
         if not any(part.on_command(client, request_id, command) for part in parts):
             message = "this node does not know that command; its version may be older"
             self.core.refuse(client, request_id, RejectReason.UNKNOWN_KIND, message)
+
+
+def _concerns(trade: Trade, asset: str) -> bool:
+    """Whether anything of a trade moves over the network of this asset."""
+    return asset == BASE or (trade.settlement == SWAP and asset == quote_of(trade.market))

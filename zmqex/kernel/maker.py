@@ -66,14 +66,18 @@ class Maker:
         self._ending: dict[bytes, RejectReason] = {}
         self._retries: dict[bytes, int] = {}
         self.tombstones = Tombstones(core, trades)
-        admission.on_admitted = self._begin
 
-    def _begin(self, trade: Trade) -> None:
+    def begin(self, trade: Trade) -> None:
+        """A take was admitted: hand out the accept, with an invoice where we buy."""
         self._arm(trade)
         if trade.side == "buy":
             self._create_invoice(trade)
         else:
             self._accept(trade)
+
+    def _node_of(self, _trade: Trade) -> bytes:
+        """Our Lightning node that the invoice of an accept is for."""
+        return self._core.settings.lightning_node
 
     def _accept(self, trade: Trade) -> None:
         message = Accept(
@@ -90,7 +94,7 @@ class Maker:
             hold_ttl_ms=trade.hold_ttl_ms,
             hold_expires_at_ms=trade.hold_expires_ms,
             fence=trade.fence,
-            lightning_node=self._core.settings.lightning_node,
+            lightning_node=self._node_of(trade),
         )
         trade, envelope = self._trades.sign(trade, message)
         self._admission.answer(trade, envelope)
@@ -409,14 +413,7 @@ class Maker:
 
     def on_lightning_failed(self, trade: Trade, event: LightningFailed) -> None:
         """A call failed: look up whatever may have happened, give up what surely has not."""
-        self._core.log(
-            "warning",
-            "lightning_failed",
-            trade_id=trade.trade_id.hex(),
-            call=event.call,
-            indeterminate=event.indeterminate,
-            reason=event.reason.value,
-        )
+        self._log_failure(trade, event)
         ours = trade.state is State.PAYING and event.payment_hash == trade.payment_hash
         if ours and event.call == "pay" and not event.indeterminate:
             self._payment_failed(trade, event.reason)
@@ -431,6 +428,16 @@ class Maker:
                 self._admission.refuse(trade, RejectReason.LIGHTNING_UNAVAILABLE)
                 self._end(trade, RejectReason.LIGHTNING_UNAVAILABLE)
         # Look-ups and cancels have their retry timer.
+
+    def _log_failure(self, trade: Trade, event: LightningFailed) -> None:
+        self._core.log(
+            "warning",
+            "lightning_failed",
+            trade_id=trade.trade_id.hex(),
+            call=event.call,
+            indeterminate=event.indeterminate,
+            reason=event.reason.value,
+        )
 
     def extend(self, trade: Trade) -> None:
         """Keep the Redis hold while the trade goes on after its 15 minutes."""

@@ -23,20 +23,17 @@ from zmqex.kernel.commands import (
     ShowTrade,
 )
 from zmqex.kernel.core import Core
-from zmqex.kernel.lock_buyer import LockBuyer
-from zmqex.kernel.lock_seller import LockSeller
-from zmqex.kernel.maker import Maker
 from zmqex.kernel.orders import CLOSED, OwnOrders
 from zmqex.kernel.records import Trade
 from zmqex.kernel.replicas import FoundOrder, Replicas
-from zmqex.kernel.taker import Taker
+from zmqex.kernel.sides import Sides
 from zmqex.kernel.trades import Trades
 from zmqex.kernel.views import find_by_prefix, id_problem, order_view, trade_view
 from zmqex.limits import PAY_WAIT_MS
 from zmqex.protocol.codec import decode_envelope, decode_trade_message
 from zmqex.protocol.identity import to_text
 from zmqex.reasons import RejectReason
-from zmqex.trading.settlement import HTLC
+from zmqex.trading.settlement import HTLC, SWAP
 from zmqex.trading.states import TERMINAL, Claim, Input, State, TradeRole
 
 _REFUSALS: Final[Mapping[RejectReason, str]] = {
@@ -64,16 +61,15 @@ class Operator:
         replicas: Replicas,
         trades: Trades,
         orders: OwnOrders,
-        sides: tuple[Maker, Taker],
-        locks: tuple[LockBuyer, LockSeller],
+        sides: Sides,
     ) -> None:
         """Answer from now on."""
         self._core = core
         self._replicas = replicas
         self._trades = trades
         self._orders = orders
-        self._maker, self._taker = sides
-        self._lock_buyer, self._lock_seller = locks
+        self._sides = sides
+        self._lock_buyer, self._lock_seller = sides.lock_buyer, sides.lock_seller
         self._paying: dict[bytes, tuple[bytes, int]] = {}  # trade id -> who waits for the payment
         self._calls: dict[type, Callable[[bytes, int, Any], None]] = {
             ListOrders: self._list_orders,
@@ -187,11 +183,11 @@ class Operator:
         self._core.call_after(("pay", key), PAY_WAIT_MS, lambda: self._answer_pay(key))
 
     def _try_to_pay(self, trade: Trade) -> RejectReason | None:
-        if self._trades.our_side(trade) != "sell":
+        if self._trades.our_side(trade) != "sell" and trade.settlement != SWAP:
             return RejectReason.WRONG_PARTY
         if trade.role is TradeRole.TAKER:
-            return self._taker.pay(trade)
-        return self._maker.pay_again(trade)
+            return self._sides.taker(trade).pay(trade)
+        return self._sides.maker(trade).pay_again(trade)
 
     def _moved(self, before: Trade, after: Trade) -> None:
         if before.state is State.PAYING and after.trade_id in self._paying:
@@ -201,7 +197,7 @@ class Operator:
         self._core.cancel_timer(("pay", key))
         client, request_id = self._paying.pop(key)
         trade = self._trades.by_id[key]
-        if trade.state in {State.ACCEPTED, State.PAY_INTENT}:
+        if trade.state in {State.ACCEPTED, State.INVOICED, State.PAY_INTENT}:
             reason = RejectReason(trade.reason or RejectReason.PAYMENT_FAILED)
             self._refuse(client, request_id, trade, reason)
         else:
@@ -230,8 +226,7 @@ class Operator:
         elif self._is_past_hold(trade):
             self._refuse(client, request_id, trade, RejectReason.HOLD_ENDED)
         else:
-            side = self._maker if trade.role is TradeRole.MAKER else self._taker
-            trade = side.say_sent(trade, command.reference)
+            trade = self._sides.party(trade).say_sent(trade, command.reference)
             self._core.answer(client, request_id, {"trade": self._view(trade)})
 
     def _is_past_hold(self, trade: Trade) -> bool:
@@ -250,8 +245,7 @@ class Operator:
         elif not self._trades.can(trade, Input.QUOTE_CONFIRMED):
             self._refuse(client, request_id, trade, RejectReason.WRONG_STATE)
         else:
-            side = self._maker if trade.role is TradeRole.MAKER else self._taker
-            trade = side.say_received(trade)
+            trade = self._sides.party(trade).say_received(trade)
             self._core.answer(client, request_id, {"trade": self._view(trade)})
 
     def _cancel(self, client: bytes, request_id: int, command: CancelTrade) -> None:
@@ -259,10 +253,10 @@ class Operator:
         if trade is None:
             return
         if trade.role is TradeRole.TAKER and self._trades.can(trade, Input.ABANDON):
-            self._taker.abandon(trade, RejectReason.CANCELLED)
+            self._sides.taker(trade).abandon(trade, RejectReason.CANCELLED)
             trade = self._trades.by_id[trade.trade_id]
         elif trade.role is TradeRole.MAKER and self._trades.can(trade, Input.END_ASKED):
-            self._maker.say_cancel(trade)
+            self._sides.maker(trade).say_cancel(trade)
             trade = self._trades.by_id[trade.trade_id]
         elif trade.settlement == HTLC and trade.state is State.PAYING:
             trade = self._lock_seller.ask_back(trade)

@@ -58,6 +58,8 @@ class Trade(Record, frozen=True):
     # Unix ms at which a buyer's state ends by itself.
     htlc_expiry_height: int = 0
     deadline_ms: int = 0
+    taker_invoice: str = ""  # swap: of leg 2; `invoice` is the maker's, of leg 1
+    pay_begun_ms: int = 0  # swap: when the maker last decided to pay leg 2
 
     @property
     def is_tombstone(self) -> bool:

@@ -40,6 +40,17 @@ from zmqex.reasons import RejectReason
 from zmqex.trading.settlement import Expected, proves_payment, why_not_pay
 from zmqex.trading.states import Input, State
 
+_PAID = frozenset(
+    {
+        State.PAYING,
+        State.BASE_DONE,
+        State.QUOTE_SENT,
+        State.RECEIVED,
+        State.PAID,
+        State.SETTLED,
+    }
+)
+
 
 class Taker:
     """Carries trades in which we took another maker's order to an end."""
@@ -52,14 +63,13 @@ class Taker:
         self._taking = taking
         self._deferred: set[bytes] = set()
         self._retries: dict[bytes, int] = {}
-        taking.on_accepted = self._accepted
-        taking.on_abandoned = self.abandon
 
     def defer(self, key: bytes) -> None:
         """Pay nothing of this trade before `release`: its order wants all or nothing."""
         self._deferred.add(key)
 
-    def _accepted(self, trade: Trade) -> None:
+    def accepted(self, trade: Trade) -> None:
+        """The maker holds it for us: check its invoice, where it has made one."""
         self._arm(trade)
         reason = self._why_not_pay(trade) if self._our_side(trade) == "sell" else None
         if reason is not None:
@@ -89,7 +99,7 @@ class Taker:
     def pay(self, trade: Trade) -> RejectReason | None:
         """Pay the maker's invoice, or say why not; the intent is on disk before the call."""
         if not self._trades.can(trade, Input.PAY_STARTED):
-            paid = trade.state in {State.PAYING, State.BASE_DONE, State.QUOTE_SENT, State.SETTLED}
+            paid = trade.state in _PAID
             return RejectReason.ALREADY_PAID if paid else RejectReason.WRONG_STATE
         if self._core.now.wall_ms >= self._pay_deadline_ms(trade):
             return RejectReason.TOO_LATE_TO_PAY
@@ -98,9 +108,12 @@ class Taker:
             return reason
         floor = lock_floor(self._core, trade)
         trade = self._trades.move(trade, Input.PAY_STARTED, reason="", htlc_expiry_height=floor)
-        self._core.emit(pay_invoice(trade))
+        self._send(trade)
         self._retry(trade)
         return None
+
+    def _send(self, trade: Trade) -> None:
+        self._core.emit(pay_invoice(trade))
 
     def _pay_deadline_ms(self, trade: Trade) -> int:
         """Two of fifteen minutes stay for the payment to land, whatever the hold's length."""
@@ -131,7 +144,7 @@ class Taker:
             late = self._core.now.wall_ms >= self._pay_deadline_ms(trade)
             reason = RejectReason.TOO_LATE_TO_PAY if late else self._why_not_pay(trade)
             if reason is None:
-                self._core.emit(pay_invoice(trade))
+                self._send(trade)
             else:
                 self._payment_failed(trade, reason)
 

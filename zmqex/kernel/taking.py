@@ -25,7 +25,7 @@ from zmqex.protocol.codec import decode, decode_envelope, decode_trade_message
 from zmqex.protocol.identity import ZERO_DIGEST, digest, short, trade_id, verify
 from zmqex.protocol.messages import Accept, Take, TradeSaid
 from zmqex.reasons import RejectReason
-from zmqex.trading.settlement import PLAIN, amounts, draws_preimage
+from zmqex.trading.settlement import PLAIN, SWAP, amounts, draws_preimage
 from zmqex.trading.states import Input, State, TradeRole
 
 # The take may have reached the maker: it must be told that we want out.
@@ -76,7 +76,7 @@ class Taking:
         """
         core, now_ms = self._core, self._core.now.wall_ms
         take_id = core.random(32)
-        drawn = draws_preimage(settlement, other_side(order.order.side))
+        drawn = draws_preimage(settlement, other_side(order.order.side), takes=True)
         preimage = core.random(32) if drawn else b""
         payment_hash = hashlib.sha256(preimage).digest() if drawn else b""
         message = Take(
@@ -244,7 +244,7 @@ class Taking:
             and accept.take_digest == trade.take_digest
             and 0 < accept.quantity_lots <= trade.quantity_lots
             and (accept.base_msat, accept.quote_units) == (legs.base_msat, legs.quote_units)
-            and (accept.invoice is None) == (trade.side == "sell")
+            and (accept.invoice is None) == (trade.side == "sell" and trade.settlement != SWAP)
             and (accept.payment_hash is None) == (trade.side == "buy" or bool(trade.payment_hash))
         )
         return None if sound else RejectReason.MALFORMED

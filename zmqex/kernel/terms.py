@@ -14,13 +14,15 @@ from zmqex.kernel.orders import OwnOrders
 from zmqex.kernel.records import OwnOrder
 from zmqex.kernel.replicas import FoundOrder, Replicas
 from zmqex.kernel.trades import other_side
-from zmqex.limits import ORDER_LIFE_DEFAULT_MS, ORDERS_PER_MAKER_MAX
+from zmqex.limits import ORDER_LIFE_DEFAULT_MS, ORDERS_PER_MAKER_MAX, SWAP_LEG_MSAT_MIN
 from zmqex.market.book import Book
+from zmqex.market.instruments import BASE
 from zmqex.market.orders import BookOrder, IncomingOrder, OrderFlags, Side, TimeInForce
 from zmqex.market.units import check_notional, format_price
 from zmqex.reasons import RejectReason
+from zmqex.trading import swap
 from zmqex.trading.blocks import lock_blocks
-from zmqex.trading.settlement import HTLC
+from zmqex.trading.settlement import HTLC, QUOTE_UNIT_MSAT, SWAP, amounts
 from zmqex.trading.states import TradeRole
 from zmqex.trading.tables import TABLES
 
@@ -117,7 +119,7 @@ def why_not_take(
     return None
 
 
-def why_not_settle(core: Core, settlement: str, role: TradeRole, our_side: str) -> str:
+def why_not_settle(core: Core, settlement: str, role: TradeRole, our_side: str, market: str) -> str:
     """Why this node cannot settle so in that role, as a part of a sentence; "" where it can."""
     if (settlement, role, our_side) not in TABLES:
         known = sorted(
@@ -129,6 +131,22 @@ def why_not_settle(core: Core, settlement: str, role: TradeRole, our_side: str) 
             return "its Lightning node cannot hold payments, which a buyer by htlc needs"
         if not lock_blocks(core.settings.auto_cancel_blocks):
             return "its Lightning node gives held payments back too early for htlc"
+    if settlement == SWAP:
+        return _why_not_swap(core, role, our_side, market)
+    return ""
+
+
+def _why_not_swap(core: Core, role: TradeRole, our_side: str, market: str) -> str:
+    quote = swap.quote_of(market)
+    networks = {"buy": core.settings.backend(BASE), "sell": core.settings.backend(quote)}
+    if networks["sell"] is None:
+        return f"a swap moves {quote} over Lightning too: see `serve --quote-lightning`"
+    held = networks[our_side]
+    if role is TradeRole.MAKER and (held is None or not held.can_hold):
+        asset = BASE if our_side == "buy" else quote
+        return (
+            f"its Lightning node for {asset} cannot hold payments, which the maker of a swap needs"
+        )
     return ""
 
 
@@ -139,8 +157,21 @@ def why_unsettled(core: Core, command: PlaceOrder) -> str:
     """
     rests = command.time_in_force in RESTS
     role = TradeRole.MAKER if rests else TradeRole.TAKER
-    whys = (why_not_settle(core, one, role, command.side) for one in command.settlements)
-    return next(filter(None, whys), "")
+    whys = (
+        why_not_settle(core, one, role, command.side, command.market) for one in command.settlements
+    )
+    return next(filter(None, whys), "") or _why_not_swapped(core, command)
+
+
+def _why_not_swapped(core: Core, command: PlaceOrder) -> str:
+    """Why a whole order is too small or too large for a swap; its parts are judged one by one."""
+    instrument = core.currencies.instrument(command.market)
+    both = amounts(instrument, command.quantity_lots, command.price_ticks)
+    legs = swap.legs(command.side, command.market, both.base_msat, both.quote_units)
+    if SWAP not in command.settlements or swap.why_not_amounts(*legs) is None:
+        return ""
+    least = SWAP_LEG_MSAT_MIN // QUOTE_UNIT_MSAT
+    return f"a swap needs at least {least} of the smallest units on each leg, and no absurd amount"
 
 
 def choose_settlement(core: Core, wanted: tuple[str, ...], found: FoundOrder) -> str:
@@ -148,7 +179,7 @@ def choose_settlement(core: Core, wanted: tuple[str, ...], found: FoundOrder) ->
     our_side = other_side(found.order.side)
     for one in wanted:
         offered = one in found.order.settlements
-        if offered and not why_not_settle(core, one, TradeRole.TAKER, our_side):
+        if offered and not why_not_settle(core, one, TradeRole.TAKER, our_side, found.order.market):
             return one
     return ""
 

@@ -46,7 +46,7 @@ _TRY_AGAIN = frozenset(
     }
 )
 
-_PAID = frozenset({Input.BASE_SETTLED, Input.PAY_SUCCEEDED})
+_PAID = frozenset({Input.BASE_SETTLED, Input.RECEIVED, Input.PAY_SUCCEEDED})
 
 
 WhyTooMuch = Callable[[Trade, Sequence[Trade]], RejectReason | None]

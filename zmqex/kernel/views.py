@@ -15,7 +15,7 @@ from zmqex.limits import ID_PREFIX_CHARS_MIN
 from zmqex.market.orders import OrderFlags
 from zmqex.protocol.identity import to_text
 from zmqex.reasons import RejectReason
-from zmqex.trading.settlement import HTLC
+from zmqex.trading.settlement import HTLC, SWAP
 from zmqex.trading.states import State, TradeRole
 
 _S = State
@@ -62,6 +62,22 @@ _NEXT_HTLC: Final[Mapping[tuple[str, State], tuple[str, str, str]]] = {
         "check that the quote arrived, and only then release the base",
     ),
     ("sell", _S.RELEASED): ("them", "", "the buyer takes the base"),
+}
+# Settlement `swap`: (role, state) -> the same; nobody has anything to confirm by hand.
+_NEXT_SWAP: Final[Mapping[tuple[TradeRole, State], tuple[str, str, str]]] = {
+    (_MAKER, _S.RESERVED): ("lightning", "", "the invoice is being made"),
+    (_MAKER, _S.INVOICED): ("them", "", "the taker locks what it pays"),
+    (_MAKER, _S.CANCELLING): ("lightning", "", "Lightning confirms that nothing was paid"),
+    (_MAKER, _S.HTLC_ACCEPTED): ("them", "", "the taker sends its invoice"),
+    (_MAKER, _S.PAYING): ("lightning", "", "our payment is on its way; theirs is locked for us"),
+    (_MAKER, _S.RELEASED): ("lightning", "", "what is locked for us is being taken"),
+    (_TAKER, _S.TAKING): ("them", "", "the maker answers the take"),
+    (_TAKER, _S.ACCEPTED): ("lightning", "", "our invoice is being made"),
+    (_TAKER, _S.INVOICED): ("you", "trade pay", "lock your payment; the maker gets it for theirs"),
+    (_TAKER, _S.PAYING): ("lightning", "", "our payment is locked; the maker pays us for it"),
+    (_TAKER, _S.RECEIVED): ("lightning", "", "we are paid; the maker takes our payment"),
+    (_TAKER, _S.PAID): ("lightning", "", "our payment is taken; theirs must be here"),
+    (_TAKER, _S.ABANDONING): ("them", "", "the maker confirms that the take is off"),
 }
 # The states in which the 15 minutes still run.
 _HOLDING: Final = frozenset(
@@ -146,6 +162,8 @@ def trade_view(trades: Trades, trade: Trade, now_ms: int) -> dict[str, Any]:
 
 
 def _next(trade: Trade, side: str) -> tuple[str, str, str]:
+    if trade.settlement == SWAP:
+        return _NEXT_SWAP.get((trade.role, trade.state), ("nobody", "", ""))
     usual = _NEXT.get((trade.role, side, trade.state), ("nobody", "", ""))
     if trade.settlement == HTLC:
         return _NEXT_HTLC.get((side, trade.state), usual)

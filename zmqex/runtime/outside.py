@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from zmqex.adapters.clock import wall_ms
 from zmqex.adapters.holds.port import HoldRow, Holds
 from zmqex.adapters.lightning.watching import ENDED
 from zmqex.adapters.ports import InvoiceInfo, Lightning, PaymentInfo
@@ -212,6 +213,9 @@ class LightningCalls:
                 )
                 return InvoiceCreated(effect.trade_id, effect.payment_hash, text, self._asset)
             case PayInvoice():
+                if 0 < effect.not_after_ms < wall_ms():
+                    # The process stood still between the decision and here.
+                    raise RejectedError(RejectReason.TOO_LATE_TO_PAY, "decided too long ago")
                 info = await self._lightning.pay(
                     effect.invoice,
                     fee_limit_msat=effect.fee_limit_msat,

@@ -227,6 +227,12 @@ class _Process:
         )
         currencies = Currencies(config.currencies)
         kernel = Kernel(settings, identity, currencies, self._journal.load())
+        missing = kernel.missing_networks()
+        if missing:
+            raise ConfigError(
+                f"trades are running that settle over the Lightning network of {missing[0]}: start "
+                f"with the --quote-lightning {missing[0]}=... that they began with"
+            )
         self._node = Node(kernel, self._journal, tasks)
         command = AcceptCommand(config.accept_command, self._node.post)
         self._node.ask_before_accept = command.carry_out

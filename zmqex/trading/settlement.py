@@ -21,6 +21,7 @@ from zmqex.reasons import RejectReason
 
 PLAIN: Final = "plain"
 HTLC: Final = "htlc"
+SWAP: Final = "swap"
 MSAT_PER_SATOSHI: Final = 1_000
 # On a Lightning-like network of its own, the smallest unit of a quote is one satoshi of it.
 QUOTE_UNIT_MSAT: Final = 1_000
@@ -39,13 +40,14 @@ def amounts(instrument: Instrument, quantity_lots: int, price_ticks: int) -> Amo
     return Amounts(base_msat, notional_quote_units(quantity_lots, price_ticks, instrument))
 
 
-def draws_preimage(settlement: str, our_side: str) -> bool:
-    """Whether the preimage of the base's payment is ours to draw.
+def draws_preimage(settlement: str, our_side: str, *, takes: bool) -> bool:
+    """Whether the preimage of a trade is ours to draw.
 
     `plain`: the payee's, who buys the base.  `htlc`: the payer's, who sells it and so decides when
-    what is locked goes over.  `our_side` is what we do with the base: "buy" or "sell".
+    what is locked goes over.  `swap`: the taker's, on either side.  `our_side` is what we do with
+    the base: "buy" or "sell"; `takes`: we are the taker.
     """
-    return our_side == {PLAIN: "buy", HTLC: "sell"}[settlement]
+    return takes if settlement == SWAP else our_side == {PLAIN: "buy", HTLC: "sell"}[settlement]
 
 
 class Expected(msgspec.Struct, frozen=True):

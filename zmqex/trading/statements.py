@@ -17,7 +17,8 @@ from zmqex.market.instruments import Currencies, Instrument
 from zmqex.market.units import decimal_text, format_notional, format_quantity
 from zmqex.protocol.identity import short
 from zmqex.trading.evidence import Evidence, Said
-from zmqex.trading.settlement import HTLC, amounts, proves_payment
+from zmqex.trading.settlement import HTLC, SWAP, amounts, proves_payment
+from zmqex.trading.swap import legs
 
 _MSAT_DECIMALS: Final = 11
 
@@ -55,6 +56,9 @@ class _Words:
     def __init__(self, evidence: Evidence, currencies: Currencies) -> None:
         self._evidence = evidence
         self._instrument = _instrument_of(evidence.market, currencies)
+        self._is_swap = evidence.said[0].fields["settlement"] == SWAP
+        # Who does not draw the preimage, and so learns it by paying.
+        self._pays_for_preimage = evidence.maker if self._is_swap else evidence.seller
         self._invoice = _invoice_of(evidence)
 
     def sentence(self, said: Said) -> str:
@@ -85,6 +89,12 @@ class _Words:
                 f"{self._name(evidence.seller)} signed that the quote has arrived, and gave "
                 f"{self._name(evidence.buyer)} the preimage of its invoice over that amount."
             )
+        elif self._is_swap and self._is_paid():
+            if evidence.sealed_by == evidence.maker:
+                lines.append(
+                    f"The invoice of {self._name(evidence.taker)} was paid: the file has its "
+                    "preimage, which the taker draws and the maker gets for that payment only."
+                )
         elif self._is_paid() and evidence.sealed_by == evidence.seller and not self._is_locked():
             lines.append(
                 f"The invoice of {self._name(evidence.buyer)} over that amount was paid: the file "
@@ -98,8 +108,12 @@ class _Words:
     def unproved(self) -> list[str]:
         """Say what this file cannot show."""
         evidence = self._evidence
+        moved = f"That the quote ({self._currency()}) moved: there is only what the two said of it."
+        if self._is_swap:
+            maker = self._name(evidence.maker)
+            moved = f"That {maker} took what was locked for it: there is only its own word."
         lines = [
-            f"That the quote ({self._currency()}) moved: there is only what the two said of it.",
+            moved,
             "When anything was said: each date is its speaker's own clock.",
             f"That nothing was said later: {self._name(evidence.sealed_by)} wrote this file.",
             "Who the people behind the two keys are.",
@@ -109,7 +123,7 @@ class _Words:
                 "That the base was locked or moved over Lightning: the preimage was drawn by "
                 f"{self._name(evidence.seller)}, so having it proves no payment."
             )
-        elif self._is_paid() and evidence.sealed_by != evidence.seller:
+        elif self._is_paid() and evidence.sealed_by != self._pays_for_preimage:
             lines.append(
                 "That the invoice was paid: the preimage in the file was drawn by "
                 f"{self._name(evidence.sealed_by)}, who wrote it."
@@ -198,17 +212,26 @@ def _bitcoin(msat: int) -> str:
 
 
 def _invoice_of(evidence: Evidence) -> Invoice | None:
-    """The last invoice of the base buyer that is for this trade: its amount, its signed payee."""
+    """The last invoice that is for this trade: its amount, its signed payee.
+
+    The base buyer's; of a swap the taker's, whose preimage the maker gets.
+    """
     accept = evidence.first("accept")
+    if accept is None:
+        return None
+    payee, amount_msat = evidence.buyer, accept.fields["base_msat"]
+    if evidence.said[0].fields["settlement"] == SWAP:
+        terms = (amount_msat, accept.fields["quote_units"])
+        payee = evidence.taker
+        amount_msat = legs(evidence.side, evidence.market, *terms)[1].amount_msat
     for one in reversed(evidence.said):
         text = one.fields.get("invoice")
-        if accept is None or one.by != evidence.buyer or not text:
+        if one.by != payee or not text:
             continue
         try:
             invoice = decode(text)
         except InvalidInvoiceError:
             continue
-        due = (accept.fields["base_msat"], one.fields["lightning_node"])
-        if (invoice.amount_msat, invoice.payee) == due:
+        if (invoice.amount_msat, invoice.payee) == (amount_msat, one.fields["lightning_node"]):
             return invoice
     return None

@@ -30,14 +30,16 @@ class State(enum.StrEnum):
     INVOICED = "invoiced"
     CANCELLING = "cancelling"
     CANCELLED = "cancelled"
-    HTLC_ACCEPTED = "htlc_accepted"  # the base is locked for us, who buy it; our move
+    HTLC_ACCEPTED = "htlc_accepted"  # what we are to receive is locked for us; our move
     QUOTE_INTENT = "quote_intent"  # we may have sent the quote; never sent again by itself
-    RELEASED = "released"  # the seller has given the preimage away; the base follows
+    RELEASED = "released"  # the preimage is given away: what is locked follows
     BASE_DONE = "base_done"
     QUOTE_SENT = "quote_sent"
     CONFIRMED = "confirmed"  # a buying taker: the quote has arrived, our invoice is being made
     PAY_INTENT = "pay_intent"
     PAYING = "paying"
+    RECEIVED = "received"  # we have our leg; the payment of the other one is on its way
+    PAID = "paid"  # the other one is paid; ours must follow
     SETTLED = "settled"
     DISPUTED = "disputed"
 
@@ -56,6 +58,9 @@ class Input(enum.StrEnum):
     BASE_LOCKED = "base_locked"
     BASE_SETTLED = "base_settled"
     QUOTE_INTENDED = "quote_intended"  # our operator is about to send it
+    LOCKED = "locked"  # what we receive is locked for us
+    RECEIVED = "received"  # it is ours for good
+    GIVEN_BACK = "given_back"  # it never was and never will be
     QUOTE_SAID = "quote_said"
     QUOTE_CONFIRMED = "quote_confirmed"
     PREIMAGE = "preimage"  # given away by the seller, who has the quote

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from zmqex.trading import htlc, plain
-from zmqex.trading.settlement import HTLC, PLAIN
+from zmqex.trading import htlc, plain, swap
+from zmqex.trading.settlement import HTLC, PLAIN, SWAP
 from zmqex.trading.states import Claim, Filled, Input, State, Table, TradeRole
 
 # By settlement, role, and what we do with the base: "buy" or "sell".
@@ -22,9 +22,17 @@ TABLES: Final[Mapping[Way, Table]] = {
     (PLAIN, TradeRole.TAKER, "sell"): plain.TAKER_SELLS,
     (HTLC, TradeRole.MAKER, "buy"): htlc.MAKER_BUYS,
     (HTLC, TradeRole.TAKER, "sell"): htlc.TAKER_SELLS,
+    (SWAP, TradeRole.MAKER, "buy"): swap.MAKER,
+    (SWAP, TradeRole.MAKER, "sell"): swap.MAKER,
+    (SWAP, TradeRole.TAKER, "buy"): swap.TAKER,
+    (SWAP, TradeRole.TAKER, "sell"): swap.TAKER,
 }
 
-_FILLED: Final[Mapping[str, Filled]] = {PLAIN: plain.FILLED, HTLC: htlc.FILLED}
+_FILLED: Final[Mapping[str, Filled]] = {
+    PLAIN: plain.FILLED,
+    HTLC: htlc.FILLED,
+    SWAP: swap.FILLED,
+}
 
 
 def step(
