@@ -60,3 +60,4 @@ def test_the_guards_hold_to_the_block() -> None:
     assert may_release(1_000, 1_000 - 24, 18)
     assert not may_release(1_000, 1_000 - 23, 18)
     assert not may_release(1_000, 0, 18)
+    assert may_release(1_000, 1, 18)

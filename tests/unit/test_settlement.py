@@ -12,10 +12,14 @@ from zmqex.limits import INVOICE_MARGIN_MS, MIN_FINAL_CLTV_BLOCKS_MAX
 from zmqex.market.instruments import Currencies
 from zmqex.reasons import RejectReason
 from zmqex.trading.settlement import (
+    HTLC,
+    MSAT_PER_SATOSHI,
     PLAIN,
+    QUOTE_UNIT_MSAT,
     Amounts,
     Expected,
     amounts,
+    draws_preimage,
     fee_limit_msat,
     proves_payment,
     why_not_pay,
@@ -157,6 +161,20 @@ def test_lots_that_are_more_than_one_unit_are_paid_for_in_full() -> None:
     assert amounts(market, 7, 6_500_000).base_msat == 7_000_000
 
 
-def test_the_word_for_a_plain_trade_is_that_of_the_wire() -> None:
-    """It stands in signed takes."""
-    assert PLAIN == "plain"
+def test_the_words_for_a_settlement_are_those_of_the_wire() -> None:
+    """They stand in signed takes."""
+    assert (PLAIN, HTLC) == ("plain", "htlc")
+
+
+def test_who_draws_the_preimage_decides_when_the_base_goes_over() -> None:
+    """The payee of an ordinary invoice, the payer of a lock: one of the two, never both."""
+    draws = [(one, side) for one in (PLAIN, HTLC) for side in ("buy", "sell")]
+    assert [way for way in draws if draws_preimage(*way) is True] == [
+        (PLAIN, "buy"),
+        (HTLC, "sell"),
+    ]
+
+
+def test_the_smallest_unit_of_a_quote_on_lightning_is_a_satoshi() -> None:
+    """As of the base."""
+    assert QUOTE_UNIT_MSAT == MSAT_PER_SATOSHI == 1_000

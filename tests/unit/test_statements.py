@@ -273,3 +273,11 @@ def test_a_release_without_an_invoice_proves_no_more_than_its_words() -> None:
     words = said("trade_released", TAKER, payment_preimage=PREIMAGE)
     assert RELEASED not in proved(evidence("buy", said=(BY_LOCK, words)))
     assert LOCKED in unproved(evidence("buy", said=(BY_LOCK, words)))
+
+
+def test_a_release_in_a_plain_trade_is_no_release() -> None:
+    """There the payee draws the preimage: the payer proves its payment, whatever it says of it."""
+    word = said("trade_released", TAKER, payment_preimage=PREIMAGE)
+    file = evidence("buy", accept(invoice=invoice()), word)
+    assert RELEASED not in proved(file)
+    assert paid(M) in proved(file)

@@ -37,6 +37,12 @@ def walk(role: TradeRole, side: str, *inputs: Input) -> State | None:
     return state
 
 
+def test_a_maker_trades_both_ways_and_by_lock_it_only_buys() -> None:
+    """Each way that there is, both parties of it, and no other."""
+    both = [(PLAIN, role, side) for role in (MAKER, TAKER) for side in ("buy", "sell")]
+    assert set(TABLES) == {*both, (HTLC, MAKER, "buy"), (HTLC, TAKER, "sell")}
+
+
 def test_each_cell_is_a_row_of_its_table_or_illegal() -> None:
     """`step` says what the table says, and nothing where the table is silent."""
     legal = 0

@@ -168,7 +168,7 @@ class _Words:
 
     def _is_locked(self) -> bool:
         """Whether the seller drew the preimage: a settlement by lock."""
-        return any(one.fields.get("settlement") == HTLC for one in self._evidence.said[:1])
+        return self._evidence.said[0].fields["settlement"] == HTLC
 
     def _is_released(self) -> bool:
         """Whether the seller gave away the preimage of the very invoice that locked the base."""
