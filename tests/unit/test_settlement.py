@@ -16,6 +16,7 @@ from zmqex.trading.settlement import (
     MSAT_PER_SATOSHI,
     PLAIN,
     QUOTE_UNIT_MSAT,
+    SWAP,
     Amounts,
     Expected,
     amounts,
@@ -163,16 +164,21 @@ def test_lots_that_are_more_than_one_unit_are_paid_for_in_full() -> None:
 
 def test_the_words_for_a_settlement_are_those_of_the_wire() -> None:
     """They stand in signed takes."""
-    assert (PLAIN, HTLC) == ("plain", "htlc")
+    assert (PLAIN, HTLC, SWAP) == ("plain", "htlc", "swap")
 
 
 def test_who_draws_the_preimage_decides_when_the_base_goes_over() -> None:
-    """The payee of an ordinary invoice, the payer of a lock: one of the two, never both."""
-    draws = [(one, side) for one in (PLAIN, HTLC) for side in ("buy", "sell")]
-    assert [way for way in draws if draws_preimage(*way) is True] == [
-        (PLAIN, "buy"),
-        (HTLC, "sell"),
-    ]
+    """The payee of an ordinary invoice, the payer of a lock, the taker of a swap."""
+    found = {
+        (settlement, side, takes)
+        for settlement in (PLAIN, HTLC, SWAP)
+        for side in ("buy", "sell")
+        for takes in (False, True)
+        if draws_preimage(settlement, side, takes=takes) is True
+    }
+    plain = {(PLAIN, "buy", takes) for takes in (False, True)}
+    lock = {(HTLC, "sell", takes) for takes in (False, True)}
+    assert found == plain | lock | {(SWAP, side, True) for side in ("buy", "sell")}
 
 
 def test_the_smallest_unit_of_a_quote_on_lightning_is_a_satoshi() -> None:

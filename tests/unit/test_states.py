@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zmqex.trading.settlement import HTLC, PLAIN
+from zmqex.trading.settlement import HTLC, PLAIN, SWAP
 from zmqex.trading.states import TERMINAL, Claim, Input, State, Table, TradeRole
 from zmqex.trading.tables import TABLES, Way, claim, step
 
@@ -40,7 +40,8 @@ def walk(role: TradeRole, side: str, *inputs: Input) -> State | None:
 def test_a_maker_trades_both_ways_and_by_lock_it_only_buys() -> None:
     """Each way that there is, both parties of it, and no other."""
     both = [(PLAIN, role, side) for role in (MAKER, TAKER) for side in ("buy", "sell")]
-    assert set(TABLES) == {*both, (HTLC, MAKER, "buy"), (HTLC, TAKER, "sell")}
+    by_hash = [(SWAP, role, side) for _, role, side in both]
+    assert set(TABLES) == {*both, *by_hash, (HTLC, MAKER, "buy"), (HTLC, TAKER, "sell")}
 
 
 def test_each_cell_is_a_row_of_its_table_or_illegal() -> None:

@@ -56,7 +56,8 @@ class _Words:
     def __init__(self, evidence: Evidence, currencies: Currencies) -> None:
         self._evidence = evidence
         self._instrument = _instrument_of(evidence.market, currencies)
-        self._is_swap = evidence.said[0].fields["settlement"] == SWAP
+        self._settlement: str = evidence.said[0].fields["settlement"]
+        self._is_swap = self._settlement == SWAP
         # Who does not draw the preimage, and so learns it by paying.
         self._pays_for_preimage = evidence.maker if self._is_swap else evidence.seller
         self._invoice = _invoice_of(evidence)
@@ -168,7 +169,7 @@ class _Words:
 
     def _is_locked(self) -> bool:
         """Whether the seller drew the preimage: a settlement by lock."""
-        return self._evidence.said[0].fields["settlement"] == HTLC
+        return self._settlement == HTLC
 
     def _is_released(self) -> bool:
         """Whether the seller gave away the preimage of the very invoice that locked the base."""
