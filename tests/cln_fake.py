@@ -61,7 +61,7 @@ class FakeCln:
         self.preimages: dict[str, str] = {}
         self.held: dict[str, dict[str, Any]] = {}
         self.pays: dict[str, dict[str, Any]] = {}
-        self.marks: set[str] = set()
+        self.marks: dict[str, str] = {}
         self.faults: dict[str, Any] = {}
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.commands: dict[str, Callable[..., Any]] = {
@@ -181,13 +181,16 @@ class FakeCln:
 
     def do_datastore(self, *, key: list[str], string: str, mode: str) -> dict[str, Any]:
         """Keep something."""
-        assert (string, mode) == ("canceled", "create-or-replace")
-        self.marks.add("/".join(key))
+        assert mode in {"must-create", "create-or-replace"}
+        if mode == "must-create" and "/".join(key) in self.marks:
+            raise RpcError(1202, "already exists")
+        self.marks["/".join(key)] = string
         return {"key": key, "string": string}
 
     def do_listdatastore(self, *, key: list[str]) -> dict[str, Any]:
         """Give it back."""
-        return {"datastore": [{"key": key}] if "/".join(key) in self.marks else []}
+        string = self.marks.get("/".join(key))
+        return {"datastore": [] if string is None else [{"key": key, "string": string}]}
 
     async def do_xpay(self, *, invstring: str, **limits: int) -> dict[str, Any]:
         """Pay; answers when it has ended."""

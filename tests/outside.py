@@ -274,6 +274,11 @@ class Ledger:
         }
         return text
 
+    def is_foreign(self, effect: out.CreateHoldInvoice) -> bool:
+        """Whether an invoice of this hash was made for something else."""
+        known = self.invoices.get(effect.payment_hash)
+        return known is not None and decode(known["text"]).description != effect.memo
+
     def state(self, payment_hash: bytes) -> str:
         """The state of an invoice of ours; what has expired or is held too long is cancelled."""
         invoice = self.invoices.get(payment_hash)
@@ -386,6 +391,9 @@ def lightning_answer(ledger: Ledger, effect: out.Effect) -> happened.Event | Non
             held = isinstance(effect, out.CreateHoldInvoice)
             call = "create_hold_invoice" if held else "create_invoice"
             answer = _failed(effect, call, ledger.fail_create)
+        case out.CreateHoldInvoice() if ledger.is_foreign(effect):
+            wrong = RejectReason.WRONG_PAYMENT_HASH
+            answer = _failed(effect, "create_hold_invoice", "rejected", wrong)
         case out.CreateInvoice() | out.CreateHoldInvoice():
             text = ledger.create(effect)
             made = (effect.trade_id, effect.payment_hash, text)
@@ -430,9 +438,14 @@ def _paid(ledger: Ledger, effect: Any, payment_hash: bytes, state: Any) -> happe
     )
 
 
-def _failed(effect: Any, call: Any, how: str) -> happened.LightningFailed:  # noqa: ANN401
+def _failed(
+    effect: Any,  # noqa: ANN401
+    call: Any,  # noqa: ANN401
+    how: str,
+    reason: RejectReason | None = None,
+) -> happened.LightningFailed:
     rejected = RejectReason.INSUFFICIENT_BALANCE
-    reason = rejected if call == "pay" else RejectReason.LIGHTNING_UNAVAILABLE
+    reason = reason or (rejected if call == "pay" else RejectReason.LIGHTNING_UNAVAILABLE)
     return happened.LightningFailed(
         effect.trade_id,
         effect.payment_hash,

@@ -264,6 +264,35 @@ def test_what_is_not_held_is_not_settled(play: Play) -> None:
     play(story)
 
 
+@pytest.mark.parametrize("hold", [False, True])
+def test_an_invoice_that_another_has_made_is_not_taken_for_ours(play: Play, *, hold: bool) -> None:
+    """Strangers choose the hashes: one of an invoice for something else is refused, for good."""
+
+    async def story(pair: Pair) -> None:
+        preimage = secrets.token_bytes(32)
+        payment_hash = hash_of(preimage)
+        if hold:
+            await pair.payee.create_hold_invoice(
+                payment_hash,
+                amount_msat=AMOUNT_MSAT,
+                memo="a coffee",
+                expiry_s=900,
+                min_final_cltv=CLTV_BLOCKS,
+            )
+        else:
+            await pair.payee.create_invoice(
+                preimage, amount_msat=AMOUNT_MSAT, memo="a coffee", expiry_s=900
+            )
+        for _ in range(2):
+            with pytest.raises(RejectedError) as refusal:
+                await hold_invoice_of(pair, payment_hash)
+            assert refusal.value.reason == "wrong_payment_hash"
+        assert (await pair.payee.invoice(payment_hash)).state == "open"
+        await pair.payee.cancel(payment_hash)
+
+    play(story)
+
+
 def test_a_watch_tells_every_change_and_ends(play: Play) -> None:
     """Open, accepted, settled; a second watch begins with what is."""
 

@@ -129,7 +129,9 @@ class Lightning(Protocol):
     ) -> str:
         """Make an invoice whose payment is held until `settle` or `cancel`.
 
-        The same hash and terms again give the same text.
+        The same hash and terms again give the same text.  The hash is a stranger's choice:
+        RejectedError with WRONG_PAYMENT_HASH where the backend has an invoice of it that was made
+        for anything else, by whatever program; that one is left alone.
         """
 
     async def invoice(self, payment_hash: bytes) -> InvoiceInfo:

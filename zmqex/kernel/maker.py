@@ -57,6 +57,8 @@ _EXPIRED = frozenset({RejectReason.INVOICE_EXPIRED, RejectReason.INVOICE_EXPIRES
 class Maker:
     """Carries trades in which our order was taken to an end."""
 
+    _never = Input.BASE_NEGATIVE  # what is locked for us, or was to be, never will be
+
     def __init__(self, core: Core, trades: Trades, orders: OwnOrders, admission: Admission) -> None:
         """Carry on whatever `admission` lets in."""
         self._core = core
@@ -423,11 +425,24 @@ class Maker:
         ):
             if event.indeterminate:
                 self._retry(trade)
+            elif event.reason is RejectReason.WRONG_PAYMENT_HASH:
+                self._refuse_hash(trade)
             else:
                 # There will be no invoice: whoever waits need not wait for the end of the hold.
                 self._admission.refuse(trade, RejectReason.LIGHTNING_UNAVAILABLE)
                 self._end(trade, RejectReason.LIGHTNING_UNAVAILABLE)
         # Look-ups and cancels have their retry timer.
+
+    def _refuse_hash(self, trade: Trade) -> None:
+        """The taker has named a hash of something else on our Lightning node: that is left alone.
+
+        To cancel by this hash would take what a stranger has no part in.
+        """
+        self._ending.pop(trade.trade_id, None)
+        self._admission.recovering.discard(trade.trade_id)
+        reason = RejectReason.WRONG_PAYMENT_HASH.value
+        trade = self._trades.move(trade, Input.END_ASKED, reason=reason)
+        self.returned(self._trades.move(trade, self._never))
 
     def _log_failure(self, trade: Trade, event: LightningFailed) -> None:
         self._core.log(

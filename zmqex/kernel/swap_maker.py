@@ -43,6 +43,8 @@ _NOT_PAYING = frozenset({State.RESERVED, State.INVOICED, State.HTLC_ACCEPTED})
 class SwapMaker(Maker):
     """Carries swaps in which our order was taken to an end."""
 
+    _never = Input.GIVEN_BACK
+
     def begin(self, trade: Trade) -> None:
         """A take was admitted: make the hold invoice of leg 1."""
         self._arm(trade)
@@ -266,6 +268,8 @@ class SwapMaker(Maker):
         elif event.call == "create_hold_invoice" and trade.state is State.RESERVED:
             if event.indeterminate:
                 self._retry(trade)
+            elif event.reason is RejectReason.WRONG_PAYMENT_HASH:
+                self._refuse_hash(trade)
             else:
                 self._end(trade, RejectReason.LIGHTNING_UNAVAILABLE)
         elif event.call == "settle" and not event.indeterminate:

@@ -8,6 +8,7 @@ Source: the commands' manual pages of 26.06, and replies of a real node in tests
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final, Literal, TypeVar
@@ -116,6 +117,14 @@ class _HoldInvoices(msgspec.Struct):
     holdinvoices: list[_HoldInvoice]
 
 
+class _Stored(msgspec.Struct):
+    string: str = ""
+
+
+class _Datastore(msgspec.Struct):
+    datastore: list[_Stored]
+
+
 class _Pay(msgspec.Struct):
     status: Literal["pending", "complete", "failed"]
     preimage: str = ""
@@ -205,9 +214,11 @@ class ClnLightning:
         """Make an invoice whose payment is held.
 
         The plugin decides on the memo, the expiry and the lock; a shorter lock than asked for is
-        refused.  `expiry_s` is kept by who cancels at the end.
+        refused.  `expiry_s` is kept by who cancels at the end.  Whose an invoice is stands in
+        lightningd's datastore, written before it is made.
         """
-        del memo, expiry_s
+        del expiry_s
+        await self._claim(payment_hash, memo)
         params = {"payment_hash": payment_hash.hex(), "amount": amount_msat}
         try:
             answer = await self._rpc.call("holdinvoice", params)
@@ -218,6 +229,21 @@ class ClnLightning:
                 raise _unavailable(refusal) from refusal
             text = known[0].bolt11 or known[0].invoice
         return _same(text, payment_hash, amount_msat, min_final_cltv)
+
+    async def _claim(self, payment_hash: bytes, memo: str) -> None:
+        """Write down what a hash is held for; RejectedError where it is another's."""
+        key = _claim_key(payment_hash)
+        claimed = await self._stored(key)
+        if claimed is None:
+            foreign = await self._held(payment_hash) or await self._plain(payment_hash) is not None
+            if not foreign:
+                with contextlib.suppress(NodeRefusal):
+                    params = {"key": key, "string": memo, "mode": "must-create"}
+                    await self._rpc.call("datastore", params)
+                claimed = await self._stored(key)
+        if claimed != memo:
+            message = "lightningd has another invoice for this payment hash"
+            raise RejectedError(RejectReason.WRONG_PAYMENT_HASH, message)
 
     async def invoice(self, payment_hash: bytes) -> InvoiceInfo:
         """Look one of our invoices up."""
@@ -372,8 +398,12 @@ class ClnLightning:
         return _converted("listholdinvoices", answer, _HoldInvoices).holdinvoices
 
     async def _marked(self, payment_hash: bytes) -> bool:
-        answer = await self._ask("listdatastore", {"key": _mark(payment_hash)}, dict[str, Any])
-        return bool(answer.get("datastore"))
+        return await self._stored(_mark(payment_hash)) is not None
+
+    async def _stored(self, key: list[str]) -> str | None:
+        """What lightningd's datastore has under a key."""
+        found = (await self._ask("listdatastore", {"key": key}, _Datastore)).datastore
+        return found[0].string if found else None
 
     async def _refuse_cancelled(self, payment_hash: bytes) -> None:
         if await self._marked(payment_hash):
@@ -420,6 +450,10 @@ def _label(payment_hash: bytes) -> str:
 
 def _mark(payment_hash: bytes) -> list[str]:
     return ["zmqex", "canceled", payment_hash.hex()]
+
+
+def _claim_key(payment_hash: bytes) -> list[str]:
+    return ["zmqex", "held", payment_hash.hex()]
 
 
 def _same(text: str, payment_hash: bytes, amount_msat: int, min_final_cltv: int) -> str:

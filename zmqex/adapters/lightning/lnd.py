@@ -182,7 +182,7 @@ class LndLightning:
             "private": True,
         }
         payment_hash = hashlib.sha256(preimage).digest()
-        return await self._create("/v1/invoices", body, payment_hash, amount_msat)
+        return await self._create("/v1/invoices", body, payment_hash)
 
     async def create_hold_invoice(
         self,
@@ -202,13 +202,11 @@ class LndLightning:
             "cltv_expiry": str(min_final_cltv),
             "private": True,
         }
-        return await self._create("/v2/invoices/hodl", body, payment_hash, amount_msat)
+        return await self._create("/v2/invoices/hodl", body, payment_hash)
 
-    async def _create(
-        self, path: str, body: dict[str, object], payment_hash: bytes, amount_msat: int
-    ) -> str:
-        """Make an invoice, or give the text of the one that exists."""
-        if amount_msat < 1:
+    async def _create(self, path: str, body: dict[str, object], payment_hash: bytes) -> str:
+        """Make an invoice, or give the text of the one that exists, if that is the same."""
+        if body["value_msat"] == "0":
             raise RejectedError(RejectReason.INVALID_INVOICE, "an invoice needs an amount")
         try:
             answer = await self._rest.post(path, body)
@@ -224,7 +222,10 @@ class LndLightning:
             invoice = decode(text)
         except InvalidInvoiceError as error:
             raise RejectedError(RejectReason.INVALID_INVOICE, str(error)) from error
-        if (invoice.payment_hash, invoice.amount_msat) != (payment_hash, amount_msat):
+        found = (invoice.payment_hash, str(invoice.amount_msat), invoice.description)
+        # A longer lock than was asked for is as good.
+        short = invoice.min_final_cltv < int(str(body["cltv_expiry"]))
+        if found != (payment_hash, body["value_msat"], body["memo"]) or short:
             message = "LND has another invoice for this payment hash"
             raise RejectedError(RejectReason.WRONG_PAYMENT_HASH, message)
         return text

@@ -26,7 +26,7 @@ from zmqex.adapters.lightning.watching import Watches
 from zmqex.adapters.ports import InvoiceInfo, LightningInfo, PaymentInfo, PlayWire
 from zmqex.adapters.storage.database import CommitHook, Database
 from zmqex.adapters.storage.directory import create_private_file, read_private_file
-from zmqex.bolt11 import Draft, InvoiceNetwork, encode, public_key
+from zmqex.bolt11 import Draft, InvoiceNetwork, decode, encode, public_key
 from zmqex.errors import (
     LocalProtocolError,
     PeerUnavailableError,
@@ -151,6 +151,15 @@ class PlayLightning:
         text, is_new = await self._write(lambda one: ledger.add_invoice(one, new), synced=False)
         if is_new:
             self._watches.made(payment_hash)
+            return text
+        known = decode(text)
+        if (known.amount_msat, known.description, known.min_final_cltv) != (
+            amount_msat,
+            memo,
+            min_final_cltv,
+        ):
+            message = "there is another invoice for this payment hash"
+            raise RejectedError(RejectReason.WRONG_PAYMENT_HASH, message)
         return text
 
     async def invoice(self, payment_hash: bytes) -> InvoiceInfo:
