@@ -281,3 +281,34 @@ def test_a_release_in_a_plain_trade_is_no_release() -> None:
     file = evidence("buy", accept(invoice=invoice()), word)
     assert RELEASED not in proved(file)
     assert paid(M) in proved(file)
+
+
+# --- by one hash ----------------------------------------------------------------------------------
+
+SWAPPED = said(
+    "take", TAKER, order_id=b"\xab" * 32, quantity_lots=LOTS, price_ticks=TICKS, settlement="swap"
+)
+PAID_FOR = (
+    f"The invoice of {T} was paid: the file has its preimage, which the taker draws and the maker "
+    "gets for that payment only."
+)
+TOOK = f"That {M} took what was locked for it: there is only its own word."
+
+
+@pytest.mark.parametrize(("side", "leg_msat"), [("buy", CENTS * 1_000), ("sell", MSAT)])
+def test_a_maker_proves_the_leg_that_it_paid_and_the_taker_proves_none(
+    side: str, leg_msat: int
+) -> None:
+    """The invoice is the taker's, over what the maker sells; one's own preimage is no proof."""
+    asked = said("trade_invoice", TAKER, invoice=invoice(amount_msat=leg_msat), lightning_node=NODE)
+    seller, buyer = (T, M) if side == "buy" else (M, T)
+    first = [SIGNED, PUBLISHED, agreed(seller, buyer)]
+    file = evidence(side, said=(SWAPPED, accept(), asked), sealed_by=MAKER)
+    assert proved(file) == [*first, PAID_FOR]
+    assert unproved(file) == [TOOK, CLOCKS, later(M), PEOPLE]
+    other = msgspec.structs.replace(file, sealed_by=TAKER)
+    assert proved(other) == first
+    assert unproved(other) == [TOOK, CLOCKS, later(T), PEOPLE, drawn(T)]
+    unpaid = msgspec.structs.replace(file, preimage=None)
+    assert proved(unpaid) == first
+    assert unproved(unpaid) == [TOOK, CLOCKS, later(M), PEOPLE, NO_PREIMAGE]
