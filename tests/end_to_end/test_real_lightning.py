@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -137,3 +138,82 @@ def _both_msat(node: Node) -> tuple[int, int]:
     both = (status["lightning"], status["quote_lightning"]["USD"])
     base, quote = (one["balance_msat"] + one["in_flight_msat"] for one in both)
     return int(base), int(quote)
+
+
+def test_a_real_lock_survives_the_makers_death_and_settles_or_goes_back(
+    user: Home, ldk: LdkNodes
+) -> None:
+    """Settlement htlc: paid and held, the node killed while it is held, released, taken."""
+    alice, bob, before = by_lock(user, ldk)
+    settled = held(alice, bob)
+    alice.kill()
+    alice.wait_ready()
+    alice.wait_state(settled, "htlc_accepted")
+    bob.wait_live(alice)
+    alice.cli("trade", "send", settled, "--yes")
+    alice.cli("trade", "sent", settled, "--yes")
+    bob.wait_state(settled, "quote_sent")
+    bob.cli("trade", "release", settled, "--yes")
+    alice.wait_state(settled, "settled")
+
+    cancelled = held(alice, bob)
+    alice.cli("trade", "cancel", cancelled)
+    alice.wait_state(cancelled, "cancelled")
+    # The payer looks now and then.
+    bob.wait_state(settled, "settled", 32)
+    bob.wait_state(cancelled, "cancelled", 32)
+    assert bob.balance_msat() == before - LOTS * MSAT
+
+
+def test_a_real_lock_that_ends_gives_the_bitcoin_back(user: Home, ldk: LdkNodes) -> None:
+    """Settlement htlc: before anything was sent that is all, after it there is a dispute."""
+    alice, bob, before = by_lock(user, ldk)
+    expired = held(alice, bob)
+    give_back(ldk, alice.trades()[expired]["payment_hash"])
+    alice.wait_state(expired, "cancelled")
+
+    lost = held(alice, bob)
+    alice.cli("trade", "send", lost, "--yes")
+    alice.cli("trade", "sent", lost, "--yes")
+    bob.wait_state(lost, "quote_sent")
+    give_back(ldk, alice.trades()[lost]["payment_hash"])
+    alice.wait_state(lost, "disputed")
+    # The payer looks now and then.
+    bob.wait_state(lost, "disputed", 40)
+    bob.wait_state(expired, "cancelled", 40)
+    assert bob.balance_msat() == before
+
+
+def by_lock(user: Home, ldk: LdkNodes) -> tuple[Node, Node, int]:
+    """Alice's bid by lock, bob who takes it, and what he has."""
+    bob = start(user, ldk, "bob", 0)
+    alice = start(user, ldk, "alice", 1)
+    bob.wait_live(alice)
+    alice.wait_live(bob)
+    alice.cli("order", "buy", "0.004BTC@50000USD", "--settlement", "htlc", "--yes")
+    return alice, bob, bob.balance_msat()
+
+
+def held(alice: Node, bob: Node) -> str:
+    """Bob takes a part and pays; the trade's id once alice has seen it locked."""
+    known = set(bob.trades())
+    order_id = alice.orders()[0]["order_id"]
+    wait_for("the order can be taken", lambda: bob.takeable_lots(order_id))
+    bob.cli("order", "take", order_id, "0.001BTC", "--settlement", "htlc", "--yes")
+    (trade_id,) = set(bob.trades()) - known
+    alice.wait_state(trade_id, "htlc_accepted")
+    return trade_id
+
+
+def give_back(ldk: LdkNodes, payment_hash: str) -> None:
+    """Blocks come until what the payee holds goes back by itself."""
+
+    async def left() -> int:
+        payee = ldk.client(1)
+        held = await payee.invoice(bytes.fromhex(payment_hash))
+        info = await payee.info()
+        await payee.close()
+        assert held.htlc_expiry_height is not None
+        return held.htlc_expiry_height - info.auto_cancel_blocks - info.height
+
+    ldk.mine(asyncio.run(left()))

@@ -6,7 +6,9 @@ import pytest
 
 from tests.stories import HOLD
 from tests.swaps import Scene, grasping
+from tests.unit.test_outside import HASH, TRADE, Lightning, lightning_events
 from tests.world import SimNode
+from zmqex.adapters.clock import wall_ms
 from zmqex.kernel import effects as out
 from zmqex.kernel import events as happened
 from zmqex.kernel.commands import CancelTrade, PayTrade
@@ -333,3 +335,22 @@ def test_a_taker_whose_lightning_stays_silent_leaves_in_time() -> None:
     scene.world.run(60_000)
     assert scene.trade(scene.bob).reason == "too_late_to_pay"
     assert scene.states() == ("cancelled", "cancelled")
+
+
+# --- the runtime ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("late_ms", "begun"), [(-60_000, True), (1, False)])
+def test_a_payment_that_was_decided_on_too_long_ago_is_never_begun(
+    late_ms: int,
+    begun: bool,  # noqa: FBT001
+) -> None:
+    """The process may have slept; nothing has reached Lightning, and the event says so."""
+    backend = Lightning()
+    effect = out.PayInvoice(TRADE, HASH, "lnbcrt1", 10, 432, "USD", wall_ms() - late_ms)
+    (event,) = lightning_events(backend, effect, "USD")
+    assert backend.asked == (["pay"] if begun else [])
+    if not begun:
+        assert isinstance(event, happened.LightningFailed)
+        assert not event.indeterminate
+        assert event.reason is RejectReason.TOO_LATE_TO_PAY
