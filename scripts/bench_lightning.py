@@ -1,4 +1,4 @@
-"""Invoices beside the signature alone and PyPI's codec; held payments over two LDK nodes."""
+"""Invoices beside the signature alone and PyPI's codec; held payments and trades over LDK nodes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ import secrets
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import node_packages
 
+from tests.end_to_end.nodes import Home, Node
 from tests.ldk import LdkNodes
 from zmqex.bolt11 import Draft, InvoiceNetwork, decode, encode, keys
+from zmqex.client import Client
+from zmqex.config import control_path
+from zmqex.kernel.commands import CancelTrade, PlaceOrder, TakeOrder
 from zmqex.limits import CLTV_LIMIT_BLOCKS
 
 Row = Mapping[str, object]
@@ -27,6 +31,9 @@ ROUNDS: Final = 15
 CALLS: Final = 200
 SLOW_CALLS: Final = 10
 PAYMENTS: Final = 40
+TRADES: Final = 20
+LOTS: Final = 100_000
+PRICE: Final = 5_000_000
 DRAFT: Final = Draft(
     network=InvoiceNetwork.REGTEST,
     timestamp_s=1_800_000_000,
@@ -41,7 +48,7 @@ DRAFT: Final = Draft(
 
 def rows() -> Sequence[Row]:
     """All figures of the section."""
-    return [*codec_rows(), *held_rows()]
+    return [*codec_rows(), *held_rows(), *trade_rows()]
 
 
 def codec_rows() -> list[Row]:
@@ -168,3 +175,68 @@ async def held_payments(nodes: LdkNodes) -> list[float]:
     await payer.close()
     await payee.close()
     return taken
+
+
+def trade_rows() -> list[Row]:
+    """From a take by lock to the maker's word that its HTLC is held: two nodes, two LDK nodes."""
+    with tempfile.TemporaryDirectory(prefix="zq-") as folder:
+        try:
+            node_packages.ensure()
+        except node_packages.NoNodeError as error:
+            return [{"name": "trade over LDK", "value": "not measured", "unit": f"({error})"}]
+        ldk, home = LdkNodes(Path(folder)), Home(Path(folder))
+        try:
+            maker, taker = (_node(home, ldk, name, at) for name, at in (("maker", 1), ("taker", 0)))
+            taker.wait_live(maker)
+            maker.wait_live(taker)
+            taken = sorted(_held_trades(maker, taker))
+        finally:
+            home.close()
+            ldk.stop()
+    return [
+        {
+            "name": "take to held HTLC, a whole trade by lock over two LDK nodes, p50",
+            "value": round(statistics.median(taken), 1),
+            "unit": "ms",
+            "best": round(taken[0], 1),
+            "goal": "under 250 ms",
+        },
+        {"name": "the same, p95", "value": round(taken[int(len(taken) * 0.95)], 1), "unit": "ms"},
+    ]
+
+
+def _node(home: Home, ldk: LdkNodes, name: str, number: int) -> Node:
+    lightning = ("--network", "regtest", "--lightning", "lnd", "--lnd-url", ldk.urls[number])
+    files = ("--lnd-macaroon", str(ldk.macaroons[number]), "--lnd-cert", str(ldk.certificate))
+    return home.node(name).start(*lightning, *files, "--stranger-share", "100")
+
+
+def _held_trades(maker: Node, taker: Node) -> list[float]:
+    """Milliseconds of each trade; what is held is given back before the next one."""
+    taken = []
+    with (
+        Client(control_path(maker.directory)) as ours,
+        Client(control_path(taker.directory)) as theirs,
+    ):
+        lots = 2 * TRADES * LOTS
+        placed = ours.call(PlaceOrder("BTC/USD", "buy", lots, PRICE, settlements=("htlc",)))
+        order_id = placed["order"]["order_id"]
+        taker.wait_book(order_id, lots)
+        changes = ours.events(("trade",))
+        for _ in range(TRADES):
+            begin = time.perf_counter()
+            answer = theirs.call(TakeOrder(order_id, LOTS, settlement="htlc"))
+            trade_id = answer["trades"][0]["trade_id"]
+            _await(changes, trade_id, "htlc_accepted")
+            taken.append((time.perf_counter() - begin) * 1e3)
+            ours.call(CancelTrade(trade_id))
+            _await(changes, trade_id, "cancelled")
+    return taken
+
+
+def _await(changes: Iterator[dict[str, Any]], trade_id: str, state: str) -> None:
+    """Read what a node announces until a trade is in a state."""
+    while True:
+        change = next(changes)
+        if (change.get("trade_id"), change.get("state")) == (trade_id, state):
+            return
