@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from tests.stories import BTC, place, state_of, trade_of
+from tests.unit.test_hostile import says
 from tests.world import SimNode, World
 from zmqex.kernel.commands import SendTrade, SentTrade
+from zmqex.kernel.effects import Persist
 from zmqex.limits import HTLC_CONFIRM_MS, PLAY_AUTO_CANCEL_BLOCKS
+from zmqex.protocol.messages import TradeReleased
 from zmqex.trading.blocks import blocks_in
 from zmqex.trading.states import State
 
@@ -70,3 +73,16 @@ def shorten(world: World, alice: SimNode, trade: str, to: int) -> None:
 def is_disputed(node: SimNode, trade: str) -> bool:
     """Whether a node's operator has to decide."""
     return state_of(node, trade) is State.DISPUTED
+
+
+def release(world: World, bob: SimNode, alice: SimNode, trade: str, preimage: bytes = b"") -> None:
+    """Bob's changed program gives the preimage away, whatever his node thinks of it."""
+    row = trade_of(bob, trade)
+    said = TradeReleased(row.trade_id, row.last_digest, world.wall_ms, preimage or row.preimage)
+    for effect in says(bob, alice, "trade", said):
+        if isinstance(effect, Persist):
+            alice.journal.commit(effect.writes)
+        else:
+            world.carry_out(alice, effect)
+    world.arm(alice)
+    world.run(1_000)

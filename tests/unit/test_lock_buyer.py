@@ -12,6 +12,7 @@ from tests.unit.lock_stories import (
     NEEDED,
     left,
     locked,
+    release,
     scene,
     sent,
     shorten,
@@ -19,7 +20,6 @@ from tests.unit.lock_stories import (
     taken_by_lock,
 )
 from tests.unit.test_hostile import says
-from tests.world import SimNode, World
 from zmqex.kernel import events as happened
 from zmqex.kernel.commands import (
     CancelTrade,
@@ -30,25 +30,11 @@ from zmqex.kernel.commands import (
     SendTrade,
     SentTrade,
 )
-from zmqex.kernel.effects import Persist
 from zmqex.limits import HTLC_CONFIRM_MS, HTLC_SEND_MS
 from zmqex.protocol.messages import QuoteSent, TradeReleased
 from zmqex.trading.states import State
 
 MINUTE = 60_000
-
-
-def release(world: World, bob: SimNode, alice: SimNode, trade: str, preimage: bytes = b"") -> None:
-    """Bob's changed program gives the preimage away, whatever his node thinks of it."""
-    row = trade_of(bob, trade)
-    said = TradeReleased(row.trade_id, row.last_digest, world.wall_ms, preimage or row.preimage)
-    for effect in says(bob, alice, "trade", said):
-        if isinstance(effect, Persist):
-            alice.journal.commit(effect.writes)
-        else:
-            world.carry_out(alice, effect)
-    world.arm(alice)
-    world.run(1_000)
 
 
 def test_a_trade_by_lock_goes_to_its_end() -> None:
@@ -95,26 +81,6 @@ def test_asking_twice_changes_nothing() -> None:
     revision = trade_of(alice, trade).revision
     assert alice.tell(SendTrade(trade))["trade"]["state"] == "quote_intent"
     assert trade_of(alice, trade).revision == revision
-
-
-@pytest.mark.parametrize("command", [SendTrade, SentTrade])
-def test_the_quote_is_not_sent_under_a_lock_that_is_too_short(command: type) -> None:
-    """One block too few: refused, and what is locked goes back at once."""
-    world, alice, bob, trade = locked()
-    alice.pause()
-    shorten(world, alice, trade, NEEDED - 1)
-    alice.paused = []  # the height that it heard is lost
-    alice.resume()
-    answer = alice.ask(command(trade))
-    assert (answer.ok, answer.result["reason"]) == (False, "hold_ended")
-    assert "do not send" in answer.result["message"]
-    world.mine(0)
-    world.run(31_000)
-    assert state_of(alice, trade) is State.CANCELLED
-    assert available(alice) == [BTC]
-    world.run(20 * MINUTE)
-    assert state_of(bob, trade) is State.CANCELLED
-    check_quiet(world)
 
 
 def test_a_lock_that_just_suffices_is_enough() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -25,11 +25,11 @@ from zmqex.kernel.commands import (
     SentTrade,
     ShowTrade,
 )
-from zmqex.market.instruments import Currencies
+from zmqex.market.instruments import Currencies, Instrument
 from zmqex.market.units import format_notional
 from zmqex.protocol.identity import to_text
 from zmqex.trading.evidence import read_evidence
-from zmqex.trading.settlement import HTLC
+from zmqex.trading.settlement import HTLC, SWAP
 from zmqex.trading.statements import statements
 
 app = new_app("See trades, pay, and confirm the quote leg.")
@@ -55,11 +55,18 @@ _LOST: Final = {
     ("plain", "taker", "sell"): "You have paid {base}; if {total} never reach you, you have lost "
     "what you paid.",
 }
-_LOST_BY_LOCK: Final = {
-    "buy": "{base} are not yours yet: if you have sent {total} and the seller does not release "
-    "before the lock ends, you have lost what you sent.",
-    "sell": "{base} come back to you when the lock ends, unless you release them; if {total} have "
-    "reached you and you do not release, the other side has lost them.",
+_LOST_BY: Final = {
+    HTLC: {
+        "buy": "{base} are not yours yet: if you have sent {total} and the seller does not release "
+        "before the lock ends, you have lost what you sent.",
+        "sell": "{base} come back to you when the lock ends, unless you release them; if {total} "
+        "have reached you and you do not release, the other side has lost them.",
+    },
+    # One that is disputed: our leg is paid, and the other's lock has gone back.
+    SWAP: {
+        "buy": "You have paid {total}; if {base} never reach you, you have lost what you paid.",
+        "sell": "You have paid {base}; if {total} never reach you, you have lost what you paid.",
+    },
 }
 # What is said before a command is carried out, by settlement.
 _BEFORE: Final = {
@@ -71,19 +78,26 @@ _BEFORE: Final = {
     (
         "send",
         "htlc",
-    ): "You are about to send {total}.  From now on this trade counts as if you had: "
-    "it ends with the seller's release or in a dispute.  {lost}",
+    ): "You are about to send {total}.  Wait for the answer; if you may, send it once, and at "
+    "once.  From now on this trade counts as if you had: it ends with the seller's release or in "
+    "a dispute.  {lost}",
     ("received", "plain"): "You say that {total} has arrived.  This cannot be taken back.",
     ("received", "htlc"): "You say that {total} has arrived, and give {base} away for good: if it "
     "has not arrived, you lose them.  This cannot be taken back.",
 }
+_COMMANDS: Final = frozenset(command for command, _ in _BEFORE)
 _RESOLVED: Final = {
     "settled": "You say that nothing is owed any more: this node will not pay, ask or wait for "
-    "anything.  {lost}  This cannot be taken back.",
-    "cancelled": "You say that this trade is off.  Lightning is asked first: what it has paid or "
-    "may still pay is not cancelled.  Then the quantity is free again.  {lost}  This cannot be "
-    "taken back.",
+    "anything.{back}  {lost}  This cannot be taken back.",
+    "cancelled": "You say that this trade is off.  Lightning is asked first: a trade of which it "
+    "has paid the base, or may still pay it, is not cancelled.  Then the quantity is free "
+    "again.{back}  {lost}  This cannot be taken back.",
 }
+# A buyer by lock that resolves a dispute gives its lock up, whatever it says.
+_BACK: Final = (
+    "  What is still locked for you goes back to the seller now: a release that comes later is of "
+    "no use to you any more."
+)
 
 
 @app.command("list")
@@ -249,12 +263,25 @@ def _check_locks(trade_id: str, instead: str) -> None:
 def _confirm(trade_id: str, text: str) -> None:
     """Say what can be lost, and ask; `text` is a command, or what is said before it."""
     trade = INVOCATION.call(ShowTrade(trade_id))["trade"]
+    words = warning(text, trade, INVOCATION.instrument(trade["market"]))
+    if words:
+        confirm(f"{words}  Go on?")
+
+
+def warning(text: str, trade: dict[str, Any], instrument: Instrument) -> str:
+    """What is said before a command, with what can be lost; "" where the node will refuse it."""
     settlement, side = trade["settlement"], trade["side"]
-    total = format_notional(trade["quote_units"], INVOCATION.instrument(trade["market"]))
-    base = tables.bitcoin(trade["base_msat"])
-    lost = _LOST_BY_LOCK[side] if settlement == HTLC else _LOST[settlement, trade["role"], side]
-    lost, text = lost.format(total=total, base=base), _BEFORE.get((text, settlement), text)
-    confirm(f"{text.format(total=total, base=base, lost=lost)}  Go on?")
+    text = _BEFORE.get((text, settlement), text)
+    if text in _COMMANDS or (settlement == SWAP and text not in _RESOLVED.values()):
+        return ""
+    own = (settlement, trade["role"], side)
+    lost = _LOST_BY[settlement][side] if settlement in _LOST_BY else _LOST[own]
+    amounts = {
+        "total": format_notional(trade["quote_units"], instrument),
+        "base": tables.bitcoin(trade["base_msat"]),
+    }
+    back = _BACK if (settlement, side) == (HTLC, "buy") else ""
+    return text.format(lost=lost.format(**amounts), back=back, **amounts)
 
 
 def _do(command: Command, *, as_json: bool) -> None:

@@ -28,6 +28,9 @@ _LOCKED: Final = frozenset(
     {State.HTLC_ACCEPTED, State.QUOTE_INTENT, State.QUOTE_SENT, State.RELEASED}
 )
 
+# As far as we know, the quote is not on its way: whether it may be sent can be asked.
+_UNSENT: Final = frozenset({State.HTLC_ACCEPTED, State.QUOTE_INTENT})
+
 _GOES_BACK: Final = "what was locked goes back to the seller: do not send the quote"
 
 
@@ -41,6 +44,7 @@ class LockBuyer:
         self._maker = maker
         self._asked = Asked(core, trades, "send")
         self._references: dict[bytes, str | None] = {}  # what `trade sent` said; None: `trade send`
+        trades.on_moved.append(self._moved)
 
     # --- what Lightning says -------------------------------------------------------------------
 
@@ -88,7 +92,7 @@ class LockBuyer:
         elif event.state == "accepted":
             if event.htlc_expiry_height not in {None, trade.htlc_expiry_height}:
                 trade = self._trades.amend(trade, htlc_expiry_height=event.htlc_expiry_height)
-            if trade.trade_id in self._asked and trade.state is State.HTLC_ACCEPTED:
+            if trade.trade_id in self._asked and trade.state in _UNSENT:
                 self._decide(trade, event)
         # "open" and "unknown": a backend that has just started may not know of the lock yet.
 
@@ -139,10 +143,21 @@ class LockBuyer:
             return False
         late = self._core.now.wall_ms >= trade.deadline_ms
         short = trade.htlc_expiry_height > 0 and not self._outlasts(trade, self._core.height)
-        if late or short:
-            self._asked.refuse(trade, RejectReason.HOLD_ENDED, _GOES_BACK)
+        if not late and not short:
+            return False
+        asked = trade.trade_id in self._asked
+        reference = self._references[trade.trade_id] if asked else None
+        if reference is None:
             self._maker.end_now(trade, RejectReason.HOLD_ENDED)
-        return late or short
+        else:
+            why = "it is too late to send the quote"
+            self._sent_all_the_same(trade, reference, RejectReason.HOLD_ENDED, why)
+        return True
+
+    def _moved(self, before: Trade, after: Trade) -> None:
+        """Whoever gives the lock back, the operator that asks is told at once."""
+        if before.state is State.HTLC_ACCEPTED and after.state is State.CANCELLING:
+            self._asked.refuse(after, RejectReason.HOLD_ENDED, _GOES_BACK)
 
     def _outlasts(self, trade: Trade, height: int) -> bool:
         """Whether the lock leaves the seller its time to confirm."""
@@ -164,37 +179,53 @@ class LockBuyer:
         The lock is looked up first.  False where neither can be said now.
         """
         key = trade.trade_id
-        if trade.state is State.HTLC_ACCEPTED:
-            self._references[key] = reference
-            self._asked.wait(key, client, request_id)
-            self._core.emit(LookupInvoice(key, trade.payment_hash))
-        elif trade.state is State.QUOTE_INTENT:
-            self._asked.wait(key, client, request_id)
+        if trade.state not in _UNSENT:
+            return False
+        self._asked.wait(key, client, request_id)
+        if trade.state is State.QUOTE_INTENT and reference is not None:
             self._intended(trade, reference)
         else:
-            return False
+            self._references[key] = reference
+            self._core.emit(LookupInvoice(key, trade.payment_hash))
         return True
 
     def _decide(self, trade: Trade, event: InvoiceSeen) -> None:
-        reference = self._references.pop(trade.trade_id)
-        left = trade.htlc_expiry_height - event.height
-        if event.htlc_expiry_height is None:
-            why = "Lightning does not say how long the lock lasts; do not send the quote yet"
-            self._asked.refuse(trade, RejectReason.LIGHTNING_UNAVAILABLE, why)
-        elif not self._outlasts(trade, max(event.height, self._core.height)):
-            why = (
-                f"the lock ends in {left} blocks, too few to confirm the quote in: do not send it; "
-                "if you have sent it all the same, say `trade dispute` at once"
-            )
-            self._asked.refuse(trade, RejectReason.HOLD_ENDED, why)
-        else:
-            trade = self._trades.move(
-                trade,
-                Input.QUOTE_INTENDED,
-                deadline_ms=self._core.now.wall_ms + HTLC_CONFIRM_MS,
-            )
-            self._poll(trade)
+        reference, why_not = self._references.pop(trade.trade_id), self._why_not_send(trade, event)
+        if why_not is None:
+            if trade.state is State.HTLC_ACCEPTED:
+                deadline_ms = self._core.now.wall_ms + HTLC_CONFIRM_MS
+                trade = self._trades.move(trade, Input.QUOTE_INTENDED, deadline_ms=deadline_ms)
+                self._poll(trade)
             self._intended(trade, reference)
+        elif reference is None:
+            reason, why = why_not
+            self._asked.refuse(trade, reason, f"{why}: do not send the quote")
+        else:
+            self._sent_all_the_same(trade, reference, *why_not)
+
+    def _why_not_send(self, trade: Trade, event: InvoiceSeen) -> tuple[RejectReason, str] | None:
+        if event.received_msat < trade.base_msat:
+            return RejectReason.HOLD_ENDED, "less is locked than was agreed"
+        if event.htlc_expiry_height is None:
+            why = "Lightning does not say how long the lock lasts"
+            return RejectReason.LIGHTNING_UNAVAILABLE, why
+        if not self._outlasts(trade, max(event.height, self._core.height)):
+            left = trade.htlc_expiry_height - event.height
+            why = f"the lock ends in {left} blocks, too few to confirm the quote in"
+            return RejectReason.HOLD_ENDED, why
+        return None
+
+    def _sent_all_the_same(
+        self, trade: Trade, reference: str, reason: RejectReason, why: str
+    ) -> None:
+        """The operator has sent what it should not have: the lock is not given back for that."""
+        trade = self._trades.move(trade, Input.DISPUTE, reference=reference, reason=reason.value)
+        trade = self._trades.say(trade, QuoteSent, reference=reference)
+        why = (
+            f"{why}; as you have sent the quote, what is locked stays so, the seller is told, and "
+            "the trade is disputed: ask the seller to release at once"
+        )
+        self._asked.refuse(trade, reason, why)
 
     def _intended(self, trade: Trade, reference: str | None) -> None:
         if reference is not None:
@@ -219,6 +250,7 @@ class LockBuyer:
         trade = self._trades.move(trade, Input.PREIMAGE, preimage=preimage, reason="")
         self._ask_lightning(trade)
         self._poll(trade)
+        self._asked.answer(trade)
         return None
 
     # --- after a restart -----------------------------------------------------------------------
