@@ -212,6 +212,7 @@ class FakeCln:
         pay = self.pays[key] = {
             "payment_hash": key,
             "status": "pending",
+            "created_at": self.world.now_ms() // 1_000,
             "amount_msat": amount_msat,
             "amount_sent_msat": amount_msat,
             "expiry": self.world.height + wanted.min_final_cltv,

@@ -246,6 +246,41 @@ def test_lost_answers_are_looked_up(moment: str) -> None:
     play(story)
 
 
+def test_failed_parts_are_no_failed_payment_while_a_route_may_be_looked_for() -> None:
+    """Not even to a zmqex that was started again meanwhile: `xpay` goes on without it."""
+
+    async def story(pair: Pair, payer: FakeCln, _payee: FakeCln) -> None:
+        text = await pair.payee.create_hold_invoice(HASH, **TERMS, min_final_cltv=60)
+        assert (await pay(pair.payer, text)).state == "in_flight"
+        await pair.reopen()
+        payer.pays[HASH.hex()]["status"] = "failed"
+        assert (await pair.payer.payment(HASH)).state == "in_flight"
+        await pair.pass_s(2)
+        assert (await pair.payer.payment(HASH)).state == "failed"
+
+    play(story)
+
+
+def test_a_payment_that_cannot_be_looked_up_may_be_on_its_way() -> None:
+    """That lightningd falls silent after it was asked to pay says nothing of the payment."""
+
+    async def story(pair: Pair, payer: FakeCln, _payee: FakeCln) -> None:
+        text = await pair.payee.create_hold_invoice(HASH, **TERMS, min_final_cltv=60)
+        listpays = payer.commands["listpays"]
+
+        def once(**params: Any) -> dict[str, Any]:
+            payer.faults["listpays"] = b"nonsense\n\n"
+            found: dict[str, Any] = listpays(**params)
+            return found
+
+        payer.commands["listpays"] = once
+        with pytest.raises(IndeterminateError):
+            await pay(pair.payer, text)
+        assert payer.pays[HASH.hex()]["status"] == "pending"
+
+    play(story)
+
+
 def test_a_node_that_is_away_has_started_nothing(tmp_path: Path) -> None:
     """Nobody listens at the socket."""
     away = ClnLightning(UnixRpc(tmp_path / "nobody"))

@@ -13,6 +13,8 @@ from zmqex.kernel import effects as out
 from zmqex.kernel import events as happened
 from zmqex.kernel.commands import CancelTrade, PayTrade
 from zmqex.kernel.records import Trade
+from zmqex.limits import SWAP_PAY_WITHIN_MS
+from zmqex.protocol.messages import TradeSettled
 from zmqex.reasons import RejectReason
 from zmqex.runtime.outside import LIGHTNING_EFFECTS
 
@@ -235,6 +237,38 @@ def test_a_payment_that_was_thought_never_made_and_has_been_is_no_loss() -> None
     asked = heard(scene, scene.alice, payment(scene, trade, "succeeded", scene.leg2))
     assert [type(one) for one in asked] == [out.SettleInvoice]
     assert scene.trade(scene.alice).state == "released"
+
+
+def test_a_receipt_never_stops_the_maker_from_taking_leg_1() -> None:
+    """A taker that has leg 2 says that it has all, while the maker's Lightning is away."""
+    scene = Scene("sell")
+    ledger = grasping(scene)
+    scene.take()
+    scene.world.run(2_000)
+    scene.ledger(scene.alice, scene.leg1).fail_look = True
+    assert ledger.grasp()
+    scene.world.run(40_000)
+    assert scene.states()[0] == "released"
+    trade = scene.bob.k.trades.by_id[scene.trade(scene.bob).trade_id]
+    scene.bob.k.trades.say(trade, TradeSettled)
+    scene.world.run(10_000)
+    scene.ledger(scene.alice, scene.leg1).fail_look = False
+    scene.world.run(40_000)
+    assert scene.states()[0] == "settled"
+    assert scene.check_fair(scene.alice)
+
+
+@pytest.mark.parametrize("word", ["in_flight", "none"])
+def test_leg_2_is_sent_again_only_where_lightning_has_said_that_it_never_was(word: str) -> None:
+    """Late news of leg 1 are no news of leg 2."""
+    scene, trade = held()
+    scene.world.wall_ms += SWAP_PAY_WITHIN_MS + 1
+    heard(scene, scene.alice, payment(scene, trade, word, scene.leg2))
+    asked = heard(scene, scene.alice, locked(scene, trade))
+    assert [type(one) for one in asked] == ([out.PayInvoice] if word == "none" else [])
+    scene.world.wall_ms += 2 * SWAP_PAY_WITHIN_MS
+    assert heard(scene, scene.alice, locked(scene, trade, 3_000_001)) == []
+    assert scene.states()[0] == "paying"
 
 
 # --- the taker -----------------------------------------------------------------------------------

@@ -102,7 +102,8 @@ class Dialogue:
         if any(isinstance(one, TradeSettled) for one in said):
             return RejectReason.WRONG_STATE
         trade = self._trades.heard(trade, raw)
-        if trade.state is State.RELEASED and self._trades.our_side(trade) == "sell":
+        sold = trade.settlement == HTLC and self._trades.our_side(trade) == "sell"
+        if sold and trade.state is State.RELEASED:
             self._lock_seller.look(trade.trade_id)  # it says that our payment has gone over
         return None
 

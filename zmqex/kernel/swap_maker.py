@@ -9,7 +9,8 @@ not about the two legs is as in maker.py.
 from __future__ import annotations
 
 from zmqex.bolt11 import decode
-from zmqex.kernel.core import Backend
+from zmqex.kernel.admission import Admission
+from zmqex.kernel.core import Backend, Core
 from zmqex.kernel.effects import (
     CancelInvoice,
     CreateHoldInvoice,
@@ -21,7 +22,9 @@ from zmqex.kernel.effects import (
 from zmqex.kernel.events import InvoiceCreated, InvoiceSeen, LightningFailed, PaymentSeen
 from zmqex.kernel.invoices import memo_of
 from zmqex.kernel.maker import Maker
+from zmqex.kernel.orders import OwnOrders
 from zmqex.kernel.records import Trade
+from zmqex.kernel.trades import Trades
 from zmqex.limits import (
     CLTV_PADDING_BLOCKS,
     MIN_FINAL_CLTV_BLOCKS_MAX,
@@ -44,6 +47,12 @@ class SwapMaker(Maker):
     """Carries swaps in which our order was taken to an end."""
 
     _never = Input.GIVEN_BACK
+
+    def __init__(self, core: Core, trades: Trades, orders: OwnOrders, admission: Admission) -> None:
+        """Carry on whatever `admission` lets in."""
+        super().__init__(core, trades, orders, admission)
+        # Trades of which Lightning's last word was that our payment of leg 2 never reached it.
+        self._unsent: set[bytes] = set()
 
     def begin(self, trade: Trade) -> None:
         """A take was admitted: make the hold invoice of leg 1."""
@@ -218,6 +227,7 @@ class SwapMaker(Maker):
         if event.asset != self._legs(trade)[1].asset:
             return
         self._admission.recovering.discard(trade.trade_id)
+        self._unsent.discard(trade.trade_id)
         preimage = event.preimage or b""
         if event.state == "succeeded" and proves_payment(preimage, trade.payment_hash):
             if self._trades.can(trade, Input.PAY_SUCCEEDED):
@@ -233,12 +243,14 @@ class SwapMaker(Maker):
             self._payment_failed(trade, event.reason or RejectReason.PAYMENT_FAILED)
         elif event.state == "none" and self._is_over(trade, SWAP_PAY_WITHIN_MS):
             # No call to pay is under way any more, and none has reached Lightning: look at leg 1.
+            self._unsent.add(trade.trade_id)
             self._look_at_leg1(trade)
 
     def _pay_leg2_again(self, trade: Trade, event: InvoiceSeen) -> None:
         """The intent is on disk, but leg 2 was never sent: once more, or never."""
-        if event.htlc_expiry_height is None or not self._is_over(trade, SWAP_PAY_WITHIN_MS):
+        if event.htlc_expiry_height is None or trade.trade_id not in self._unsent:
             return
+        self._unsent.discard(trade.trade_id)
         limit, reason = self._lock_limit(trade, event)
         if reason is None:
             trade = self._trades.amend(trade, pay_begun_ms=self._core.now.wall_ms)

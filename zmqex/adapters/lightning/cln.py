@@ -127,6 +127,7 @@ class _Datastore(msgspec.Struct):
 
 class _Pay(msgspec.Struct):
     status: Literal["pending", "complete", "failed"]
+    created_at: int  # Unix seconds
     preimage: str = ""
     amount_msat: int = 0
     amount_sent_msat: int = 0
@@ -154,7 +155,8 @@ class ClnLightning:
         self._report_wait_s = report_wait_s
         self._search_ms = search_ms
         self._watches = Watches(self.invoice, every_s=watch_every_s)
-        self._begun: dict[bytes, int] = {}  # payment hash: until when a route may be looked for
+        # Payment hash: until when `xpay` may look for a route, 0 once it has answered.
+        self._begun: dict[bytes, int] = {}
 
     async def info(self) -> LightningInfo:
         """Who and how rich the node is, and whether it can hold."""
@@ -337,18 +339,25 @@ class ClnLightning:
             async with asyncio.timeout(self._report_wait_s):
                 await self._rpc.call("xpay", params)
         except TimeoutError:
-            return await self.payment(wanted.payment_hash)
+            return await self._sent(wanted.payment_hash)
         except LightningUnavailableError:
-            del self._begun[wanted.payment_hash]
+            self._begun[wanted.payment_hash] = 0
             raise
         except NodeRefusal as refusal:
             return await self._refused(wanted.payment_hash, refusal)
-        return await self.payment(wanted.payment_hash)
+        return await self._sent(wanted.payment_hash)
+
+    async def _sent(self, payment_hash: bytes) -> PaymentInfo:
+        """How a payment stands after `xpay`; that it cannot be looked up says nothing of it."""
+        try:
+            return await self.payment(payment_hash)
+        except LightningUnavailableError as error:
+            raise IndeterminateError(str(error)) from error
 
     async def _refused(self, payment_hash: bytes, refusal: NodeRefusal) -> PaymentInfo:
         """What an error of `xpay` means: only the look-up says whether something is in flight."""
-        del self._begun[payment_hash]
-        known = await self.payment(payment_hash)
+        self._begun[payment_hash] = 0
+        known = await self._sent(payment_hash)
         if known.state in {"in_flight", "succeeded"}:
             return known
         reason = RejectReason.PAYMENT_FAILED
@@ -361,19 +370,27 @@ class ClnLightning:
     async def payment(self, payment_hash: bytes) -> PaymentInfo:
         """Look one of our payments up.
 
-        As long as `xpay` may look for another route, failed parts are no failed payment.
+        As long as `xpay` may look for another route, failed parts are no failed payment: also to us
+        when we were started again meanwhile, for it goes on without us.
         """
         pays = (await self._ask("listpays", {"payment_hash": payment_hash.hex()}, _Pays)).pays
         for pay in pays:
             if pay.status == "complete":
                 fee_msat = pay.amount_sent_msat - pay.amount_msat
                 return PaymentInfo("succeeded", bytes.fromhex(pay.preimage), fee_msat)
-        searching = self._begun.get(payment_hash, 0) > monotonic_ms()
-        if searching or any(pay.status == "pending" for pay in pays):
+        if self._is_searching(payment_hash, pays) or any(pay.status == "pending" for pay in pays):
             return PaymentInfo("in_flight")
         if pays:
             return PaymentInfo("failed", reason=RejectReason.PAYMENT_FAILED.value)
         return PaymentInfo("none")
+
+    def _is_searching(self, payment_hash: bytes, pays: list[_Pay]) -> bool:
+        until_ms = self._begun.get(payment_hash)
+        if until_ms is not None:
+            return until_ms > monotonic_ms()
+        # Begun before we were: it began no later than its last part, whose second is rounded down.
+        last_ms = max((pay.created_at + 1 for pay in pays), default=0) * SECOND_MS
+        return last_ms + self._search_ms > self._clock_ms()
 
     async def close(self) -> None:
         """Let go."""
