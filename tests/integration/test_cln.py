@@ -268,7 +268,7 @@ def test_a_payment_that_cannot_be_looked_up_may_be_on_its_way() -> None:
         text = await pair.payee.create_hold_invoice(HASH, **TERMS, min_final_cltv=60)
         listpays = payer.commands["listpays"]
 
-        def once(**params: Any) -> dict[str, Any]:
+        def once(**params: str) -> dict[str, Any]:
             payer.faults["listpays"] = b"nonsense\n\n"
             found: dict[str, Any] = listpays(**params)
             return found
