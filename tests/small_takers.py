@@ -51,7 +51,7 @@ def next_hash(payment_hash: bytes) -> bytes:
 
 
 @functools.cache
-def text_of(payment_hash: bytes, now_ms: int, amount_msat: int) -> str:
+def text_of(payment_hash: bytes, now_ms: int, amount_msat: int, cltv: int = 18) -> str:
     """A taker's invoice."""
     draft = Draft(
         network=InvoiceNetwork.REGTEST,
@@ -61,6 +61,7 @@ def text_of(payment_hash: bytes, now_ms: int, amount_msat: int) -> str:
         amount_msat=amount_msat,
         description="",
         expiry_s=3_600,
+        min_final_cltv=cltv,
     )
     return encode(draft, TAKER_SECRET)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from tests.stories import (
@@ -16,13 +18,16 @@ from tests.stories import (
     revive,
 )
 from tests.world import SimNode, World
-from zmqex.kernel.commands import ReceivedTrade, SentTrade
+from zmqex.kernel.commands import Command, ReceivedTrade, SendTrade, SentTrade
+from zmqex.trading.settlement import HTLC, PLAIN
 from zmqex.trading.states import State
 
 DAY = 24 * 60 * MINUTE
 
 
-def tell_story(side: str, crash: tuple[str, str, int] | None) -> tuple[World, list[str]]:
+def tell_story(
+    side: str, crash: tuple[str, str, int] | None, settlement: str = PLAIN
+) -> tuple[World, list[str]]:
     """Place, take, hold, invoice, pay, sent, received; every acknowledged order's id."""
     world = World()
     alice, bob = world.meet("alice", "bob")
@@ -31,18 +36,27 @@ def tell_story(side: str, crash: tuple[str, str, int] | None) -> tuple[World, li
         world.nodes[name].crash_at = (when, number)
     other = "sell" if side == "buy" else "buy"
     acknowledged = []
-    answer = insist(world, alice, place(side, BTC, key="k1"))
+    ways = (settlement,)
+    world.mine(0)
+    answer = insist(world, alice, place(side, BTC, key="k1", settlements=ways))
     assert answer.ok
     acknowledged.append(str(answer.result["order"]["order_id"]))
     world.run(500)
     revive(world)
-    answer = insist(world, bob, place(other, 4 * BTC // 10, key="k2"))
+    taking = place(other, 4 * BTC // 10, key="k2", settlements=ways)
+    answer = insist(world, bob, taking)
     assert answer.ok
     acknowledged.append(str(answer.result["order"]["order_id"]))
     world.run(4_000)
     revive(world)
     buyer, seller = (alice, bob) if side == "buy" else (bob, alice)
-    for node, command in ((buyer, SentTrade), (seller, ReceivedTrade)):
+    steps: list[tuple[SimNode, Callable[[str], Command]]] = [
+        (buyer, SentTrade),
+        (seller, ReceivedTrade),
+    ]
+    if settlement == HTLC:
+        steps.insert(0, (buyer, SendTrade))
+    for node, command in steps:
         for trade_id in running(node):
             insist(world, node, command(trade_id))
         world.run(2_000)
@@ -61,29 +75,32 @@ def running(node: SimNode) -> list[str]:
     ]
 
 
-def commits(side: str, name: str) -> int:
+def commits(side: str, name: str, settlement: str) -> int:
     """How many commits a node makes in the undisturbed story."""
-    world, _ = tell_story(side, None)
+    world, _ = tell_story(side, None, settlement)
     assert {one.state for one in world.nodes[name].journal.trades.values()} == {State.SETTLED}
     return world.nodes[name].journal.commits
 
 
 CASES = [
-    pytest.param(side, name, when, id=f"maker-{side}s-{name}-{when}")
+    pytest.param(settlement, side, name, when, id=f"{settlement}-maker-{side}s-{name}-{when}")
+    for settlement in (PLAIN, HTLC)
     for side in ("buy", "sell")
     for name in ("alice", "bob")
     for when in ("before", "after")
 ]
 
 
-@pytest.mark.parametrize(("side", "name", "when"), CASES)
-def test_a_crash_at_any_commit_loses_and_repeats_nothing(side: str, name: str, when: str) -> None:
+@pytest.mark.parametrize(("settlement", "side", "name", "when"), CASES)
+def test_a_crash_at_any_commit_loses_and_repeats_nothing(
+    settlement: str, side: str, name: str, when: str
+) -> None:
     """Both sides end alike, every acknowledged order is there, the money adds up."""
     settled = crashes = 0
-    total = commits(side, name)
+    total = commits(side, name, settlement)
     assert total > 5
     for number in range(1, total + 2):
-        world, acknowledged = tell_story(side, (name, when, number))
+        world, acknowledged = tell_story(side, (name, when, number), settlement)
         alice, bob = world.nodes["alice"], world.nodes["bob"]
         if any(one.state is State.ABANDONING for one in bob.journal.trades.values()):
             world.run(HOLD + 2 * MINUTE)

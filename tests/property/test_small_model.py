@@ -20,6 +20,7 @@ SMALL = [
     pytest.param(Order("buy", 1, (1,)), id="buys-1-while-people-change-their-minds"),
     pytest.param(Order("sell", 1, (1,)), id="sells-1-while-people-change-their-minds"),
     pytest.param(Order("buy", 1, (1,), people=False, settlement="htlc"), id="buys-1-by-htlc"),
+    pytest.param(Order("sell", 1, (1,), settlement="htlc"), id="sells-1-by-htlc"),
 ]
 # Minutes each: quantity 2, and people who change their minds in the middle of two trades.
 LARGE = [
@@ -30,7 +31,12 @@ LARGE = [
         (2, (1, 1), False),
         (2, (2, 1), False),
     )
-] + [pytest.param(Order("buy", 1, (1,), settlement="htlc"), id="buys-1-by-htlc-True")]
+] + [
+    pytest.param(Order("buy", 1, (1,), settlement="htlc"), id="buys-1-by-htlc-True"),
+    pytest.param(
+        Order("sell", 1, (1, 1), people=False, settlement="htlc"), id="sells-1-of-two-by-htlc"
+    ),
+]
 
 
 @pytest.mark.timeout(0)
@@ -41,7 +47,8 @@ def test_no_history_of_one_order_breaks_an_invariant(order: Order) -> None:
     bought = {"invoiced", "cancelling", "base_done"}
     if order.settlement == "htlc":
         bought = {"invoiced", "cancelling", "quote_sent", "released", "settled", "disputed"}
-    sold = {"quote_sent", "pay_intent", "paying", "settled"}
+    sold = {"quote_sent", "paying", "settled"}
+    sold |= {"released", "disputed"} if order.settlement == "htlc" else {"pay_intent"}
     assert seen.seen >= {"reserved", "cancelled"} | (bought if order.side == "buy" else sold)
     assert seen.quiet > len(order.asked)
 
@@ -119,5 +126,37 @@ def forget_what_was_released(kernel: Kernel) -> None:
 def test_the_walk_finds_naive_buyers_by_lock(change: Change, what: str) -> None:
     """Both lose the quote: the first because the seller has no time, the second by waiting."""
     naive = Order("buy", 1, (1,), people=False, change=change, only=what, settlement="htlc")
+    with pytest.raises(ViolationError, match=what):
+        walk(naive)
+
+
+def release_under_any_lock(kernel: Kernel) -> None:
+    """A naive seller by `htlc`: what is locked can be released, however late."""
+    object.__setattr__(kernel.lock_seller, "_is_of_use", lambda *_: True)
+
+
+class Everything(set[bytes]):
+    """A set in which everything is."""
+
+    def __contains__(self, _one: object) -> bool:
+        """Whatever it may be."""
+        return True
+
+
+def believe_the_buyer(kernel: Kernel) -> None:
+    """Another one: it takes the buyer's word before it has seen its own payment under way."""
+    kernel.lock_seller._seen = Everything()
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (release_under_any_lock, "a preimage was given away for a lock that is too short"),
+        (believe_the_buyer, "trade 0 is cancelled, and its payment is not"),
+    ],
+)
+def test_the_walk_finds_naive_sellers_by_lock(change: Change, what: str) -> None:
+    """The first gives the base away for nothing; the second pays for what it has given up."""
+    naive = Order("sell", 1, (1,), change=change, only=what, settlement="htlc")
     with pytest.raises(ViolationError, match=what):
         walk(naive)

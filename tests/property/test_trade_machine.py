@@ -124,9 +124,7 @@ class ThreeNodes(RuleBasedStateMachine):
         other = "sell" if side == "buy" else "buy"
         for name, wanted in zip(names[1:], lots, strict=True):
             self.start(name)
-            force = "gtc" if ways == ("plain",) else "ioc"
-            taking = place(other, wanted, pay_mode=mode, settlements=ways, time_in_force=force)
-            self.node(name).command(taking)
+            self.node(name).command(place(other, wanted, pay_mode=mode, settlements=ways))
         self.world.run(50)
 
     @rule(
@@ -323,10 +321,11 @@ class ThreeNodes(RuleBasedStateMachine):
                 node.resume()
                 self.world.arm(node)
         revive(self.world)
+        self.world.run(HOLD + 3 * MINUTE)
         # Every lock and every time for a quote ends.
         self.world.mine(LONGEST_LOCK)
         sleep(self.world, HTLC_CONFIRM_MS)
-        self.world.run(HOLD + 3 * MINUTE)
+        self.world.run(3 * MINUTE)
         for node in self.world.nodes.values():
             for trade in node.journal.trades.values():
                 event(f"a trade ends {trade.role} {trade.state}")

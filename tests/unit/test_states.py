@@ -278,6 +278,7 @@ def test_a_claim_ends_once(way: Way) -> None:
         (PLAIN, "buy", {State.BASE_DONE, State.QUOTE_SENT, State.SETTLED, State.DISPUTED}),
         (PLAIN, "sell", {State.SETTLED}),
         (HTLC, "buy", {State.SETTLED}),
+        (HTLC, "sell", {State.SETTLED}),
     ],
 )
 def test_a_quantity_is_free_or_filled_exactly_where_base_says_so(

@@ -66,6 +66,7 @@ class Settings(msgspec.Struct, frozen=True):
     max_trade_msat: int = 0
     max_held_msat: int = 0
     max_day_msat: int = 0
+    max_locked_msat: int = 0  # what takers by `htlc` may have locked of ours together
     auto_cancel_blocks: int = 0
     pay_instructions: str = "agree on how the quote is sent; play money needs no real transfer"
     # (identity or b"", host, hello port) of peers that the operator named.

@@ -31,6 +31,9 @@ from zmqex.reasons import RejectReason
 from zmqex.trading.settlement import HTLC
 from zmqex.trading.states import State, TradeRole
 
+OfLocks = QuoteSent | TradeReleased | TradeCancelled | TradeInvoice
+_OF_LOCKS = (QuoteSent, TradeReleased, TradeCancelled, TradeInvoice)
+
 
 class Dialogue:
     """Serves `trade` and `trade_status`."""
@@ -71,26 +74,28 @@ class Dialogue:
     ) -> RejectReason | None:
         if isinstance(message, TradeSettled):
             return self._on_receipt(trade, raw)
-        if trade.settlement == HTLC and isinstance(message, QuoteSent | TradeReleased):
+        if trade.settlement == HTLC and isinstance(message, _OF_LOCKS):
             return self._of_lock(trade, message, raw)
         if trade.role is TradeRole.MAKER:
             return self._to_maker(incoming, trade, message, raw)
         return self._to_taker(trade, message, raw)
 
-    def _of_lock(
-        self, trade: Trade, message: QuoteSent | TradeReleased, raw: bytes
-    ) -> RejectReason | None:
-        """In an `htlc` trade the buyer says that it has sent, the seller releases."""
-        buys = self._trades.our_side(trade) == "buy"
-        if isinstance(message, TradeReleased):
-            return (
-                self._lock_buyer.on_released(trade, message, raw)
-                if buys
-                else RejectReason.WRONG_PARTY
-            )
-        if buys:
-            return RejectReason.WRONG_PARTY
-        return self._lock_seller.on_quote_sent(trade, message, raw)
+    def _of_lock(self, trade: Trade, message: OfLocks, raw: bytes) -> RejectReason | None:
+        """By `htlc` the buyer makes the invoice and says that it has sent; the seller releases."""
+        role, buys = trade.role, self._trades.our_side(trade) == "buy"
+        match message:
+            case TradeReleased() if buys:
+                return self._lock_buyer.on_released(trade, message, raw)
+            case TradeCancelled() if buys and role is TradeRole.TAKER:
+                return self._lock_buyer.on_cancelled(trade, message, raw)
+            case TradeCancelled() if role is TradeRole.TAKER:
+                return self._sides.taker(trade).on_cancelled(trade, message, raw)
+            case QuoteSent() if not buys:
+                return self._lock_seller.on_quote_sent(trade, message, raw)
+            case TradeInvoice() if not buys and role is TradeRole.MAKER:
+                return self._lock_seller.on_trade_invoice(trade, message, raw)
+            case _:
+                return RejectReason.WRONG_PARTY
 
     def _on_receipt(self, trade: Trade, raw: bytes) -> RejectReason | None:
         """The other party has all that it was promised: kept as evidence, once."""

@@ -14,8 +14,8 @@ from zmqex.kernel.records import Trade
 from zmqex.kernel.trades import Trades
 from zmqex.limits import DAY_MS
 from zmqex.reasons import RejectReason
-from zmqex.trading.settlement import MSAT_PER_SATOSHI
-from zmqex.trading.states import State
+from zmqex.trading.settlement import HTLC, MSAT_PER_SATOSHI
+from zmqex.trading.states import State, TradeRole
 
 _CAME_TO_NOTHING: Final = frozenset({State.CANCELLED, State.REFUSED})
 
@@ -37,6 +37,11 @@ class Exposure:
         peer = self._trades.counterparty(trade)
         if _above(_stake_msat(trade), settings.max_trade_msat):
             return RejectReason.ABOVE_MAX_TRADE
+        if _locks(trade) and settings.max_locked_msat:
+            lockers = filter(_locks, (*self._trades.running(), *waiting))
+            locked = sum(map(_stake_msat, lockers))
+            if _above(locked + _stake_msat(trade), settings.max_locked_msat):
+                return RejectReason.ABOVE_MAX_HELD
         if not settings.max_held_msat and not settings.max_day_msat:
             return None
         held_msat = day_msat = _stake_msat(trade)
@@ -57,6 +62,12 @@ class Exposure:
 def _stake_msat(trade: Trade) -> int:
     """What a trade is about; a take that is not accepted yet counts as it was asked."""
     return trade.base_msat or trade.quantity_lots * MSAT_PER_SATOSHI
+
+
+def _locks(trade: Trade) -> bool:
+    """Whether a taker of ours can have our base locked."""
+    sells = trade.role is TradeRole.MAKER and trade.side == "sell"
+    return sells and trade.settlement == HTLC
 
 
 def _above(amount_msat: int, limit_msat: int) -> bool:

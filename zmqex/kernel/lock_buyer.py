@@ -2,8 +2,8 @@
 
 The quote is only sent while the lock is sure to outlast its confirmation, by heights that Lightning
 has just told, and the intent is on disk before anybody sends anything.  A preimage is on disk
-before it is used; from then on the base is taken at once.  Up to the lock a trade is the maker's
-(maker.py).  Not for deciding what the quote is worth: that is the operator's.
+before it is used; from then on the base is taken at once.  Up to the lock a maker's trade is
+maker.py's; a taker makes its invoice here, and cancels it before it gives the take up.
 """
 
 from __future__ import annotations
@@ -12,17 +12,25 @@ from typing import Final
 
 from zmqex.kernel.asked import Asked
 from zmqex.kernel.core import Core
-from zmqex.kernel.effects import LookupInvoice, SettleInvoice
+from zmqex.kernel.effects import CancelInvoice, LookupInvoice, SettleInvoice
 from zmqex.kernel.events import InvoiceCreated, InvoiceSeen, LightningFailed, PaymentSeen
+from zmqex.kernel.invoices import create_invoice
 from zmqex.kernel.maker import Maker
 from zmqex.kernel.records import Trade
+from zmqex.kernel.taker import Taker
 from zmqex.kernel.trades import Trades
-from zmqex.limits import HTLC_CONFIRM_MS, HTLC_SEND_MS, RETRY_LAST_MS
-from zmqex.protocol.messages import QuoteSent, TradeReleased, TradeSettled
+from zmqex.limits import HTLC_CONFIRM_MS, HTLC_SEND_MS, RETRY_LAST_MS, SECOND_MS
+from zmqex.protocol.messages import (
+    QuoteSent,
+    TradeCancelled,
+    TradeInvoice,
+    TradeReleased,
+    TradeSettled,
+)
 from zmqex.reasons import RejectReason
 from zmqex.trading.blocks import may_send_quote
 from zmqex.trading.settlement import HTLC, proves_payment
-from zmqex.trading.states import Input, State
+from zmqex.trading.states import Input, State, TradeRole
 
 _LOCKED: Final = frozenset(
     {State.HTLC_ACCEPTED, State.QUOTE_INTENT, State.QUOTE_SENT, State.RELEASED}
@@ -30,27 +38,78 @@ _LOCKED: Final = frozenset(
 
 # As far as we know, the quote is not on its way: whether it may be sent can be asked.
 _UNSENT: Final = frozenset({State.HTLC_ACCEPTED, State.QUOTE_INTENT})
-
+_LEAVES: Final = frozenset({State.INVOICED, State.CANCELLING})  # a taker whose invoice is out
 _GOES_BACK: Final = "what was locked goes back to the seller: do not send the quote"
 
 
 class LockBuyer:
     """Carries trades in which base is locked for us to an end."""
 
-    def __init__(self, core: Core, trades: Trades, maker: Maker) -> None:
-        """Carry on what `maker` has brought to a lock."""
+    def __init__(self, core: Core, trades: Trades, maker: Maker, taker: Taker) -> None:
+        """Carry on what either of them has begun."""
         self._core = core
         self._trades = trades
         self._maker = maker
+        self._taker = taker
+        taker.on_ready_to_lock = self._begin
         self._asked = Asked(core, trades, "send")
         self._references: dict[bytes, str | None] = {}  # what `trade sent` said; None: `trade send`
         trades.on_moved.append(self._moved)
 
-    # --- what Lightning says -------------------------------------------------------------------
+    # --- a taker's invoice ---------------------------------------------------------------------
+
+    def _begin(self, trade: Trade) -> None:
+        """The maker holds the quantity for us, and has drawn the preimage: ask it to lock."""
+        trade = self._trades.amend(trade, deadline_ms=trade.hold_expires_ms)
+        self._make_invoice(trade)
+        self._poll(trade)
+
+    def _make_invoice(self, trade: Trade) -> None:
+        left_ms = max(trade.hold_expires_ms - self._core.now.wall_ms, SECOND_MS)
+        self._core.emit(create_invoice(self._core, trade, left_ms // SECOND_MS))
 
     def on_invoice_created(self, trade: Trade, event: InvoiceCreated) -> None:
         """Our hold invoice exists."""
-        self._maker.on_invoice_created(trade, event)
+        if trade.role is TradeRole.MAKER:
+            self._maker.on_invoice_created(trade, event)
+        elif self._trades.can(trade, Input.INVOICE_MADE):
+            trade = self._trades.move(trade, Input.INVOICE_MADE, invoice=event.invoice)
+            node = self._core.settings.lightning_node
+            self._trades.say(trade, TradeInvoice, invoice=event.invoice, lightning_node=node)
+        elif trade.state is State.ABANDONING:
+            # We have got out meanwhile; nobody knows it.
+            self._core.emit(CancelInvoice(trade.trade_id, trade.payment_hash))
+
+    def _taker_sees(self, trade: Trade, event: InvoiceSeen) -> None:
+        """How the invoice of a taker stands that is not paid."""
+        if trade.state is State.ACCEPTED:
+            # Looked up because nothing was heard of it: the same hash gives the same invoice.
+            self._make_invoice(trade)
+        elif trade.state is State.INVOICED and event.state == "canceled":
+            self.leave(trade, RejectReason.HOLD_ENDED)
+        elif trade.state is State.CANCELLING and event.state in {"canceled", "unknown"}:
+            trade = self._trades.move(trade, Input.BASE_NEGATIVE)
+            self._taker.give_up(trade)
+        elif event.state == "settled" and self._trades.can(trade, Input.BASE_SETTLED):
+            self._settled(trade)
+
+    def leave(self, trade: Trade, reason: RejectReason) -> None:
+        """A taker gets out before it has sent anything: what is locked goes back first."""
+        trade = self._trades.move(trade, Input.END_ASKED, reason=reason.value)
+        self._ask_lightning(trade)
+        self._poll(trade)
+
+    def on_cancelled(
+        self, trade: Trade, message: TradeCancelled, envelope: bytes
+    ) -> RejectReason | None:
+        """The maker's hold has ended: our invoice is cancelled before we believe it."""
+        if trade.state is State.CANCELLING or self._trades.can(trade, Input.END_ASKED):
+            if trade.state is not State.CANCELLING:
+                self.leave(trade, RejectReason.CANCELLED)
+            return RejectReason.UNAVAILABLE
+        return self._taker.on_cancelled(trade, message, envelope)
+
+    # --- what Lightning says -------------------------------------------------------------------
 
     def on_payment_seen(self, trade: Trade, event: PaymentSeen) -> None:
         """We do not pay here."""
@@ -66,12 +125,15 @@ class LockBuyer:
             and not self._maker.is_called_off(trade)
         ):
             self._lock(trade, event)
-        else:
+        elif trade.role is TradeRole.MAKER:
             self._maker.on_invoice_seen(trade, event)
+        else:
+            self._taker_sees(trade, event)
 
     def _lock(self, trade: Trade, event: InvoiceSeen) -> None:
         """The base is locked for us: from now on the quote may be sent."""
-        self._maker.stays(trade)
+        if trade.role is TradeRole.MAKER:
+            self._maker.stays(trade)
         trade = self._trades.move(
             trade,
             Input.BASE_LOCKED,
@@ -79,14 +141,13 @@ class LockBuyer:
             deadline_ms=self._core.now.wall_ms + HTLC_SEND_MS,
             reason="",
         )
-        self._maker.extend(trade)
+        if trade.role is TradeRole.MAKER:
+            self._maker.extend(trade)
         self._poll(trade)
 
     def _while_locked(self, trade: Trade, event: InvoiceSeen) -> None:
         if event.state == "settled":
-            trade = self._trades.move(trade, Input.BASE_SETTLED, reason="")
-            self._maker.sold(trade)
-            self._trades.say(trade, TradeSettled)
+            self._settled(trade)
         elif event.state == "canceled":
             self._lost(trade)
         elif event.state == "accepted":
@@ -96,19 +157,32 @@ class LockBuyer:
                 self._decide(trade, event)
         # "open" and "unknown": a backend that has just started may not know of the lock yet.
 
+    def _settled(self, trade: Trade) -> None:
+        trade = self._trades.move(trade, Input.BASE_SETTLED, reason="")
+        if trade.role is TradeRole.MAKER:
+            self._maker.sold(trade)
+        self._trades.say(trade, TradeSettled)
+
     def _lost(self, trade: Trade) -> None:
         """What was locked has gone back: nothing has happened, or everything has to be told."""
         unsent = trade.state is State.HTLC_ACCEPTED
         reason = RejectReason.HOLD_ENDED if unsent else RejectReason.PAYMENT_FAILED
         trade = self._trades.move(trade, Input.BASE_NEGATIVE, reason=reason.value)
         self._asked.refuse(trade, reason, _GOES_BACK)
-        if unsent:
+        if unsent and trade.role is TradeRole.MAKER:
             self._maker.returned(trade)
+        elif unsent:
+            self._taker.give_up(trade)
 
     def on_lightning_failed(self, trade: Trade, event: LightningFailed) -> None:
         """A call failed; what is refused for good is looked up, the rest comes again."""
-        self._maker.on_lightning_failed(trade, event)
-        if event.call == "settle" and not event.indeterminate:
+        if trade.role is TradeRole.MAKER:
+            self._maker.on_lightning_failed(trade, event)
+        final = not event.indeterminate
+        ours = trade.role is TradeRole.TAKER and trade.state is State.ACCEPTED
+        if ours and final and event.call == "create_hold_invoice":
+            self._taker.abandon(trade, event.reason)
+        elif final and event.call == "settle":
             self._core.emit(LookupInvoice(trade.trade_id, trade.payment_hash))
 
     def on_height(self) -> None:
@@ -130,6 +204,12 @@ class LockBuyer:
         over = self._core.now.wall_ms >= trade.deadline_ms
         if self._end_if_over(trade):
             return
+        if over and trade.state is State.ACCEPTED:
+            self._taker.abandon(trade, RejectReason.HOLD_ENDED)
+            return
+        if over and trade.state is State.INVOICED:
+            self.leave(trade, RejectReason.HOLD_ENDED)
+            return
         if over and self._trades.can(trade, Input.CONFIRM_TIME):
             reason = RejectReason.TIMED_OUT.value
             self._trades.move(trade, Input.CONFIRM_TIME, reason=reason)
@@ -148,7 +228,8 @@ class LockBuyer:
         asked = trade.trade_id in self._asked
         reference = self._references[trade.trade_id] if asked else None
         if reference is None:
-            self._maker.end_now(trade, RejectReason.HOLD_ENDED)
+            end = self._maker.end_now if trade.role is TradeRole.MAKER else self.leave
+            end(trade, RejectReason.HOLD_ENDED)
         else:
             why = "it is too late to send the quote"
             self._sent_all_the_same(trade, reference, RejectReason.HOLD_ENDED, why)
@@ -168,6 +249,8 @@ class LockBuyer:
         key, payment_hash = trade.trade_id, trade.payment_hash
         if trade.state is State.RELEASED:
             self._core.emit(SettleInvoice(key, payment_hash, trade.preimage))
+        elif trade.state is State.CANCELLING:
+            self._core.emit(CancelInvoice(key, payment_hash))
         else:
             self._core.emit(LookupInvoice(key, payment_hash))
 
@@ -257,9 +340,13 @@ class LockBuyer:
 
     def resume(self, trade: Trade) -> None:
         """Take a running trade up again: what is released is taken first of all."""
-        if trade.state not in _LOCKED:
+        makes = trade.role is TradeRole.MAKER
+        if trade.state in _LOCKED or (not makes and trade.state in _LEAVES):
+            self._ask_lightning(trade)
+            self._poll(trade)
+            if makes:
+                self._maker.extend(trade)
+        elif makes:
             self._maker.resume(trade)
-            return
-        self._ask_lightning(trade)
-        self._maker.extend(trade)
-        self._poll(trade)
+        else:
+            self._taker.resume(trade)

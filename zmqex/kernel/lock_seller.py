@@ -2,8 +2,8 @@
 
 The preimage leaves this node by one way only: our operator says that the quote has arrived, and the
 lock, looked up just then, still leaves the buyer time to use it.  After that it would be a gift for
-nothing.  Only Lightning's word ends the payment.  Up to the payment a trade is the taker's
-(taker.py).
+nothing.  Only Lightning's word ends the payment.  Up to the payment a trade is the maker's
+(maker.py) or the taker's (taker.py).
 """
 
 from __future__ import annotations
@@ -14,15 +14,23 @@ from zmqex.kernel.asked import Asked
 from zmqex.kernel.core import Core
 from zmqex.kernel.effects import LookupPayment
 from zmqex.kernel.events import InvoiceCreated, InvoiceSeen, LightningFailed, PaymentSeen
+from zmqex.kernel.invoices import lock_floor, pay_invoice
+from zmqex.kernel.maker import Maker
 from zmqex.kernel.records import Trade
 from zmqex.kernel.taker import Taker
 from zmqex.kernel.trades import Trades
 from zmqex.limits import AUTO_CANCEL_BLOCKS_MAX, RETRY_LAST_MS
-from zmqex.protocol.messages import QuoteSent, TradeCancel, TradeReleased, TradeSettled
+from zmqex.protocol.messages import (
+    QuoteSent,
+    TradeCancel,
+    TradeInvoice,
+    TradeReleased,
+    TradeSettled,
+)
 from zmqex.reasons import RejectReason
 from zmqex.trading.blocks import may_release
-from zmqex.trading.settlement import proves_payment
-from zmqex.trading.states import Input, State
+from zmqex.trading.settlement import Expected, proves_payment, why_not_pay
+from zmqex.trading.states import Input, State, TradeRole
 
 _SAID: Final = frozenset({State.QUOTE_SENT, State.RELEASED})
 
@@ -30,12 +38,16 @@ _SAID: Final = frozenset({State.QUOTE_SENT, State.RELEASED})
 class LockSeller:
     """Carries trades in which we have locked base to an end."""
 
-    def __init__(self, core: Core, trades: Trades, taker: Taker) -> None:
-        """Carry on what `taker` has paid."""
+    def __init__(self, core: Core, trades: Trades, maker: Maker, taker: Taker) -> None:
+        """Carry on what either of them has begun."""
         self._core = core
         self._trades = trades
+        self._maker = maker
         self._taker = taker
         self._asked = Asked(core, trades, "release")
+        # Trades whose payment is asked for, or was seen under way, since this node has started.
+        self._sent: set[bytes] = set()
+        self._seen: set[bytes] = set()
 
     def is_asking(self, trade: Trade) -> bool:
         """Whether Lightning's next word of a trade is for our operator's release."""
@@ -55,7 +67,9 @@ class LockSeller:
         if event.state == "succeeded":
             if proven and self._trades.can(trade, Input.PAY_SUCCEEDED):
                 trade = self._trades.move(trade, Input.PAY_SUCCEEDED, reason="")
-                self._trades.say(trade, TradeSettled)
+                if trade.role is TradeRole.MAKER:
+                    self._maker.sold(trade)
+                trade = self._trades.say(trade, TradeSettled)
                 self._asked.answer(trade)
         elif event.state == "in_flight":
             self._locked(trade, event)
@@ -65,18 +79,45 @@ class LockSeller:
             self._asked.refuse(trade, reason, "what was locked is yours again")
         else:
             self._asked.refuse(trade, RejectReason.PAYMENT_FAILED, "nothing is locked any more")
-            self._taker.on_payment_seen(trade, event)
+            if trade.role is TradeRole.TAKER:
+                self._taker.on_payment_seen(trade, event)
+            elif trade.state is State.PAYING:
+                self._not_locked(trade, event)
 
     def _locked(self, trade: Trade, event: PaymentSeen) -> None:
+        self._seen.add(trade.trade_id)
         expiry = max(trade.htlc_expiry_height, event.htlc_expiry_height or 0)
         if expiry != trade.htlc_expiry_height:
             trade = self._trades.amend(trade, htlc_expiry_height=expiry)
-        if trade.trade_id in self._asked:
+        if trade.trade_id in self._asked and self._trades.can(trade, Input.PREIMAGE):
             self._decide(trade, max(event.height, self._core.height))
+
+    def _not_locked(self, trade: Trade, event: PaymentSeen) -> None:
+        """A maker's payment has come back, or was never sent: once more, as long as it may be."""
+        reason = event.reason or RejectReason.PAYMENT_FAILED
+        if event.state == "none":
+            if trade.trade_id in self._sent:
+                return  # a word from before it: once is enough
+            never = self._why_not_lock(trade, trade.invoice, trade.counterparty_node)
+            if never is None:
+                self._send(trade)
+                return
+            reason = never
+        self._came_back(trade, reason)
+
+    def _came_back(self, trade: Trade, reason: RejectReason) -> None:
+        trade = self._trades.move(trade, Input.PAY_FAILED, reason=reason.value)
+        self._maker.returned(trade)
 
     def on_lightning_failed(self, trade: Trade, event: LightningFailed) -> None:
         """A call failed; what may have happened is looked up again."""
-        self._taker.on_lightning_failed(trade, event)
+        paying = trade.role is TradeRole.MAKER and trade.state is State.PAYING
+        if trade.role is TradeRole.TAKER:
+            self._taker.on_lightning_failed(trade, event)
+        elif paying and event.call == "pay" and event.indeterminate:
+            self._sent.discard(trade.trade_id)  # what is said from now on is said of after it
+        elif paying and event.call == "pay":
+            self._came_back(trade, event.reason)
 
     # --- what our operator says ----------------------------------------------------------------
 
@@ -89,8 +130,7 @@ class LockSeller:
         return True
 
     def _decide(self, trade: Trade, height: int) -> None:
-        margin = max(self._core.settings.auto_cancel_blocks, AUTO_CANCEL_BLOCKS_MAX)
-        if not may_release(trade.htlc_expiry_height, height, margin):
+        if not self._is_of_use(trade, height):
             left = max(trade.htlc_expiry_height - height, 0)
             why = (
                 f"the lock ends in {left} blocks: what you release now might be of no use to the "
@@ -104,6 +144,11 @@ class LockSeller:
         self._poll(trade)
         self._asked.answer(trade)
 
+    def _is_of_use(self, trade: Trade, height: int) -> bool:
+        """Whether the buyer can still use a preimage that is given away now."""
+        margin = max(self._core.settings.auto_cancel_blocks, AUTO_CANCEL_BLOCKS_MAX)
+        return may_release(trade.htlc_expiry_height, height, margin)
+
     def ask_back(self, trade: Trade) -> Trade:
         """Ask the buyer to give the lock back, which it does as long as it has sent nothing."""
         return self._trades.say(
@@ -114,6 +159,39 @@ class LockSeller:
             reason=RejectReason.CANCELLED.value,
         )
 
+    # --- locking: a selling maker ----------------------------------------------------------------
+
+    def on_trade_invoice(
+        self, trade: Trade, message: TradeInvoice, envelope: bytes
+    ) -> RejectReason | None:
+        """The taker's hold invoice on our hash: check it, write the intent down, lock."""
+        if trade.invoice == message.invoice:
+            return None
+        if not self._trades.can(trade, Input.PAY_STARTED):
+            return RejectReason.WRONG_STATE
+        reason = self._why_not_lock(trade, message.invoice, message.lightning_node)
+        if reason is not None:
+            return reason
+        trade = self._trades.heard(trade, envelope)
+        trade = self._trades.amend(
+            trade, invoice=message.invoice, counterparty_node=message.lightning_node
+        )
+        floor = lock_floor(self._core, trade)
+        trade = self._trades.move(trade, Input.PAY_STARTED, reason="", htlc_expiry_height=floor)
+        self._send(trade)
+        self._maker.extend(trade)
+        self._poll(trade)
+        return None
+
+    def _send(self, trade: Trade) -> None:
+        self._sent.add(trade.trade_id)
+        self._core.emit(pay_invoice(trade))
+
+    def _why_not_lock(self, trade: Trade, invoice: str, node: bytes) -> RejectReason | None:
+        prefix = self._core.settings.invoice_prefix
+        expected = Expected(prefix, trade.base_msat, trade.payment_hash, node)
+        return why_not_pay(invoice, expected, now_ms=self._core.now.wall_ms)
+
     # --- what the buyer says -------------------------------------------------------------------
 
     def on_quote_sent(
@@ -122,6 +200,10 @@ class LockSeller:
         """The buyer says that the quote is on its way."""
         if not self._trades.can(trade, Input.QUOTE_SAID):
             return RejectReason.WRONG_STATE
+        if trade.trade_id not in self._seen:
+            # Its word is faster than Lightning: it says it again.
+            self._core.emit(LookupPayment(trade.trade_id, trade.payment_hash))
+            return RejectReason.UNAVAILABLE
         trade = self._trades.heard(trade, envelope)
         trade = self._trades.move(trade, Input.QUOTE_SAID, reference=message.reference)
         self._poll(trade)
@@ -142,7 +224,12 @@ class LockSeller:
 
     def resume(self, trade: Trade) -> None:
         """Take a running trade up again."""
-        if trade.state in _SAID:
+        makes = trade.role is TradeRole.MAKER
+        if trade.state in _SAID or (makes and trade.state is State.PAYING):
             self.look(trade.trade_id)
+            if makes:
+                self._maker.extend(trade)
+        elif makes:
+            self._maker.resume(trade)
         else:
             self._taker.resume(trade)

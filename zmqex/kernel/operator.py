@@ -258,12 +258,20 @@ class Operator:
         elif trade.role is TradeRole.MAKER and self._trades.can(trade, Input.END_ASKED):
             self._sides.maker(trade).say_cancel(trade)
             trade = self._trades.by_id[trade.trade_id]
-        elif trade.settlement == HTLC and trade.state is State.PAYING:
+        elif trade.role is TradeRole.TAKER and self._trades.can(trade, Input.END_ASKED):
+            self._lock_buyer.leave(trade, RejectReason.CANCELLED)
+            trade = self._trades.by_id[trade.trade_id]
+        elif self._may_ask_back(trade):
             trade = self._lock_seller.ask_back(trade)
         else:
             self._refuse(client, request_id, trade, RejectReason.WRONG_STATE)
             return
         self._core.answer(client, request_id, {"trade": self._view(trade)})
+
+    def _may_ask_back(self, trade: Trade) -> bool:
+        """Whether a taker's lock can still be given back by its buyer."""
+        by_lock = trade.settlement == HTLC and trade.role is TradeRole.TAKER
+        return by_lock and trade.state is State.PAYING
 
     # --- private -------------------------------------------------------------------------------
 

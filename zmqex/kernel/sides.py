@@ -29,8 +29,8 @@ class Sides:
         self._taker = Taker(core, trades, orders, taking)
         self._makers: dict[str, Maker] = {SWAP: SwapMaker(core, trades, orders, admission)}
         self._takers: dict[str, Taker] = {SWAP: SwapTaker(core, trades, orders, taking)}
-        self.lock_buyer = LockBuyer(core, trades, self._maker)
-        self.lock_seller = LockSeller(core, trades, self._taker)
+        self.lock_buyer = LockBuyer(core, trades, self._maker, self._taker)
+        self.lock_seller = LockSeller(core, trades, self._maker, self._taker)
         self._trades = trades
         admission.on_admitted = lambda trade: self.maker(trade).begin(trade)
         taking.on_accepted = lambda trade: self.taker(trade).accepted(trade)

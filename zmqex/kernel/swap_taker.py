@@ -80,7 +80,7 @@ class SwapTaker(Taker):
         node = self._backend(leg2).node
         trade = self._trades.say(trade, TradeInvoice, invoice=event.invoice, lightning_node=node)
         self._arm(trade)
-        self._pay_if_auto(trade)
+        self._go_on(trade)
 
     def on_invoice_seen(self, trade: Trade, event: InvoiceSeen) -> None:
         """Lightning has said how leg 2 stands."""
@@ -109,7 +109,7 @@ class SwapTaker(Taker):
 
     # --- leg 1: ours to pay ----------------------------------------------------------------------
 
-    def _pay_if_auto(self, trade: Trade) -> None:
+    def _go_on(self, trade: Trade) -> None:
         waits = trade.pay_mode != "auto" or trade.trade_id in self._deferred
         if not waits and trade.state is State.INVOICED and not trade.reason:
             self.pay(trade)
@@ -225,6 +225,6 @@ class SwapTaker(Taker):
             self._look_again(trade.trade_id)
         elif trade.state is State.INVOICED:
             self._arm(trade)
-            self._pay_if_auto(trade)
+            self._go_on(trade)
         else:
             super().resume(trade)

@@ -8,6 +8,7 @@ a payment.  Not for choosing makers (desk.py) or for asking them (taking.py).
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 from zmqex.kernel.core import Core
 from zmqex.kernel.effects import CancelInvoice, LookupInvoice, LookupPayment
@@ -37,7 +38,7 @@ from zmqex.protocol.messages import (
     TradeSettled,
 )
 from zmqex.reasons import RejectReason
-from zmqex.trading.settlement import Expected, proves_payment, why_not_pay
+from zmqex.trading.settlement import HTLC, Expected, proves_payment, why_not_pay
 from zmqex.trading.states import Input, State
 
 _PAID = frozenset(
@@ -63,6 +64,7 @@ class Taker:
         self._taking = taking
         self._deferred: set[bytes] = set()
         self._retries: dict[bytes, int] = {}
+        self.on_ready_to_lock: Callable[[Trade], None] = lambda _trade: None
 
     def defer(self, key: bytes) -> None:
         """Pay nothing of this trade before `release`: its order wants all or nothing."""
@@ -75,7 +77,7 @@ class Taker:
         if reason is not None:
             self.abandon(trade, reason)
         else:
-            self._pay_if_auto(trade)
+            self._go_on(trade)
 
     def _our_side(self, trade: Trade) -> str:
         return self._trades.our_side(trade)
@@ -83,17 +85,17 @@ class Taker:
     # --- paying: a selling taker ---------------------------------------------------------------
 
     def release(self, key: bytes) -> None:
-        """Pay a deferred trade now (if it pays by itself)."""
+        """Go on with a deferred trade now, as far as that happens by itself."""
         self._deferred.discard(key)
-        self._pay_if_auto(self._trades.by_id[key])
+        self._go_on(self._trades.by_id[key])
 
-    def _pay_if_auto(self, trade: Trade) -> None:
-        if (
-            trade.pay_mode == "auto"
-            and trade.trade_id not in self._deferred
-            and trade.state is State.ACCEPTED
-            and self._our_side(trade) == "sell"
-        ):
+    def _go_on(self, trade: Trade) -> None:
+        if trade.trade_id in self._deferred or trade.state is not State.ACCEPTED:
+            return
+        if self._our_side(trade) == "buy":
+            if trade.settlement == HTLC:
+                self.on_ready_to_lock(trade)
+        elif trade.pay_mode == "auto":
             self.pay(trade)
 
     def pay(self, trade: Trade) -> RejectReason | None:
@@ -219,6 +221,13 @@ class Taker:
         """Get out of a trade in which we have not moved; we will never pay for it."""
         trade = self._trades.move(self._taking.give_back(trade), Input.ABANDON, reason=reason.value)
         self._deferred.discard(trade.trade_id)
+        self._abandoned(trade)
+
+    def give_up(self, trade: Trade) -> None:
+        """What was locked for us has gone back, and nothing was sent: get out of the trade."""
+        self._abandoned(self._taking.give_back(trade))
+
+    def _abandoned(self, trade: Trade) -> None:
         trade = self._trades.say(
             trade,
             TradeCancel,
@@ -374,4 +383,4 @@ class Taker:
             self._retry(trade)
         else:
             self._arm(trade)
-            self._pay_if_auto(trade)
+            self._go_on(trade)

@@ -47,6 +47,9 @@ _NEXT: Final[Mapping[tuple[TradeRole, str, State], tuple[str, str, str]]] = {
 }
 # Settlement `htlc`: (our side, state) -> the same, where it is not as above.
 _NEXT_HTLC: Final[Mapping[tuple[str, State], tuple[str, str, str]]] = {
+    ("sell", _S.RESERVED): ("them", "", "the taker makes its hold invoice"),
+    ("buy", _S.ACCEPTED): ("lightning", "", "our hold invoice is being made"),
+    ("buy", _S.CANCELLING): ("lightning", "", "Lightning gives back what may be locked"),
     ("buy", _S.HTLC_ACCEPTED): (
         "you",
         "trade send",

@@ -48,7 +48,7 @@ from zmqex.kernel.events import (
 )
 from zmqex.kernel.kernel import Kernel
 from zmqex.kernel.lease import NOT_LEADING
-from zmqex.limits import DESCRIPTORS, STOP_WAIT_S
+from zmqex.limits import DESCRIPTORS, LOCKED_PERCENT, STOP_WAIT_S
 from zmqex.logs import configure_logs, get_logger
 from zmqex.market.instruments import BASE, Currencies
 from zmqex.protocol.identity import IdentityKey, to_text
@@ -212,6 +212,7 @@ class _Process:
             max_trade_msat=config.max_trade_msat,
             max_held_msat=config.max_held_msat,
             max_day_msat=config.max_day_msat,
+            max_locked_msat=lightning.balance_msat * LOCKED_PERCENT // 100,
             auto_cancel_blocks=lightning.auto_cancel_blocks,
             markets=config.markets,
             holds_strict=config.holds == "strict",

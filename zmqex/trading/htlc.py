@@ -80,6 +80,28 @@ MAKER_BUYS: Final[Table] = {
     **_LOCKED,
 }
 
+MAKER_SELLS: Final[Table] = {
+    # Nothing of ours is on Lightning yet, so the end needs no look-up there.
+    (_S.RESERVED, _I.END_ASKED): _S.CANCELLED,
+    (_S.RESERVED, _I.PAY_STARTED): _S.PAYING,
+    # What was locked has come back before anybody said that a quote was sent for it.
+    (_S.PAYING, _I.PAY_FAILED): _S.CANCELLED,
+    **_PAYS,
+}
+
+TAKER_BUYS: Final[Table] = {
+    **TAKE,
+    (_S.ACCEPTED, _I.INVOICE_MADE): _S.INVOICED,
+    # Once the maker has our invoice we cancel it first, and only then the take.
+    (_S.INVOICED, _I.END_ASKED): _S.CANCELLING,
+    (_S.INVOICED, _I.BASE_LOCKED): _S.HTLC_ACCEPTED,
+    (_S.INVOICED, _I.BASE_SETTLED): _S.SETTLED,
+    (_S.CANCELLING, _I.BASE_NEGATIVE): _S.ABANDONING,
+    (_S.CANCELLING, _I.BASE_SETTLED): _S.SETTLED,
+    (_S.HTLC_ACCEPTED, _I.BASE_NEGATIVE): _S.ABANDONING,
+    **_LOCKED,
+}
+
 TAKER_SELLS: Final[Table] = {
     **TAKE,
     (_S.ACCEPTED, _I.PAY_STARTED): _S.PAYING,

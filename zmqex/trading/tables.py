@@ -21,6 +21,8 @@ TABLES: Final[Mapping[Way, Table]] = {
     (PLAIN, TradeRole.TAKER, "buy"): plain.TAKER_BUYS,
     (PLAIN, TradeRole.TAKER, "sell"): plain.TAKER_SELLS,
     (HTLC, TradeRole.MAKER, "buy"): htlc.MAKER_BUYS,
+    (HTLC, TradeRole.MAKER, "sell"): htlc.MAKER_SELLS,
+    (HTLC, TradeRole.TAKER, "buy"): htlc.TAKER_BUYS,
     (HTLC, TradeRole.TAKER, "sell"): htlc.TAKER_SELLS,
     (SWAP, TradeRole.MAKER, "buy"): swap.MAKER,
     (SWAP, TradeRole.MAKER, "sell"): swap.MAKER,
