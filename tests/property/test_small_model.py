@@ -116,6 +116,7 @@ def forget_what_was_released(kernel: Kernel) -> None:
     object.__setattr__(kernel.lock_buyer, "resume", naive)
 
 
+@pytest.mark.timeout(0)
 @pytest.mark.parametrize(
     ("change", "what"),
     [
@@ -132,7 +133,7 @@ def test_the_walk_finds_naive_buyers_by_lock(change: Change, what: str) -> None:
 
 def release_under_any_lock(kernel: Kernel) -> None:
     """A naive seller by `htlc`: what is locked can be released, however late."""
-    object.__setattr__(kernel.lock_seller, "_is_of_use", lambda *_: True)
+    object.__setattr__(kernel.sides.lock_seller, "_is_of_use", lambda *_: True)
 
 
 class Everything(set[bytes]):
@@ -145,9 +146,10 @@ class Everything(set[bytes]):
 
 def believe_the_buyer(kernel: Kernel) -> None:
     """Another one: it takes the buyer's word before it has seen its own payment under way."""
-    kernel.lock_seller._seen = Everything()
+    kernel.sides.lock_seller._seen = Everything()
 
 
+@pytest.mark.timeout(0)
 @pytest.mark.parametrize(
     ("change", "what"),
     [

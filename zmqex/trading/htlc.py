@@ -109,5 +109,5 @@ TAKER_SELLS: Final[Table] = {
     **_PAYS,
 }
 
-# A lock is nobody's yet: base has moved for good in SETTLED only.  No maker sells by lock.
-FILLED: Final[Filled] = {"buy": frozenset({_S.SETTLED})}
+# A lock is nobody's yet: base has moved for good in SETTLED only.
+FILLED: Final[Filled] = {"buy": frozenset({_S.SETTLED}), "sell": frozenset({_S.SETTLED})}
