@@ -137,6 +137,27 @@ def test_an_invoice_that_nobody_pays_ends_with_the_hold() -> None:
     check_quiet(world)
 
 
+def test_an_invoice_that_the_backend_cancels_ends_the_take() -> None:
+    """Nobody can pay it any more."""
+    world, alice, bob = scene()
+    trade = unpaid(world, alice, bob)
+    bob.ledger.cancel(trade_of(bob, trade).payment_hash)
+    bob.handle(bob.ledger.seen(trade_of(bob, trade).payment_hash))
+    world.drop = lambda *_: False
+    world.run(MINUTE)
+    assert states(alice, bob, trade) == ("cancelled", "cancelled")
+
+
+def test_only_a_trade_by_lock_is_asked_about_before_the_quote() -> None:
+    """A plain one needs no question, and an unknown one has no answer."""
+    world, alice, bob = scene()
+    alice.tell(place("sell", BTC))
+    world.run(300)
+    (trade,) = bob.tell(place("buy", LOTS))["trades"]
+    assert bob.ask(SendTrade(trade["trade_id"])).result["reason"] == "wrong_state"
+    assert bob.ask(SendTrade("ab" * 8)).result["reason"] == "unknown_trade"
+
+
 def test_a_buyer_that_never_sends_gives_the_lock_back() -> None:
     """After two hours."""
     world, alice, bob, trade = locked()

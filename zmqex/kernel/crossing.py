@@ -125,10 +125,9 @@ class Crossing:
             skip_orders=frozenset(asked for own, asked in self._refused if own == row.order_id),
             usable=self._is_makers(row.order_id),
         )
-        for fill in planned.fills[:1]:
-            found = self._replicas.row(fill.order_id)
-            if found is not None:
-                self._take(row, found, fill.quantity_lots)
+        best = planned.fills[:1]
+        for found in filter(None, [self._replicas.row(fill.order_id) for fill in best]):
+            self._take(row, found, best[0].quantity_lots)
 
     def _is_makers(self, own_id: bytes) -> Callable[[BookOrder], bool]:
         """Whether an order came across ours by accident, and its maker can be asked."""
