@@ -300,6 +300,18 @@ def test_a_buyer_takes_up_a_lock_after_a_restart() -> None:
     assert bytes.fromhex(trade) in alice.held
 
 
+def test_a_buyer_without_a_lock_looks_its_invoice_up_after_a_restart() -> None:
+    """What was locked meanwhile is locked."""
+    world, alice, bob = scene()
+    world.changed = lambda *_: None  # type: ignore[method-assign]
+    trade = taken_by_lock(world, alice, bob)
+    assert states(alice, bob, trade) == ("invoiced", "paying")
+    alice.crash()
+    alice.start()
+    world.run(100)
+    assert state_of(alice, trade) is State.HTLC_ACCEPTED
+
+
 def test_a_lock_that_went_back_while_the_buyer_was_down_is_over() -> None:
     """Nothing had been sent: the quantity is free again."""
     world, alice, bob, trade = locked()

@@ -182,6 +182,9 @@ def test_a_lock_that_the_backend_gave_back_early_is_lost() -> None:
     world.run(MINUTE)
     assert states(alice, bob, trade) == ("cancelled", "cancelled")
     check_quiet(world)
+    row = trade_of(alice, trade)
+    alice.handle(happened.PaymentSeen(row.trade_id, row.payment_hash, "failed"))
+    assert trade_of(alice, trade) == row
 
 
 @pytest.mark.parametrize("outcome", ["settled", "cancelled"])
