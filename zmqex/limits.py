@@ -68,8 +68,7 @@ INVOICE_MARGIN_MS: Final = 5 * SECOND_MS
 MIN_FINAL_CLTV_BLOCKS_MAX: Final = 144
 # The whole route's lock: three days, as BOLT 11 wallets allow at most.
 CLTV_LIMIT_BLOCKS: Final = 432
-# Settlement `htlc`: how long the buyer may take to send the quote once the base is locked, and from
-# then on the seller to confirm it; and what the two need besides.
+# Settlement `htlc`: the time to send the quote under a lock, then to confirm it, and to spare.
 HTLC_SEND_MS: Final = 2 * HOUR_MS
 HTLC_CONFIRM_MS: Final = 6 * HOUR_MS
 HTLC_SPARE_MS: Final = 2 * MINUTE_MS

@@ -7,6 +7,7 @@ from typing import Any
 from tests.stories import BTC, place, state_of, trade_of
 from tests.unit.test_hostile import says
 from tests.world import SimNode, World
+from zmqex.kernel import effects as out
 from zmqex.kernel.commands import SendTrade, SentTrade
 from zmqex.kernel.effects import Persist
 from zmqex.limits import HTLC_CONFIRM_MS, PLAY_AUTO_CANCEL_BLOCKS
@@ -86,3 +87,51 @@ def release(world: World, bob: SimNode, alice: SimNode, trade: str, preimage: by
             world.carry_out(alice, effect)
     world.arm(alice)
     world.run(1_000)
+
+
+# --- a maker that sells ---------------------------------------------------------------------------
+
+
+def offered(world: World, alice: SimNode) -> None:
+    """Alice offers 1 BTC by lock."""
+    alice.tell(place("sell", BTC, settlements=("htlc",)))
+    world.run(300)
+
+
+def bought(world: World, bob: SimNode) -> str:
+    """Bob buys 0.4 of it; the trade's id."""
+    (trade,) = bob.tell(place("buy", LOTS, settlements=("htlc",)))["trades"]
+    world.run(300)
+    return str(trade["trade_id"])
+
+
+def sold() -> tuple[World, SimNode, SimNode, str]:
+    """Alice has locked 0.4 BTC for Bob."""
+    world, alice, bob = scene()
+    offered(world, alice)
+    trade = bought(world, bob)
+    assert states(alice, bob, trade) == ("paying", "htlc_accepted")
+    return world, alice, bob, trade
+
+
+def sold_and_sent() -> tuple[World, SimNode, SimNode, str]:
+    """Bob has sent the quote, and said so."""
+    world, alice, bob, trade = sold()
+    bob.tell(SendTrade(trade))
+    bob.tell(SentTrade(trade, "wire 7"))
+    world.run(4_000)
+    assert states(alice, bob, trade) == ("quote_sent", "quote_sent")
+    return world, alice, bob, trade
+
+
+def unpaid(world: World, alice: SimNode, bob: SimNode) -> str:
+    """Bob has made his invoice, and Alice hears nothing of it."""
+    offered(world, alice)
+    request = bob.command(place("buy", LOTS, settlements=("htlc",)))
+    world.drop = lambda node, _target, effect: (
+        node is bob and isinstance(effect, out.SendRequest) and b"trade_invoice" in effect.frame
+    )
+    world.run(500)
+    (trade,) = bob.answers[request].result["trades"]
+    assert states(alice, bob, trade["trade_id"]) == ("reserved", "invoiced")
+    return str(trade["trade_id"])
