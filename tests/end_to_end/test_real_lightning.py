@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,9 @@ from tests.ldk import LdkNodes
 
 LOTS = 100_000
 MSAT = 1_000
+QUOTE_MSAT = 5_000 * MSAT  # 50.00 USD
+# Around the commits of a swap from the maker's decision to pay leg 2 on.
+CRASHES = tuple(f"journal before {number} self" for number in (5, 6))
 
 
 @pytest.fixture
@@ -25,13 +29,16 @@ def ldk() -> Iterator[LdkNodes]:
         nodes.stop()
 
 
-def start(user: Home, ldk: LdkNodes, name: str, number: int, *flags: str) -> Node:
+def start(
+    user: Home, ldk: LdkNodes, name: str, number: int, *flags: str, **environment: str
+) -> Node:
     """A zmqex node with one of the Lightning nodes."""
     return user.node(name).start(
         *("--network", "regtest", "--lightning", "lnd", "--lnd-url", ldk.urls[number]),
         *("--lnd-macaroon", str(ldk.macaroons[number]), "--lnd-cert", str(ldk.certificate)),
         # These two know each other: a stranger holds a part of an order only.
         *("--stranger-share", "100", *flags),
+        **environment,
     )
 
 
@@ -97,33 +104,47 @@ def test_plain_trades_over_real_lightning_both_ways(user: Home, ldk: LdkNodes) -
 
 
 def test_a_swap_moves_real_held_payments_on_two_networks(user: Home, ldk: LdkNodes) -> None:
-    """Leg 1 is held by one pair of Lightning nodes until leg 2 is paid over another pair."""
+    """Leg 1 is held by one pair of Lightning nodes until leg 2 is paid over another pair.
+
+    Then the maker is killed after its payment of leg 2, and before its journal knows of that.
+    """
+    plan = user.path / "plan"
+    order = ("0.001BTC@50000USD", "--settlement", "swap", "--yes")
     with tempfile.TemporaryDirectory() as folder:
         other = LdkNodes(Path(folder))
         try:
-            flags = [_quote(other, number) for number in (1, 0)]
-            bob = start(user, ldk, "bob", 0, *flags[0])
-            alice = start(user, ldk, "alice", 1, *flags[1])
+            bob = start(user, ldk, "bob", 0, *_quote(other, 1))
+            again = partial(
+                start,
+                *(user, ldk, "alice", 1, *_quote(other, 0), "--no-restart"),
+                ZMQEX_CRASH_PLAN=str(plan),
+            )
+            alice = again()
             bob.wait_live(alice)
             alice.wait_live(bob)
             before = [_both_msat(node) for node in (alice, bob)]
-            order = ("0.001BTC@50000USD", "--settlement", "swap", "--yes")
-            alice.cli("order", "buy", *order)
-            bob.wait_book(alice.orders()[0]["order_id"], LOTS)
-            bob.cli("order", "sell", *order)
-            (trade_id,) = bob.trades()
-            for node in (alice, bob):
-                node.wait_state(trade_id, "settled")
-            after = [_both_msat(node) for node in (alice, bob)]
-            quote_msat = 5_000 * MSAT  # 50.00 USD
-            assert [one[0] - was[0] for one, was in zip(after, before, strict=True)] == [
-                LOTS * MSAT,
-                -LOTS * MSAT,
-            ]
-            assert [one[1] - was[1] for one, was in zip(after, before, strict=True)] == [
-                -quote_msat,
-                quote_msat,
-            ]
+            killed_in: set[tuple[str, ...]] = set()
+            for number, crash in enumerate(("", *CRASHES), 1):
+                if crash:
+                    plan.write_text(crash)
+                known = set(bob.trades())
+                alice.cli("order", "buy", *order)
+                bob.wait_book(alice.orders()[0]["order_id"], LOTS)
+                bob.cli("order", "sell", *order)
+                (trade_id,) = set(bob.trades()) - known
+                if crash:
+                    assert alice.process is not None
+                    alice.process.wait(20)
+                    killed_in |= set(alice.rows("journal", "SELECT state FROM trade"))
+                    again()
+                    bob.wait_live(alice)
+                for node in (alice, bob):
+                    node.wait_state(trade_id, "settled", 30)
+                assert [_both_msat(node) for node in (alice, bob)] == [
+                    (before[0][0] + number * LOTS * MSAT, before[0][1] - number * QUOTE_MSAT),
+                    (before[1][0] - number * LOTS * MSAT, before[1][1] + number * QUOTE_MSAT),
+                ]
+            assert ("paying",) in killed_in
         finally:
             other.stop()
 

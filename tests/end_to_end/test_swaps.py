@@ -80,7 +80,7 @@ def test_a_maker_killed_between_the_legs_has_both_in_the_end(user: Home) -> None
     """
     plan = user.path / "plan"
     alice, bob = start(user, ZMQEX_CRASH_PLAN=str(plan))
-    for number in count(2):
+    for number in count(5):
         before = owns(alice), owns(bob)
         plan.write_text(f"journal before {number} self")
         alice.cli("order", "buy", *ORDER)
