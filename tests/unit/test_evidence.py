@@ -235,6 +235,8 @@ def test_the_seal_has_a_kind_of_its_own() -> None:
     assert read_evidence(changed(told.files["bob"], seal=as_written)).sealed_by
     other = changed(told.files["bob"], seal=sealed(told.keys["bob"], "batch", body))
     assert complaint(other) == "the seal: neither the maker nor the taker has signed it"
+    number = changed(told.files["bob"], seal=sealed(told.keys["bob"], "evidence", b"\x05"))
+    assert complaint(number) == "the seal has not the 9 fields of its kind"
 
 
 def test_other_parties_are_not_those_of_the_seal() -> None:

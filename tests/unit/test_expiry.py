@@ -71,6 +71,7 @@ def test_orders_that_left_are_passed_over_near_and_far() -> None:
     assert queue.first() is orders[3]
     assert queue.forgotten == 3
     assert drain(queue) == [orders[number].expires_at_ms for number in (3, 4, 6, 7, 9, 10)]
+    assert queue.forgotten == len(orders)
 
 
 def test_sweeping_forgets_those_that_left_near_and_far_a_part_at_a_time() -> None:
