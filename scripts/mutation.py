@@ -80,7 +80,7 @@ TARGETS: Final[dict[str, tuple[str, ...]]] = {
     "trading/states": STATE_TESTS,
     "trading/plain": STATE_TESTS,
     "trading/htlc": STATE_TESTS,
-    "trading/swap": (*STATE_TESTS, "unit/test_swap_terms.py", "unit/test_swap.py"),
+    "trading/swap": ("unit/test_swap_terms.py", *STATE_TESTS, "unit/test_swap.py"),
     "trading/tables": STATE_TESTS,
     "trading/evidence": (
         "unit/test_evidence.py",
