@@ -9,6 +9,7 @@ from tests.swaps import Scene, grasping
 from tests.unit.test_outside import HASH, TRADE, Lightning, lightning_events
 from tests.world import SimNode
 from zmqex.adapters.clock import wall_ms
+from zmqex.cli import orders
 from zmqex.kernel import effects as out
 from zmqex.kernel import events as happened
 from zmqex.kernel.commands import CancelTrade, PayTrade
@@ -335,6 +336,49 @@ def test_a_taker_without_the_money_is_told_so_and_can_pay_later() -> None:
     scene.bob.tell(PayTrade(trade.trade_id.hex()))
     scene.world.run(10_000)
     assert scene.states() == ("settled", "settled")
+
+
+def test_a_taker_may_say_pay_before_its_own_invoice_exists() -> None:
+    """It is paid as soon as it does: whoever was asked by `order buy` need not come again."""
+    scene = Scene(pay_mode="manual")
+    ledger = scene.ledger(scene.bob, scene.leg2)
+    ledger.fail_create = "indeterminate"
+    trade_id = scene.take()
+    assert scene.states()[1] == "accepted"
+    request = scene.bob.command(PayTrade(trade_id))
+    ledger.fail_create = ""
+    scene.world.run(15_000)
+    assert scene.bob.answers[request].ok
+    assert scene.states() == ("settled", "settled")
+
+
+@pytest.mark.parametrize(
+    ("side", "settlement", "question"),
+    [
+        ("buy", "swap", ["Pay 5000.00 USD to 22222222?"]),
+        ("sell", "swap", ["Pay 0.1 BTC to 22222222?"]),
+        ("sell", "plain", ["Pay 0.1 BTC to 22222222?"]),
+        ("buy", "plain", []),
+    ],
+)
+def test_whoever_wants_to_be_asked_is_asked_for_what_it_pays(
+    side: str, settlement: str, question: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a swap a buyer pays too, in the quote."""
+    asked: list[str] = []
+    monkeypatch.setattr("zmqex.cli.orders.asks", asked.append)
+    trade = {
+        "settlement": settlement,
+        "side": side,
+        "state": "accepted",
+        "market": "BTC/USD",
+        "base_msat": 10**10,
+        "quote_units": 500_000,
+        "counterparty": "2" * 52,
+    }
+    orders._ask_to_pay({"trades": [trade]}, "ask")
+    orders._ask_to_pay({"trades": [trade]}, "manual")
+    assert asked == question
 
 
 @pytest.mark.parametrize("pay_mode", ["auto", "manual"])

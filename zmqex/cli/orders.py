@@ -37,7 +37,7 @@ from zmqex.market.units import (
     parse_quantity,
 )
 from zmqex.reasons import RejectReason
-from zmqex.trading.settlement import PLAIN
+from zmqex.trading.settlement import PLAIN, SWAP
 from zmqex.trading.tables import TABLES
 
 app = new_app("Place, take, replace, list, show and cancel orders.")
@@ -349,8 +349,12 @@ def _pay_mode(given: str) -> str:
 def _ask_to_pay(answer: dict[str, Any], mode: str) -> None:
     """Pay what is due where the user says yes; the order stands, whatever comes of it."""
     for index, trade in enumerate(answer["trades"]):
-        due = mode == "ask" and trade["state"] == "accepted" and trade["side"] == "sell"
+        swaps, sells = trade["settlement"] == SWAP, trade["side"] == "sell"
+        due = mode == "ask" and trade["state"] == "accepted" and (swaps or sells)
         amount, payee = tables.bitcoin(trade["base_msat"]), trade["counterparty"][:8]
+        if not sells:
+            instrument = INVOCATION.instrument(trade["market"])
+            amount = format_notional(trade["quote_units"], instrument)
         if due and asks(f"Pay {amount} to {payee}?"):
             try:
                 answer["trades"][index] = INVOCATION.call(PayTrade(trade["trade_id"]))["trade"]

@@ -114,6 +114,13 @@ class SwapTaker(Taker):
         if not waits and trade.state is State.INVOICED and not trade.reason:
             self.pay(trade)
 
+    def pay(self, trade: Trade) -> RejectReason | None:
+        """Pay leg 1, as soon as our invoice of leg 2 exists, or say why not."""
+        if trade.state is State.ACCEPTED:
+            self._trades.amend(trade, pay_mode="auto")
+            return None
+        return super().pay(trade)
+
     def _why_not_pay(self, trade: Trade) -> RejectReason | None:
         leg1, _ = self._legs(trade)
         prefix = self._backend(leg1).invoice_prefix
