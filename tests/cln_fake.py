@@ -63,6 +63,7 @@ class FakeCln:
         self.pays: dict[str, dict[str, Any]] = {}
         self.marks: dict[str, str] = {}
         self.faults: dict[str, Any] = {}
+        self.warnings: dict[str, str] = {}
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.commands: dict[str, Callable[..., Any]] = {
             name.removeprefix("do_"): getattr(self, name)
@@ -118,6 +119,7 @@ class FakeCln:
             "id": public_key(self.secret).hex(),
             "blockheight": self.world.height,
             "network": "regtest",
+            **self.warnings,
         }
 
     def do_listpeerchannels(self) -> dict[str, Any]:

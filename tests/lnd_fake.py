@@ -49,6 +49,7 @@ class FakeChain:
     def __init__(self) -> None:
         """A clock that can be moved on."""
         self.height = 100
+        self.synced = True
         self.passed_ms = 0
         self.nodes: list[FakeLnd] = []
         self.changed = asyncio.Condition()
@@ -291,7 +292,7 @@ class FakeLnd:
         info = MESSAGES["GetInfoResponse"](
             identity_pubkey=public_key(self.secret).hex(),
             block_height=self.chain.height,
-            synced_to_chain=True,
+            synced_to_chain=self.chain.synced,
         )
         info.chains.add(chain="bitcoin", network=self.network)
         return self.write(info)

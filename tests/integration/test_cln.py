@@ -209,6 +209,18 @@ def test_without_the_plugin_nothing_is_held() -> None:
     play(story)
 
 
+@pytest.mark.parametrize("word", ["warning_bitcoind_sync", "warning_lightningd_sync"])
+def test_a_node_that_is_behind_its_chain_says_so(word: str) -> None:
+    """Its height is too low then."""
+
+    async def story(pair: Pair, payer: FakeCln, _payee: FakeCln) -> None:
+        assert (await pair.payer.info()).synced
+        payer.warnings[word] = "still loading latest blocks"
+        assert not (await pair.payer.info()).synced
+
+    play(story)
+
+
 def test_a_lock_that_is_too_short_is_refused() -> None:
     """The plugin decides on it; who needs a longer one does not trade that way."""
 

@@ -258,6 +258,17 @@ def test_a_stream_that_ends_without_a_word_says_nothing(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
+def test_a_node_that_is_behind_its_chain_says_so(tmp_path: Path) -> None:
+    """Its height is too low then."""
+
+    async def story(pair: Pair, payer: FakeLnd, _payee: FakeLnd) -> None:
+        assert (await pair.payer.info()).synced
+        payer.chain.synced = False
+        assert not (await pair.payer.info()).synced
+
+    play(tmp_path, story)
+
+
 # --- refusals ------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from zmqex.adapters.lightning.play import PlayLightning
+from zmqex.adapters.ports import LightningInfo
 from zmqex.backends import Backend
 from zmqex.config import Config
 from zmqex.errors import ConfigError, LightningUnavailableError
@@ -39,6 +40,12 @@ def test_each_asset_has_its_backend_its_calls_and_its_line(
         said = await networks.status(warnings)
         assert [one["ok"] for one in said.values()] == [True, True]
         assert warnings == []
+        monkeypatch.setattr(PlayLightning, "info", _behind)
+        said = await networks.status(warnings)
+        assert [one["ok"] for one in said.values()] == [True, True]
+        why = "is behind its chain: what hangs on a lock waits until it is not"
+        assert warnings == [f"Lightning {why}", f"Lightning of USD {why}"]
+        warnings.clear()
         monkeypatch.setattr(PlayLightning, "info", _away)
         said = await networks.status(warnings)
         assert [one["ok"] for one in said.values()] == [False, False]
@@ -67,6 +74,19 @@ def test_a_backend_that_cannot_be_reached_is_named_by_its_setting(tmp_path: Path
 
 def _drop(work: Any) -> None:  # noqa: ANN401
     work.close()
+
+
+async def _behind(backend: PlayLightning) -> LightningInfo:
+    return LightningInfo(
+        "play",
+        "bcrt",
+        backend.node,
+        1,
+        can_hold=True,
+        balance_msat=0,
+        in_flight_msat=0,
+        synced=False,
+    )
 
 
 async def _away(_backend: PlayLightning) -> None:

@@ -80,6 +80,7 @@ class Lightning:
         self.invoice_info = InvoiceInfo("settled", 7)
         self.changes: list[InvoiceInfo] = []
         self.height = 100
+        self.synced = True
 
     def _hear(self, call: str) -> None:
         self.asked.append(call)
@@ -90,7 +91,14 @@ class Lightning:
         """Its height counts."""
         self._hear("info")
         return LightningInfo(
-            "play", "bcrt", b"n" * 33, self.height, can_hold=True, balance_msat=1, in_flight_msat=0
+            "play",
+            "bcrt",
+            b"n" * 33,
+            self.height,
+            can_hold=True,
+            balance_msat=1,
+            in_flight_msat=0,
+            synced=self.synced,
         )
 
     async def create_invoice(
@@ -409,6 +417,10 @@ def test_a_lock_is_not_told_without_the_height_to_compare_it_with() -> None:
     assert event == happened.PaymentSeen(
         TRADE, HASH, "in_flight", htlc_expiry_height=160, height=100
     )
+    # Behind its chain: less is left of the lock than it would seem.
+    backend.synced = False
+    (event,) = lightning_events(backend, out.LookupPayment(TRADE, HASH))
+    assert event == happened.PaymentSeen(TRADE, HASH, "in_flight")
 
 
 def test_the_height_is_told_at_each_change(monkeypatch: pytest.MonkeyPatch) -> None:

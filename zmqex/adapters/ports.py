@@ -101,6 +101,7 @@ class LightningInfo(msgspec.Struct, frozen=True):
     balance_msat: int  # what can be spent now
     in_flight_msat: int
     auto_cancel_blocks: int = 0  # so long before a lock ends, a held payment is given back
+    synced: bool = True  # False: its chain has gone on, so its height is too low
 
 
 class Lightning(Protocol):

@@ -84,12 +84,16 @@ class Networks:
 
     async def _status(self, asset: str, warnings: list[str]) -> dict[str, Any]:
         backend = self._backends[asset]
+        whose = "" if asset == BASE else f" of {asset}"
         try:
             info = await backend.info()
         except (LightningUnavailableError, IndeterminateError) as error:
-            whose = "" if asset == BASE else f" of {asset}"
             warnings.append(f"Lightning{whose} does not answer: {error}")
             return {"ok": False, "why": str(error), "play": isinstance(backend, PlayLightning)}
+        if not info.synced:
+            warnings.append(
+                f"Lightning{whose} is behind its chain: what hangs on a lock waits until it is not"
+            )
         return {
             "ok": True,
             "backend": info.backend,

@@ -257,12 +257,14 @@ class LightningCalls:
     async def _lock(self, info: InvoiceInfo | PaymentInfo) -> tuple[int | None, int]:
         """Where a lock ends, and the height of now; the end is not told without the height.
 
-        The height is asked last, so that it is never too low.  That this failed says nothing of
-        the call before it.
+        The height is asked last, so that it is never too low; that of a node which is behind its
+        chain is none.  That this failed says nothing of the call before it.
         """
         if info.htlc_expiry_height is not None:
             with contextlib.suppress(LightningUnavailableError, IndeterminateError):
-                return info.htlc_expiry_height, (await self._lightning.info()).height
+                own = await self._lightning.info()
+                if own.synced:
+                    return info.htlc_expiry_height, own.height
         return None, 0
 
     def _watch(self, payment_hash: bytes, state: InvoiceState) -> None:

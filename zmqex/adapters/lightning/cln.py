@@ -70,6 +70,8 @@ class _Info(msgspec.Struct):
     id: str
     blockheight: int
     network: str
+    warning_bitcoind_sync: str = ""
+    warning_lightningd_sync: str = ""
 
 
 class _Htlc(msgspec.Struct):
@@ -172,6 +174,7 @@ class ClnLightning:
             balance_msat=sum(one.spendable_msat for one in channels if one.state == _NORMAL),
             in_flight_msat=sum(htlc.amount_msat for htlc in flying),
             auto_cancel_blocks=CLN_AUTO_CANCEL_BLOCKS,
+            synced=not (info.warning_bitcoind_sync or info.warning_lightningd_sync),
         )
 
     # --- being paid ------------------------------------------------------------------------------
@@ -336,10 +339,9 @@ class ClnLightning:
         }
         self._begun[wanted.payment_hash] = monotonic_ms() + self._search_ms
         try:
-            async with asyncio.timeout(self._report_wait_s):
-                await self._rpc.call("xpay", params)
-        except TimeoutError:
-            return await self._sent(wanted.payment_hash)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._report_wait_s):
+                    await self._rpc.call("xpay", params)
         except LightningUnavailableError:
             self._begun[wanted.payment_hash] = 0
             raise
@@ -370,8 +372,7 @@ class ClnLightning:
     async def payment(self, payment_hash: bytes) -> PaymentInfo:
         """Look one of our payments up.
 
-        As long as `xpay` may look for another route, failed parts are no failed payment: also to us
-        when we were started again meanwhile, for it goes on without us.
+        As long as `xpay` may look for another route, failed parts are no failed payment.
         """
         pays = (await self._ask("listpays", {"payment_hash": payment_hash.hex()}, _Pays)).pays
         for pay in pays:
@@ -385,10 +386,9 @@ class ClnLightning:
         return PaymentInfo("none")
 
     def _is_searching(self, payment_hash: bytes, pays: list[_Pay]) -> bool:
-        until_ms = self._begun.get(payment_hash)
-        if until_ms is not None:
-            return until_ms > monotonic_ms()
-        # Begun before we were: it began no later than its last part, whose second is rounded down.
+        if payment_hash in self._begun:
+            return self._begun[payment_hash] > monotonic_ms()
+        # We were started again.  It began before its last part did, whose second is rounded down.
         last_ms = max((pay.created_at + 1 for pay in pays), default=0) * SECOND_MS
         return last_ms + self._search_ms > self._clock_ms()
 

@@ -76,6 +76,7 @@ class _Chain(msgspec.Struct):
 class _Info(msgspec.Struct):
     identity_pubkey: str
     block_height: int
+    synced_to_chain: bool
     chains: list[_Chain]
 
 
@@ -165,6 +166,7 @@ class LndLightning:
             balance_msat=balance.local_balance.msat,
             in_flight_msat=balance.unsettled_remote_balance.msat,
             auto_cancel_blocks=LND_AUTO_CANCEL_BLOCKS,
+            synced=info.synced_to_chain,
         )
 
     # --- being paid ------------------------------------------------------------------------------
