@@ -90,16 +90,13 @@ class Lightning:
     async def info(self) -> LightningInfo:
         """Its height counts."""
         self._hear("info")
-        return LightningInfo(
-            "play",
-            "bcrt",
-            b"n" * 33,
-            self.height,
-            can_hold=True,
-            balance_msat=1,
-            in_flight_msat=0,
-            synced=self.synced,
-        )
+        rest: dict[str, Any] = {
+            "can_hold": True,
+            "balance_msat": 1,
+            "in_flight_msat": 0,
+            "synced": self.synced,
+        }
+        return LightningInfo("play", "bcrt", b"n" * 33, self.height, **rest)
 
     async def create_invoice(
         self, preimage: bytes, *, amount_msat: int, memo: str, expiry_s: int
