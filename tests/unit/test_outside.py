@@ -30,6 +30,7 @@ from zmqex.runtime.outside import HoldCalls, KernelWire, LightningCalls
 
 ORDER, TRADE, HASH = b"o" * 32, b"t" * 32, b"h" * 32
 RESERVE = out.ReserveHold(ORDER, TRADE, 5, 9, 3, 900_000)
+OWN = LightningInfo("play", "bcrt", b"n" * 33, 0, can_hold=True, balance_msat=1, in_flight_msat=0)
 
 
 class Holds:
@@ -90,13 +91,7 @@ class Lightning:
     async def info(self) -> LightningInfo:
         """Its height counts."""
         self._hear("info")
-        rest: dict[str, Any] = {
-            "can_hold": True,
-            "balance_msat": 1,
-            "in_flight_msat": 0,
-            "synced": self.synced,
-        }
-        return LightningInfo("play", "bcrt", b"n" * 33, self.height, **rest)
+        return msgspec.structs.replace(OWN, height=self.height, synced=self.synced)
 
     async def create_invoice(
         self, preimage: bytes, *, amount_msat: int, memo: str, expiry_s: int
