@@ -12,10 +12,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from tests.stories import revive
+from tests.stories import HOLD, revive
 from tests.swaps import Scene, grasping
 from zmqex.kernel import effects as out
-from zmqex.limits import LOCK_MARGIN_BLOCKS, PLAY_AUTO_CANCEL_BLOCKS
+from zmqex.limits import (
+    LOCK_MARGIN_BLOCKS,
+    MIN_FINAL_CLTV_BLOCKS_MAX,
+    PLAY_AUTO_CANCEL_BLOCKS,
+)
+from zmqex.protocol.messages import TradeCancelled
 
 SIDES: Final = ("buy", "sell")
 
@@ -84,6 +89,34 @@ def test_whoever_holds_leg_2_until_its_last_block_gains_nothing(side: str, waite
     scene.world.run(60_000)
     assert scene.states() == ("settled", "settled")
     assert scene.check_fair(scene.alice)
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("lie", ["vanishes", "says that it is over", "pays less"])
+def test_a_maker_that_does_not_pay_leg_2_gets_nothing(side: str, lie: str) -> None:
+    """What the taker has locked comes back, at the latest when its lock ends."""
+    scene = Scene(side)
+    ours = scene.ledger(scene.alice, scene.leg2)
+    ours.fail_pay = "indeterminate"  # whatever alice's node wants, nothing is paid
+    scene.take()
+    scene.world.run(2_000)
+    assert scene.states() == ("paying", "paying")
+    trade = scene.alice.k.trades.by_id[scene.trade(scene.alice).trade_id]
+    if lie == "says that it is over":
+        scene.alice.k.trades.say(trade, TradeCancelled, reason="cancelled")
+        scene.world.run(10_000)
+        assert scene.states()[1] == "paying"
+    elif lie == "pays less":
+        invoice = scene.ledger(scene.bob, scene.leg2)
+        assert invoice.receive(trade.payment_hash, 1, ours.node) == ("failed", None)
+        scene.world.run(10_000)
+        assert scene.states()[1] == "paying"
+    scene.alice.crash()
+    scene.world.mined += MIN_FINAL_CLTV_BLOCKS_MAX
+    scene.world.run(HOLD + 120_000)
+    assert scene.states()[1] == "cancelled"
+    scene.check_kept()
+    assert scene.moved(scene.bob) == (0, 0)
 
 
 STEPS: Final = (
