@@ -81,12 +81,21 @@ async def hold_invoice_of(pair: Pair, payment_hash: bytes, *, expiry_s: int = 90
 
 
 async def held(pair: Pair) -> bytes:
-    """Bring a payment to where the payee holds it; the preimage."""
+    """Bring a payment to where the payee holds it; the preimage.
+
+    Who pays learns where its lock ends at the earliest, from the answer or from a look-up.
+    """
     preimage = secrets.token_bytes(32)
     text = await hold_invoice_of(pair, hash_of(preimage))
+    height = (await pair.payer.info()).height
     info = await pay(pair.payer, text)
     assert info.state == "in_flight"
-    await until_seen(pair.payee, hash_of(preimage), "accepted")
+    seen = await until_seen(pair.payee, hash_of(preimage), "accepted")
+    looked = await pair.payer.payment(hash_of(preimage))
+    told = looked.htlc_expiry_height or info.htlc_expiry_height
+    assert told is not None
+    assert seen.htlc_expiry_height is not None
+    assert height + CLTV_BLOCKS <= told <= seen.htlc_expiry_height
     return preimage
 
 
@@ -214,8 +223,6 @@ def test_a_held_payment_is_locked_until_it_is_settled(play: Play) -> None:
         assert CLTV_BLOCKS <= seen.htlc_expiry_height - height <= CLTV_LIMIT_BLOCKS
         flying = await pair.payer.payment(payment_hash)
         assert (flying.state, flying.preimage) == ("in_flight", None)
-        if flying.htlc_expiry_height is not None:
-            assert height + CLTV_BLOCKS <= flying.htlc_expiry_height <= seen.htlc_expiry_height
         during = await pair.payer.info()
         assert during.in_flight_msat == AMOUNT_MSAT
         assert during.balance_msat <= before.balance_msat - AMOUNT_MSAT

@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from zmqex.adapters.clock import monotonic_ms, wall_ms
 from zmqex.adapters.lightning.cln_rpc import Params, Rpc
@@ -218,9 +219,8 @@ class ClnLightning:
     ) -> str:
         """Make an invoice whose payment is held.
 
-        The plugin decides on the memo, the expiry and the lock; a shorter lock than asked for is
-        refused.  `expiry_s` is kept by who cancels at the end.  Whose an invoice is stands in
-        lightningd's datastore, written before it is made.
+        The plugin decides on memo, expiry and lock; a shorter lock than asked for is refused.
+        `expiry_s` is kept by who cancels at the end, and whose an invoice is by the datastore.
         """
         del expiry_s
         await self._claim(payment_hash, memo)
@@ -237,15 +237,13 @@ class ClnLightning:
 
     async def _claim(self, payment_hash: bytes, memo: str) -> None:
         """Write down what a hash is held for; RejectedError where it is another's."""
-        key = _claim_key(payment_hash)
-        claimed = await self._stored(key)
-        if claimed is None:
-            foreign = await self._held(payment_hash) or await self._plain(payment_hash) is not None
-            if not foreign:
-                with contextlib.suppress(NodeRefusal):
-                    params = {"key": key, "string": memo, "mode": "must-create"}
-                    await self._rpc.call("datastore", params)
-                claimed = await self._stored(key)
+        claimed = await self._stored(key := _key("held", payment_hash))
+        known = await self._held(payment_hash) or await self._plain(payment_hash)
+        if claimed is None and not known:
+            with contextlib.suppress(NodeRefusal):
+                mark = {"key": key, "string": memo, "mode": "must-create"}
+                await self._rpc.call("datastore", mark)
+            claimed = await self._stored(key)
         if claimed != memo:
             message = "lightningd has another invoice for this payment hash"
             raise RejectedError(RejectReason.WRONG_PAYMENT_HASH, message)
@@ -298,7 +296,11 @@ class ClnLightning:
                 raise IndeterminateError(refusal.message) from refusal
 
     async def _cancel_plain(self, payment_hash: bytes) -> None:
-        mark = {"key": _mark(payment_hash), "string": "canceled", "mode": "create-or-replace"}
+        mark = {
+            "key": _key("canceled", payment_hash),
+            "string": "canceled",
+            "mode": "create-or-replace",
+        }
         await self._do("datastore", mark)
         try:
             await self._rpc.call("delinvoice", {"label": _label(payment_hash), "status": "unpaid"})
@@ -347,7 +349,9 @@ class ClnLightning:
             raise
         except NodeRefusal as refusal:
             return await self._refused(wanted.payment_hash, refusal)
-        return await self._sent(wanted.payment_hash)
+        info = await self._sent(wanted.payment_hash)
+        # Who pays counts from no lower a height; lightningd does not tell the lock's end.
+        return replace(info, htlc_expiry_height=own.height + wanted.min_final_cltv)
 
     async def _sent(self, payment_hash: bytes) -> PaymentInfo:
         """How a payment stands after `xpay`; that it cannot be looked up says nothing of it."""
@@ -415,7 +419,7 @@ class ClnLightning:
         return _converted("listholdinvoices", answer, _HoldInvoices).holdinvoices
 
     async def _marked(self, payment_hash: bytes) -> bool:
-        return await self._stored(_mark(payment_hash)) is not None
+        return await self._stored(_key("canceled", payment_hash)) is not None
 
     async def _stored(self, key: list[str]) -> str | None:
         """What lightningd's datastore has under a key."""
@@ -465,12 +469,8 @@ def _label(payment_hash: bytes) -> str:
     return f"zmqex-{payment_hash.hex()}"
 
 
-def _mark(payment_hash: bytes) -> list[str]:
-    return ["zmqex", "canceled", payment_hash.hex()]
-
-
-def _claim_key(payment_hash: bytes) -> list[str]:
-    return ["zmqex", "held", payment_hash.hex()]
+def _key(what: str, payment_hash: bytes) -> list[str]:
+    return ["zmqex", what, payment_hash.hex()]
 
 
 def _same(text: str, payment_hash: bytes, amount_msat: int, min_final_cltv: int) -> str:
