@@ -26,6 +26,7 @@ from zmqex.limits import (
 )
 from zmqex.market.orders import OrderFlags
 from zmqex.protocol.messages import Order
+from zmqex.trading.settlement import HTLC
 from zmqex.trading.states import State, TradeRole
 
 What = Literal["taker", "order", "address"]
@@ -103,7 +104,7 @@ class Caps:
         if self._unpaid is None:
             self._unpaid = {}
             for trade in self._trades.running():
-                if trade.role is TradeRole.MAKER and trade.state in _UNPAID:
+                if trade.role is TradeRole.MAKER and _is_unpaid(trade):
                     self._add(trade)
         return self._unpaid
 
@@ -132,13 +133,13 @@ class Caps:
             self._friends.add(self._trades.counterparty(after))
         if after.role is not TradeRole.MAKER:
             return
-        if after.state in _UNPAID:
+        if _is_unpaid(after):
             self._add(after)
             return
         self.forget(after.trade_id)
-        if before.state in _UNPAID and after.state is State.CANCELLED:
+        if _is_unpaid(before) and after.state is State.CANCELLED:
             self._ran_out(after)
-        elif before.state in _UNPAID:
+        elif _is_unpaid(before):
             self._waits.pop(after.taker, None)
 
     def _ran_out(self, trade: Trade) -> None:
@@ -150,3 +151,9 @@ class Caps:
         if len(self._waits) >= PEERS_KNOWN_MAX:
             del self._waits[next(iter(self._waits))]
         self._waits[trade.taker] = times + 1, self._core.now.monotonic_ms + wait_ms
+
+
+def _is_unpaid(trade: Trade) -> bool:
+    """Whether a taker holds what it has paid nothing for; by `htlc` with our own base locked."""
+    lends = trade.settlement == HTLC and trade.side == "sell"
+    return trade.state in _UNPAID or (lends and trade.state is State.PAYING)

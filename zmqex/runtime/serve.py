@@ -212,7 +212,8 @@ class _Process:
             max_trade_msat=config.max_trade_msat,
             max_held_msat=config.max_held_msat,
             max_day_msat=config.max_day_msat,
-            max_locked_msat=lightning.balance_msat * LOCKED_PERCENT // 100,
+            # A node that has nothing yet is not without a limit.
+            max_locked_msat=max(lightning.balance_msat * LOCKED_PERCENT // 100, 1),
             auto_cancel_blocks=lightning.auto_cancel_blocks,
             markets=config.markets,
             holds_strict=config.holds == "strict",
