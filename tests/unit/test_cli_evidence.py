@@ -56,6 +56,14 @@ def test_the_keys_can_be_named(file: Path, capsys: Captured) -> None:
     assert f"the taker is {keys['bob']}, not the key that you gave" in capsys.readouterr().err
 
 
+def test_the_decimals_of_a_quote_can_be_given(file: Path, capsys: Captured) -> None:
+    """For a currency of its own; nonsense is exit code 2 and one sentence."""
+    assert main(["trade", "verify", str(file), "--currency", "XYZ=2"]) == 0
+    for text, words in (("XYZ", "needs its number of decimals"), ("USD=3", "is built in")):
+        assert main(["trade", "verify", str(file), "--currency", text]) == 2
+        assert words in capsys.readouterr().err
+
+
 def test_a_changed_file_is_exit_code_1_and_named(file: Path, capsys: Captured) -> None:
     """As is a file that is none, and one that is not there."""
     honest = settled("buy").files["bob"]

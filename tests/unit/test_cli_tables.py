@@ -54,6 +54,7 @@ def trade(**changes: object) -> dict[str, Any]:
         "hold_left_ms": 0,
         "payment_hash": "",
         "invoice": "lnbcrt1",
+        "taker_invoice": "",
         "pay_mode": "auto",
         "pay_instructions": "by letter",
         "reference": "",
@@ -79,6 +80,7 @@ def order(**changes: object) -> dict[str, Any]:
         "close_reason": "",
         "expires_at_ms": 1_700_000_000_000,
         "renew": False,
+        "settlements": ["plain"],
         **changes,
     }
 
@@ -124,6 +126,16 @@ def test_every_trade_view_says_whose_turn_it_is_and_the_exact_next_command(
         assert f"  next: scripts/zmqex --node alice trade sent {'ab' * 6}\n" in text
     assert "hold ends in 1:01" in listed
     assert "0.40000000001 BTC" in shown
+
+
+def test_a_swap_shows_both_legs_and_an_order_how_it_is_settled(capsys: Captured) -> None:
+    """Whoever takes it must say so; what is usual is not said."""
+    tables.show_trade(trade(settlement="swap", taker_invoice="lnbcrt2"), [])
+    shown = capsys.readouterr().out
+    assert "0.40000000001 BTC against 0.40 USD (play money)" in shown
+    assert "lnbcrt2" in shown
+    tables.show_orders([order(), order(settlements=["swap", "htlc"])])
+    assert "open, by swap or htlc" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

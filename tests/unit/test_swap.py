@@ -221,6 +221,8 @@ def test_a_maker_that_was_away_for_longer_than_the_lock_has_a_dispute() -> None:
     scene.world.introduce(scene.alice)
     scene.world.run(60_000)
     assert scene.states() == ("disputed", "settled")
+    refused = scene.alice.ask(ResolveTrade(trade_id, "cancelled"))
+    assert "one leg of it was paid over Lightning" in refused.result["message"]
     assert scene.alice.tell(ResolveTrade(trade_id, "settled"))["trade"]["state"] == "settled"
     (order,) = scene.alice.journal.orders.values()
     assert order.filled_lots == LOTS

@@ -117,7 +117,7 @@ def _run(flags: dict[str, Any], config_file: Path | None, *, no_restart: bool) -
 
 def _ready(info: dict[str, Any]) -> None:
     host = info["host"]
-    first = INVOCATION.hint("order buy 1BTC@1USD")
+    first = INVOCATION.hint(f"order buy 1BTC@1{info['quote']}")
     dht = f"DHT on UDP {info['dht_port']}" if info["dht_port"] else "no DHT, behind the proxy"
     money = info["money"]
     lines = [

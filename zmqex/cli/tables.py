@@ -16,7 +16,7 @@ from zmqex.findings import Finding
 from zmqex.market.instruments import Instrument
 from zmqex.market.units import decimal_text, format_notional, format_price, format_quantity
 from zmqex.settings import show_address
-from zmqex.trading.settlement import QUOTE_UNIT_MSAT
+from zmqex.trading.settlement import PLAIN, QUOTE_UNIT_MSAT, SWAP
 
 ID_CHARS: Final = 12
 _BAR: Final = 20
@@ -85,6 +85,8 @@ def show_orders(orders: list[dict[str, Any]]) -> None:
         instrument = INVOCATION.instrument(order["market"])
         lots = [order[f"{name}_lots"] for name in ("filled", "held", "remaining")]
         state = order["state"] + (f" ({order['close_reason']})" if order["close_reason"] else "")
+        if order["settlements"] != [PLAIN]:
+            state += f", by {plain(' or '.join(order['settlements']))}"
         table.add_row(
             order["order_id"][:ID_CHARS],
             order["side"],
@@ -193,13 +195,15 @@ def show_sentences(title: str, sentences: list[str]) -> None:
 def show_trade(trade: dict[str, Any], messages: list[dict[str, Any]]) -> None:
     """One trade with all that is known of it."""
     instrument = INVOCATION.instrument(trade["market"])
+    total = format_notional(trade["quote_units"], instrument)
+    swapped = f" against {total}" if trade["settlement"] == SWAP else ""
     rows = {
         "Trade": trade["trade_id"],
         "We": f"{trade['side']} {instrument.base} as {trade['role']}",
         "Quantity": format_quantity(trade["quantity_lots"], instrument),
         "Price": format_price(trade["price_ticks"], instrument),
-        "Total": format_notional(trade["quote_units"], instrument),
-        "Lightning": f"{bitcoin(trade['base_msat'])} ({trade['money']})",
+        "Total": total,
+        "Lightning": f"{bitcoin(trade['base_msat'])}{swapped} ({trade['money']})",
         "With": trade["counterparty"],
         "Order": trade["order_id"],
         "Settlement": trade["settlement"],
@@ -208,6 +212,7 @@ def show_trade(trade: dict[str, Any], messages: list[dict[str, Any]]) -> None:
         "Reference": plain(trade["reference"]),
         "How to pay": plain(trade["pay_instructions"]),
         "Invoice": plain(trade["invoice"]),
+        "Taker's": plain(trade["taker_invoice"]),
         "Begun": when(trade["created_ms"]),
     }
     out = console()

@@ -28,6 +28,7 @@ from zmqex.kernel.commands import (
 from zmqex.market.instruments import Currencies, Instrument
 from zmqex.market.units import format_notional
 from zmqex.protocol.identity import to_text
+from zmqex.settings import read_currencies
 from zmqex.trading.evidence import read_evidence
 from zmqex.trading.settlement import HTLC, SWAP
 from zmqex.trading.statements import statements
@@ -216,14 +217,21 @@ def verify(
     *,
     maker: Annotated[str, typer.Option(help="Whose key the maker's must be.")] = "",
     taker: Annotated[str, typer.Option(help="Whose key the taker's must be.")] = "",
+    currency: Annotated[
+        list[str] | None, typer.Option(help="A quote's decimals, like XYZ=2; repeat it.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check a file of evidence and say what it proves; needs no node."""
+    try:
+        currencies = Currencies(read_currencies(currency or []))
+    except ValueError as error:
+        raise usage(f"--currency: {error}") from error
     found = read_evidence(file.read_bytes())
     for role, wanted, key in (("maker", maker, found.maker), ("taker", taker, found.taker)):
         if wanted and wanted != to_text(key):
             raise EvidenceError(f"the {role} is {to_text(key)}, not the key that you gave")
-    words = statements(found, Currencies())
+    words = statements(found, currencies)
     if as_json:
         parties = {"maker": to_text(found.maker), "taker": to_text(found.taker)}
         trade = {"trade_id": found.trade_id.hex(), "sealed_by": to_text(found.sealed_by)}

@@ -166,8 +166,8 @@ class ListTrades(CommandBase, frozen=True, tag="list_trades"):
     "turn": "you|them|lightning|nobody",
     "next_command": "trade sent ID" or "", "next_text", "hold_expires_ms", "hold_left_ms",
     "htlc_expiry_height", "deadline_ms": of an `htlc` trade's lock and of our state,
-    "payment_hash", "invoice", "pay_mode", "pay_instructions", "reference", "created_ms",
-    "updated_ms"}`.
+    "payment_hash", "invoice", "taker_invoice": of leg 2 of a swap, or "", "pay_mode",
+    "pay_instructions", "reference", "created_ms", "updated_ms"}`.
     """
 
     ended: bool = True

@@ -18,7 +18,7 @@ from zmqex.kernel.trades import Trades
 from zmqex.kernel.views import find_by_prefix, id_problem, trade_view
 from zmqex.limits import PAY_WAIT_MS
 from zmqex.reasons import RejectReason
-from zmqex.trading.settlement import HTLC, proves_payment
+from zmqex.trading.settlement import HTLC, SWAP, proves_payment
 from zmqex.trading.states import Claim, Input, State, TradeRole
 
 LightningEvent = InvoiceCreated | InvoiceSeen | PaymentSeen | LightningFailed
@@ -68,7 +68,8 @@ class Disputes:
             why = f"it is not disputed: its state is {trade.state.value}"
             self._refuse(client, request_id, trade, RejectReason.WRONG_STATE, why)
         elif not self._trades.can(trade, how):
-            why = "its base was paid over Lightning, so it cannot end as cancelled"
+            paid = "one leg of it" if trade.settlement == SWAP else "its base"
+            why = f"{paid} was paid over Lightning, so it cannot end as cancelled"
             self._refuse(client, request_id, trade, RejectReason.ALREADY_PAID, why)
         elif how is Input.RESOLVE_SETTLED:
             self._settle(trade)

@@ -156,6 +156,7 @@ def trade_view(trades: Trades, trade: Trade, now_ms: int) -> dict[str, Any]:
         "deadline_ms": trade.deadline_ms,
         "payment_hash": trade.payment_hash.hex(),
         "invoice": trade.invoice,
+        "taker_invoice": trade.taker_invoice,
         "pay_mode": trade.pay_mode,
         "pay_instructions": trade.pay_instructions,
         "reference": trade.reference,

@@ -60,6 +60,7 @@ from zmqex.runtime.node import Node
 from zmqex.runtime.outside import HoldCalls, KernelWire
 from zmqex.runtime.sources import Sources
 from zmqex.settings import show_address
+from zmqex.trading.swap import quote_of
 
 NO_SOURCE: Final = (
     "this node knows nobody to ask for others; nodes of yours on this machine will find it, and "
@@ -284,6 +285,7 @@ class _Process:
             "identity": to_text(self._node.kernel.core.identity),
             "network": self._config.network,
             "money": self._node.kernel.core.money,
+            "quote": quote_of(self._config.markets[0]),
             "quotes": list(self._config.quote_lightning),
             "data_dir": str(self._directory),
             "control": str(self._control_path),

@@ -133,10 +133,11 @@ class _Words:
             lines.append("That anything was paid over Lightning: there is no preimage in the file.")
         accept = evidence.first("accept")
         if accept is not None and not self._fits(accept):
-            lines.append(
-                f"That {self._name(evidence.taker)} agreed to the amounts in the accept: they are "
-                "not those of the price that it signed, or cannot be computed here."
-            )
+            why = "they are not those of the price that it signed."
+            if self._instrument is None:
+                why = f"how many decimals {self._currency()} has is not known here (--currency)."
+            name = self._name(evidence.taker)
+            lines.append(f"That {name} agreed to the amounts in the accept: {why}")
         if not evidence.published:
             lines.append("That the order was published: the maker's signed batch is not here.")
         return lines
