@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import math
 import multiprocessing
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -18,8 +19,9 @@ from tests.simulation.simulation import Simulation, SimulationError
 from zmqex.limits import FOLLOW_ALL_MAX
 
 MAKERS = 10
-_WARM_UP_S = 15
-_MEASURED_S = 10
+WARM_UP_S = 10
+MEASURED_S = 5
+_SAID_EVERY_MS = 1_000
 _WIDTH, _HEIGHT, _MARGIN = 720, 420, 70
 _COLOURS = ("#1f77b4", "#d62728", "#2ca02c")
 
@@ -55,7 +57,7 @@ def measure(nodes: int, seed: int = 1) -> Cost:
         seed,
         nodes=nodes,
         makers=MAKERS,
-        seconds=_WARM_UP_S + _MEASURED_S,
+        seconds=WARM_UP_S + MEASURED_S,
         faults=frozenset(),
         fast_signer=True,
     )
@@ -67,7 +69,13 @@ def measure(nodes: int, seed: int = 1) -> Cost:
         sim.measures.begin()
         before.extend((sim.outside.messages, sim.outside.bytes, time.process_time()))
 
-    sim.schedule.at(_WARM_UP_S * 1_000, begin)
+    def say() -> None:
+        now_s, cpu_s = sim.schedule.now_ms // 1_000, time.process_time()
+        sys.stderr.write(f"{nodes} nodes: second {now_s} after {cpu_s:.0f} s of processor time\n")
+        sim.schedule.after(_SAID_EVERY_MS, say)
+
+    sim.schedule.at(WARM_UP_S * 1_000, begin)
+    sim.schedule.at(_SAID_EVERY_MS, say)
     gc.disable()
     try:
         report = sim.run()
@@ -76,7 +84,7 @@ def measure(nodes: int, seed: int = 1) -> Cost:
     if report.failure:
         raise SimulationError(report.failure)
     spent_s = time.process_time() - before[2]
-    seconds = sim.schedule.now_ms / 1_000 - _WARM_UP_S
+    seconds = sim.schedule.now_ms / 1_000 - WARM_UP_S
     node_seconds = nodes * seconds
     measures = sim.measures
     times = measures.percentiles()
