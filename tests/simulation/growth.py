@@ -21,7 +21,7 @@ from zmqex.limits import FOLLOW_ALL_MAX
 MAKERS = 10
 WARM_UP_S = 10
 MEASURED_S = 5
-_SAID_EVERY_MS = 1_000
+_SAID_EVERY_MS = 5_000
 _WIDTH, _HEIGHT, _MARGIN = 720, 420, 70
 _COLOURS = ("#1f77b4", "#d62728", "#2ca02c")
 
