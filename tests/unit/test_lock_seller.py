@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import pytest
 
 from tests.stories import BTC, check_quiet, place, state_of, trade_of
-from tests.unit.lock_stories import LOTS, locked, scene, sent, shorten, states, taken_by_lock
+from tests.unit.lock_stories import LOTS, locked, scene, sent, shorten, sold, states, taken_by_lock
 from tests.unit.taker_stories import forge
 from tests.unit.test_hostile import says
+from tests.world import SimNode, World
 from zmqex.kernel import effects as out
 from zmqex.kernel import events as happened
 from zmqex.kernel.commands import (
@@ -26,6 +28,7 @@ from zmqex.protocol.messages import Accept, QuoteSent, TradeReleased, TradeSaid
 from zmqex.trading.states import State
 
 MINUTE = 60_000
+Story = Callable[[], tuple[World, SimNode, SimNode, str]]
 LATEST = AUTO_CANCEL_BLOCKS_MAX + LOCK_MARGIN_BLOCKS
 
 
@@ -87,6 +90,23 @@ def test_a_release_needs_a_lock_that_is_still_of_use() -> None:
     assert bob.tell(ReceivedTrade(trade))["trade"]["state"] == "released"
     world.run(2_000)
     assert states(alice, bob, trade) == ("settled", "settled")
+
+
+@pytest.mark.parametrize("story", [locked, sold])
+def test_a_quote_that_came_too_late_to_release_is_not_forgotten(story: Story) -> None:
+    """Nobody has said that it was sent, but it is here: what comes back is owed, not free."""
+    world, alice, bob, trade = story()
+    seller, buyer = (bob, alice) if story is locked else (alice, bob)
+    row = trade_of(buyer, trade)
+    buyer.crash()
+    shorten(world, seller, trade, LATEST - 1)
+    answer = seller.ask(ReceivedTrade(trade))
+    assert answer.result["reason"] == "hold_ended"
+    buyer.ledger.cancel(row.payment_hash)
+    buyer.start()
+    world.introduce(buyer)
+    world.run(MINUTE)
+    assert state_of(seller, trade) is State.DISPUTED
 
 
 def test_a_seller_without_a_height_releases_nothing() -> None:

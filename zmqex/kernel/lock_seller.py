@@ -131,6 +131,11 @@ class LockSeller:
 
     def _decide(self, trade: Trade, height: int) -> None:
         if not self._is_of_use(trade, height):
+            if self._trades.can(trade, Input.QUOTE_SAID):
+                # Our operator has the quote, though the buyer has not said a word: when the lock
+                # comes back, the trade has not come to nothing.
+                trade = self._trades.move(trade, Input.QUOTE_SAID)
+                self._poll(trade)
             left = max(trade.htlc_expiry_height - height, 0)
             why = (
                 f"the lock ends in {left} blocks: what you release now might be of no use to the "
