@@ -105,3 +105,12 @@ def test_a_lock_that_is_not_what_it_was_is_not_trusted(
     world.run(200)
     kept = ("disputed", "quote_sent") if is_sent else ("htlc_accepted", "paying")
     assert states(alice, bob, trade) == kept
+
+
+def test_of_two_questions_the_later_is_answered_and_the_earlier_hears_of_it() -> None:
+    """Nobody waits in vain."""
+    world, alice, _, trade = locked()
+    first, second = alice.command(SendTrade(trade)), alice.command(SentTrade(trade, "wire 7"))
+    world.run(200)
+    assert alice.answers[first].result["reason"] == "unavailable"
+    assert alice.answers[second].result["trade"]["state"] == "quote_sent"

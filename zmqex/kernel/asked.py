@@ -25,7 +25,10 @@ class Asked:
         return key in self._waiting
 
     def wait(self, key: bytes, client: bytes, request_id: int) -> None:
-        """Remember who asked; a second question takes the place of the first."""
+        """Remember who asked; a second question takes the place of the first, which hears of it."""
+        if key in self._waiting:
+            why = "it was asked again meanwhile, and that is answered"
+            self.refuse(self._trades.by_id[key], RejectReason.UNAVAILABLE, why)
         self._waiting[key] = (client, request_id)
         self._core.call_after((self._name, key), PAY_WAIT_MS, lambda: self._no_word(key))
 
