@@ -322,7 +322,9 @@ class ThreeNodes(RuleBasedStateMachine):
                 self.world.arm(node)
         revive(self.world)
         self.world.run(HOLD + 3 * MINUTE)
-        # Every lock and every time for a quote ends.
+        # Nothing begins any more, and every lock and every time for a quote ends.
+        for node in self.world.nodes.values():
+            node.tell(CancelOrder(""))
         self.world.mine(LONGEST_LOCK)
         sleep(self.world, HTLC_CONFIRM_MS)
         self.world.run(3 * MINUTE)
