@@ -49,7 +49,7 @@ FIGURES_VARIABLE = "ZMQEX_FIGURES"
 # the project with a soak, a chaos run or a simulation of its own adds its row here.
 LONG_RUNS: dict[str, tuple[str, ...]] = {
     "properties": ("pytest", "-q", "--timeout=3600", "tests/property"),
-    "simulation": ("python", "scripts/simulate.py", "--seeds", "1-1000"),
+    "simulation": ("python", "scripts/simulate.py", "--seeds", "1-1000", "--jobs", "2"),
     "mutation": ("python", "scripts/mutation.py"),
     "chaos": ("python", "scripts/chaos.py", "--rounds", "30", "--json"),
     "chaos-naive": ("python", "scripts/chaos.py", "--rounds", "3", "--scheme", "naive", "--json"),
