@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from zmqex.cli.main import run
-from zmqex.kernel import kernel, maker
+from zmqex.kernel import invoices, sides
 from zmqex.kernel.effects import CreateInvoice
 from zmqex.kernel.maker import Maker
 from zmqex.kernel.records import Trade
@@ -43,7 +43,11 @@ def long_lived(
     return CreateInvoice(trade_id, payment_hash, preimage, amount_msat, memo, INVOICE_S)
 
 
+# Module, name -> what stands there in a naive node.
+NAIVE = {(sides, "Maker"): NaiveMaker, (invoices, "CreateInvoice"): long_lived}
+
+
 if __name__ == "__main__":
-    vars(kernel)["Maker"] = NaiveMaker
-    vars(maker)["CreateInvoice"] = long_lived
+    for (module, name), naive in NAIVE.items():
+        vars(module)[name] = naive
     run()
