@@ -78,12 +78,13 @@ class _Found:
         self.unknown: list[UnknownField] = []
 
     def add(self, tag: int, digits: bytes) -> None:
-        if not fields.is_known(tag, digits):
-            self.unknown.append(UnknownField(tag, bech32.characters(digits)))
-        elif tag in fields.BYTES_FIELDS:
+        # The commonest first; what has a length of its own and another one here is unknown.
+        if fields.BYTES_FIELDS.get(tag) in (len(digits), fields.ANY_LENGTH):
             _once(self.octets, tag, fields.read_bytes(digits))
         elif tag in fields.NUMBER_FIELDS:
             _once(self.numbers, tag, fields.read_number(digits))
+        elif not fields.is_known(tag, digits):
+            self.unknown.append(UnknownField(tag, bech32.characters(digits)))
         elif tag == fields.ROUTE:
             self.route_hints.append(fields.read_route(digits))
         else:
