@@ -6,11 +6,15 @@ new one is opened from the same directory.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Literal
 
 from zmqex.adapters.lightning.play import PlayLightning
+from zmqex.adapters.lightning.play_ledger import MIGRATIONS
+from zmqex.adapters.storage.database import Database
 from zmqex.errors import PeerUnavailableError, StorageError
 from zmqex.limits import CLTV_LIMIT_BLOCKS, PLAY_BALANCE_MSAT
 from zmqex.market.instruments import BASE
@@ -121,3 +125,16 @@ async def pay(ledger: PlayLightning, invoice: str) -> str:
     """Pay with ordinary limits; the state of the payment."""
     info = await ledger.pay(invoice, fee_limit_msat=0, cltv_limit=CLTV_LIMIT_BLOCKS)
     return info.state
+
+
+def write_old_ledger(folder: Path, preimage: bytes, amount_msat: int, text: str) -> None:
+    """A ledger of the first version, with one open invoice."""
+    old, added = Database(folder / "play.sqlite3", MIGRATIONS[:1]), Future[None]()
+    payment_hash = hashlib.sha256(preimage).digest()
+    row = (payment_hash, preimage, amount_msat, text, "open", 1_900_000_000_000, None)
+    old.submit(
+        lambda one: one.execute("INSERT INTO invoice VALUES (?, ?, ?, ?, ?, ?, ?)", row),
+        lambda _result: added.set_result(None),
+    )
+    added.result(5)
+    old.close()

@@ -6,16 +6,13 @@ import asyncio
 import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.ledgers import TOTAL_MSAT, Ledgers, Loss, Moment, pay
+from tests.ledgers import TOTAL_MSAT, Ledgers, Loss, Moment, pay, write_old_ledger
 from zmqex.adapters.lightning.play import PlayLightning
-from zmqex.adapters.lightning.play_ledger import MIGRATIONS
-from zmqex.adapters.storage.database import Database
 from zmqex.bolt11 import Draft, InvoiceNetwork, decode, encode
 from zmqex.errors import RejectedError, StorageError
 from zmqex.limits import CLTV_LIMIT_BLOCKS, PLAY_BALANCE_MSAT
@@ -412,24 +409,19 @@ def test_a_ledger_that_cannot_write_says_so(tmp_path: Path) -> None:
 
 def test_a_ledger_of_before_holds_is_carried_over(tmp_path: Path) -> None:
     """Its invoices can be paid as before, its payments are where they were."""
-    folder = tmp_path / "alice"
-    folder.mkdir(mode=0o700)
-    old = Database(folder / "play.sqlite3", MIGRATIONS[:1])
-    rows = [(HASH, PREIMAGE, AMOUNT, "lnbcrt1old", "open", 1_900_000_000_000, None)]
-    added: Future[None] = Future()
-    old.submit(
-        lambda one: one.executemany("INSERT INTO invoice VALUES (?, ?, ?, ?, ?, ?, ?)", rows),
-        lambda _result: added.set_result(None),
-    )
-    added.result(5)
-    old.close()
+    old_place, place = tmp_path / "old", tmp_path / "alice"
+    old_place.mkdir(mode=0o700)
+    place.mkdir(mode=0o700)
+    terms: dict[str, Any] = {"amount_msat": AMOUNT, "memo": "x", "expiry_s": 900}
 
     async def story() -> None:
-        alice = PlayLightning(folder, clock_ms=lambda: 1_800_000_000_000)
+        one = PlayLightning(old_place)
+        text = await one.create_invoice(PREIMAGE, **terms)
+        await one.close()
+        write_old_ledger(place, PREIMAGE, AMOUNT, text)
+        alice = PlayLightning(place, clock_ms=lambda: 1_800_000_000_000)
         assert (await alice.invoice(HASH)).state == "open"
-        assert await alice.create_invoice(PREIMAGE, amount_msat=AMOUNT, memo="", expiry_s=9) == (
-            "lnbcrt1old"
-        )
+        assert await alice.create_invoice(PREIMAGE, **terms) == text
         paid = await alice.receive(HASH, amount_msat=AMOUNT, payer_node=b"b" * 33)
         assert paid == (PREIMAGE, "")
         assert (await alice.info()).balance_msat == PLAY_BALANCE_MSAT + AMOUNT
