@@ -21,7 +21,7 @@ from tests.stories import (
 from zmqex.kernel import effects as out
 from zmqex.kernel import events as happened
 from zmqex.kernel.logs import MakerLog
-from zmqex.kernel.records import PutBatch, PutOrder, PutTrade, Trade, Write
+from zmqex.kernel.records import DropTrade, PutBatch, PutOrder, PutTrade, Trade, Write
 from zmqex.limits import CLOCK_SKEW_MAX_MS, ORDER_LIFE_MAX_MS, PLAY_BALANCE_MSAT, SILENT_MS
 from zmqex.protocol.codec import (
     decode,
@@ -300,6 +300,11 @@ class Invariants:
                 self._begun(machine, write.trade)
             else:
                 self._moved(machine, before, write.trade)
+        elif isinstance(write, DropTrade):
+            # A cancel of a take that never came; when it is heard again, it begins anew.
+            gone = self._trades[machine.number].pop(write.trade_id, None)
+            if gone is not None and gone.quantity_lots:
+                self._fail(f"{machine.name} forgets a trade of {gone.quantity_lots} lots")
 
     def _begun(self, machine: Machine, trade: Trade) -> None:
         if trade.role is not TradeRole.MAKER or not trade.quantity_lots:
