@@ -9,7 +9,6 @@ Not for: signatures, sockets, or deciding whom to ask for what is missing (`kern
 from __future__ import annotations
 
 import hashlib
-from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Iterable
 from struct import Struct
@@ -84,8 +83,8 @@ class Fold:
         self._clear()
         self.orders.update(rows)
         self.order_bytes = sum(len(row.raw) for row in rows.values())
-        for key in sorted(rows):
-            self._ids[key[0]].append(key)
+        for key in rows:
+            self._ids[key[0]][key] = None
         self._dirty.update(dict.fromkeys(self._ids))
 
     def forget_orders(self) -> None:
@@ -125,10 +124,10 @@ class Fold:
                 gone = orders.pop(key, None)
                 if gone is not None:
                     self.order_bytes -= len(gone.raw)
-                    del ids[bucket][bisect_left(ids[bucket], key)]
+                    del ids[bucket][key]
             elif orders.setdefault(key, row) is row:
                 self.order_bytes += len(row.raw)
-                insort(ids[bucket], key)
+                ids[bucket][key] = None
             else:
                 orders[key] = row
         self.sequence = plan.sequence
@@ -151,7 +150,7 @@ class Fold:
     def bucket(self, number: int) -> list[tuple[bytes, Row]]:
         """The open orders whose ids start with that byte, in order of id."""
         orders = self.orders
-        return [(key, orders[key]) for key in self._ids.get(number, ())]
+        return [(key, orders[key]) for key in sorted(self._ids.get(number, ()))]
 
     def read_order(self, raw: bytes) -> Order | RejectReason:
         """The terms of an order of this log, or why they cannot be."""
@@ -183,7 +182,8 @@ class Fold:
         self.orders: dict[bytes, Row] = {}
         self.order_bytes = 0  # of the open orders' terms
         self.frozen: list[Frozen] = []
-        self._ids: defaultdict[int, list[bytes]] = defaultdict(list)
+        # Of each bucket, in any order: it is sorted when somebody asks, not at each change.
+        self._ids: defaultdict[int, dict[bytes, None]] = defaultdict(dict)
         self._digests = [EMPTY_BUCKET] * BUCKETS
         self._dirty: dict[int, None] = {}
         self._root = _EMPTY_ROOT
@@ -191,7 +191,7 @@ class Fold:
     def _rows_after(self, batch: Batch) -> dict[bytes, Row | None] | RejectReason:
         """What a batch makes of each order that it speaks of, or why it may not."""
         rows: dict[bytes, Row | None] = {}
-        orders = self.orders
+        orders, begun = self.orders, self._order_hash.copy
         # Against the maker's own clock, so that every node decides alike; readers hide what is too
         # long by theirs.
         latest_ms = batch.sent_at_ms + ORDER_LIFE_MAX_MS + CLOCK_SKEW_MAX_MS
@@ -202,7 +202,9 @@ class Fold:
                     return order
                 if order.expires_at_ms > latest_ms:
                     return RejectReason.EXPIRY_TOO_FAR
-                key = self.order_id(operation.order)
+                hashed = begun()  # `order_id`, here without a call
+                hashed.update(operation.order)
+                key = hashed.digest()
                 if rows.get(key, orders.get(key)) is not None:
                     return RejectReason.DUPLICATE_ORDER
                 rows[key] = Row(order, operation.order, order.quantity_lots, 0)
