@@ -15,7 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from zmqex.limits import DHT_NAME_BYTES_MAX, HOLD_TTL_MS, SECOND_MS
+from zmqex.dht.limits import DHT_NAME_BYTES_MAX
+from zmqex.limits import HOLD_TTL_MS, SECOND_MS
 from zmqex.market.instruments import Currencies, shown
 from zmqex.market.units import base_msat, parse_duration, parse_quantity
 

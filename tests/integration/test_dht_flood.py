@@ -16,7 +16,7 @@ from zmqex.adapters.discovery.candidate import Candidate
 from zmqex.adapters.discovery.dht import DhtDiscovery
 from zmqex.dht import krpc
 from zmqex.dht.bencode import Value
-from zmqex.limits import (
+from zmqex.dht.limits import (
     DHT_CHECKS_MAX,
     DHT_ITEMS_PER_SOURCE_MAX,
     DHT_K,

@@ -15,13 +15,13 @@ from zmqex.adapters.discovery.candidate import Candidate
 from zmqex.adapters.discovery.grape import Grape
 from zmqex.adapters.discovery.grapes import GrapeDiscovery
 from zmqex.dht import schedule
-from zmqex.errors import DiscoveryUnavailableError
-from zmqex.limits import (
+from zmqex.dht.limits import (
     DHT_PEERS_PER_ANSWER_MAX,
     GRAPE_ANNOUNCE_EVERY_MS,
     GRAPE_ANSWER_BYTES_MAX,
-    SECOND_MS,
 )
+from zmqex.errors import DiscoveryUnavailableError
+from zmqex.limits import SECOND_MS
 
 HOST = "127.0.0.1"
 

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from zmqex.dht import krpc
 from zmqex.dht.bencode import Value, decode, encode
+from zmqex.dht.limits import DHT_REPLY_BYTES_MAX
 from zmqex.dht.names import NAME_BYTES, rendezvous_name
 from zmqex.dht.node import DhtNode
 from zmqex.errors import RemoteProtocolError
-from zmqex.limits import DHT_REPLY_BYTES_MAX
 
 NAME = b"zmqex:v1:play:btcusd"
 

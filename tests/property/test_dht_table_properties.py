@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from zmqex.dht.address import Address, Scope, network_of, scope_of
+from zmqex.dht.limits import DHT_CONTACT_FORGET_MS, DHT_CONTACTS_PER_HOST_MAX, DHT_K
 from zmqex.dht.table import RoutingTable, distance
-from zmqex.limits import DHT_CONTACT_FORGET_MS, DHT_CONTACTS_PER_HOST_MAX, DHT_K
 
 OWN = b"\0" * 20
 # Few enough that ids, addresses and whole hosts come again, and that near buckets fill up.

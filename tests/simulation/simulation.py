@@ -23,9 +23,10 @@ from tests.simulation.outside import Outside
 from tests.simulation.plan import Fault, Plan, limits_of
 from tests.simulation.schedule import Schedule
 from tests.simulation.signatures import checking
+from zmqex.dht.limits import DHT_FOLLOW_EVERY_MS
 from zmqex.kernel import effects as out
 from zmqex.kernel import events as happened
-from zmqex.limits import CLOCK_SKEW_MAX_MS, DHT_FOLLOW_EVERY_MS
+from zmqex.limits import CLOCK_SKEW_MAX_MS
 
 HEALED_WITHIN_MS = 30_000
 HEIGHT = 800_000

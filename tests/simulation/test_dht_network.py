@@ -13,9 +13,9 @@ from zmqex.dht import krpc
 from zmqex.dht.address import Address
 from zmqex.dht.bencode import Value
 from zmqex.dht.events import Event, LookupDone
+from zmqex.dht.limits import DHT_ANNOUNCE_EVERY_MS, DHT_LOOKUP_LIFE_MAX_MS, DHT_LOOKUP_PEERS_MAX
 from zmqex.dht.names import rendezvous_name
 from zmqex.dht.node import DhtNode
-from zmqex.limits import DHT_ANNOUNCE_EVERY_MS, DHT_LOOKUP_LIFE_MAX_MS, DHT_LOOKUP_PEERS_MAX
 
 NODES = 200
 ANNOUNCERS = 20

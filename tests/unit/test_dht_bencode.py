@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from zmqex.dht.bencode import Value, decode, encode
+from zmqex.dht.limits import DHT_BENCODE_DEPTH_MAX, DHT_BENCODE_ITEMS_MAX, DHT_DATAGRAM_BYTES_MAX
 from zmqex.errors import LocalProtocolError, RemoteProtocolError
-from zmqex.limits import DHT_BENCODE_DEPTH_MAX, DHT_BENCODE_ITEMS_MAX, DHT_DATAGRAM_BYTES_MAX
 
 BEP_3_EXAMPLES: list[tuple[bytes, Value]] = [
     (b"4:spam", b"spam"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 from zmqex.dht.guard import RateLimit, Tokens
-from zmqex.limits import (
+from zmqex.dht.limits import (
     DHT_RATE_BURST,
     DHT_RATE_HOSTS_MAX,
     DHT_RATE_PER_SECOND,

@@ -13,9 +13,7 @@ from zmqex.dht.address import Address
 from zmqex.dht.bencode import Value
 from zmqex.dht.events import Event, ItemDone, ItemFound, ItemStored
 from zmqex.dht.items import Item, ItemKey, make_item
-from zmqex.dht.node import DhtNode
-from zmqex.errors import LocalProtocolError
-from zmqex.limits import (
+from zmqex.dht.limits import (
     DHT_ITEM_BYTES_MAX,
     DHT_ITEM_EVERY_MS,
     DHT_ITEM_LIFE_MS,
@@ -23,6 +21,8 @@ from zmqex.limits import (
     DHT_NAMES_MAX,
     DHT_REPLY_BYTES_MAX,
 )
+from zmqex.dht.node import DhtNode
+from zmqex.errors import LocalProtocolError
 
 # What holds a whole item on IPv6's smallest path, without its headers.
 DATAGRAM_MAX = 1_232

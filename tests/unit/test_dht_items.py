@@ -10,15 +10,15 @@ from zmqex.dht.bencode import Value
 from zmqex.dht.item_store import ItemStore
 from zmqex.dht.items import Item, ItemKey, make_item, read_item, signed_bytes
 from zmqex.dht.krpc import Code
-from zmqex.errors import LocalProtocolError
-from zmqex.limits import (
+from zmqex.dht.limits import (
     DHT_ITEM_BYTES_MAX,
     DHT_ITEM_LIFE_MS,
     DHT_ITEMS_MAX,
     DHT_ITEMS_PER_SOURCE_MAX,
     DHT_SALT_BYTES_MAX,
-    INTEGER_MAX,
 )
+from zmqex.errors import LocalProtocolError
+from zmqex.limits import INTEGER_MAX
 
 # BEP 44, "test vectors", 1 and 2: the same key and value without and with a salt.
 BEP_KEY = "77ff84905a91936367c01360803104f92432fcd904a43511876df5cdf3e7e548"

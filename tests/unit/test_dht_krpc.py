@@ -6,13 +6,13 @@ import pytest
 
 from zmqex.dht import bencode, krpc
 from zmqex.dht.bencode import Value
-from zmqex.errors import RemoteProtocolError
-from zmqex.limits import (
+from zmqex.dht.limits import (
     DHT_CONTACTS_PER_ANSWER_MAX,
     DHT_PEERS_PER_ANSWER_MAX,
     DHT_TOKEN_BYTES_MAX,
     DHT_TRANSACTION_BYTES_MAX,
 )
+from zmqex.errors import RemoteProtocolError
 
 ID = b"abcdefghij0123456789"
 OTHER = b"mnopqrstuvwxyz123456"

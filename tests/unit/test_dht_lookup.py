@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from zmqex.dht.address import Address
-from zmqex.dht.lookup import Lookup, Purpose
-from zmqex.limits import (
+from zmqex.dht.limits import (
     DHT_ALPHA,
     DHT_K,
     DHT_LOOKUP_CONTACTS_MAX,
@@ -12,6 +11,7 @@ from zmqex.limits import (
     DHT_LOOKUP_PEERS_MAX,
     DHT_LOOKUP_QUERIES_MAX,
 )
+from zmqex.dht.lookup import Lookup, Purpose
 
 ZERO = b"\0" * 20
 

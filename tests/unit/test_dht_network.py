@@ -9,9 +9,7 @@ from zmqex.dht import krpc
 from zmqex.dht.address import Address
 from zmqex.dht.bencode import Value
 from zmqex.dht.events import Announced, LookupDone, PeersFound
-from zmqex.dht.node import DhtNode
-from zmqex.dht.queries import Queries
-from zmqex.limits import (
+from zmqex.dht.limits import (
     DHT_ALPHA,
     DHT_CHECKS_MAX,
     DHT_DEAD_LIFE_MS,
@@ -19,8 +17,10 @@ from zmqex.limits import (
     DHT_LOOKUP_QUERIES_MAX,
     DHT_PEER_LIFE_MS,
     DHT_QUERY_TIMEOUT_MS,
-    MINUTE_MS,
 )
+from zmqex.dht.node import DhtNode
+from zmqex.dht.queries import Queries
+from zmqex.limits import MINUTE_MS
 
 STRANGER = ("127.0.0.1", 66)
 

@@ -11,9 +11,7 @@ from zmqex.dht import krpc
 from zmqex.dht.address import Address
 from zmqex.dht.bencode import Value
 from zmqex.dht.events import Announced, LookupDone, PeersFound
-from zmqex.dht.node import DhtNode
-from zmqex.errors import LocalProtocolError
-from zmqex.limits import (
+from zmqex.dht.limits import (
     DHT_BOOTSTRAP_MAX,
     DHT_CHECKS_MAX,
     DHT_LOOKUPS_MAX,
@@ -22,6 +20,8 @@ from zmqex.limits import (
     DHT_QUERY_TIMEOUT_MS,
     DHT_RATE_BURST,
 )
+from zmqex.dht.node import DhtNode
+from zmqex.errors import LocalProtocolError
 
 SEED = b"s" * 16
 STRANGER = ("127.0.0.1", 66)

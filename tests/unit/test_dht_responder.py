@@ -10,10 +10,10 @@ from zmqex.dht import bencode, krpc
 from zmqex.dht.address import Address, Family
 from zmqex.dht.bencode import Value
 from zmqex.dht.guard import Tokens
+from zmqex.dht.limits import DHT_K, DHT_NAME_BYTES_MAX, DHT_REPLY_BYTES_MAX, DHT_REPLY_PEERS_MAX
 from zmqex.dht.responder import Responder
 from zmqex.dht.table import RoutingTable
 from zmqex.dht.wants import Wants
-from zmqex.limits import DHT_K, DHT_NAME_BYTES_MAX, DHT_REPLY_BYTES_MAX, DHT_REPLY_PEERS_MAX
 
 OWN = b"\0" * 20
 ASKER = b"abcdefghij0123456789"

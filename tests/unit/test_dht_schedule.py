@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 from zmqex.dht import schedule
-from zmqex.limits import DHT_ANNOUNCE_EVERY_MS, DHT_FOLLOW_EVERY_MS
+from zmqex.dht.limits import DHT_ANNOUNCE_EVERY_MS, DHT_FOLLOW_EVERY_MS
 
 
 def _times(repeat: schedule.Repeat, runs: int, chance: bytes) -> list[int]:

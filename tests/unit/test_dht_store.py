@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from zmqex.dht.store import PeerStore
-from zmqex.limits import (
+from zmqex.dht.limits import (
     DHT_PEER_LIFE_MS,
     DHT_PEERS_PER_HOST_MAX,
     DHT_PEERS_PER_LOCAL_SOCKET_MAX,
@@ -11,6 +10,7 @@ from zmqex.limits import (
     DHT_PEERS_PER_SOURCE_MAX,
     DHT_PEERS_TOTAL_MAX,
 )
+from zmqex.dht.store import PeerStore
 
 NAME = b"name"
 HERE = ("127.0.0.1", 7)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from zmqex.dht.address import Address
-from zmqex.dht.table import RoutingTable, distance, position_of
-from zmqex.limits import (
+from zmqex.dht.limits import (
     DHT_BUCKET_REFRESH_MS,
     DHT_CONTACT_FORGET_MS,
     DHT_CONTACTS_PER_HOST_MAX,
     DHT_K,
 )
+from zmqex.dht.table import RoutingTable, distance, position_of
 
 OWN = b"\0" * 20
 

@@ -8,8 +8,8 @@ import pytest
 
 from zmqex.adapters.storage.checkup import look_through
 from zmqex.cli import diagnosis
+from zmqex.dht.limits import DHT_SILENT_MS
 from zmqex.findings import Finding
-from zmqex.limits import DHT_SILENT_MS
 
 STATUS: dict[str, Any] = {
     "peers": {"live": 2, "known": 3},

@@ -9,8 +9,9 @@ from typing import Any, Final
 
 from zmqex.adapters.holds.checkup import FIX_OWN, HOLD_SERVER
 from zmqex.adapters.storage.checkup import RESTORE
+from zmqex.dht.limits import DHT_SILENT_MS
 from zmqex.findings import Finding, note, ok, unknown, wrong
-from zmqex.limits import CLOCK_SKEW_MAX_MS, CLOCK_SKEW_NOTED_MS, DHT_SILENT_MS, SECOND_MS
+from zmqex.limits import CLOCK_SKEW_MAX_MS, CLOCK_SKEW_NOTED_MS, SECOND_MS
 from zmqex.reasons import RejectReason
 
 PEERS: Final = "peers"

@@ -10,13 +10,9 @@ from __future__ import annotations
 import re
 from typing import Final, TypeAlias
 
+from zmqex.dht.limits import DHT_BENCODE_DEPTH_MAX, DHT_BENCODE_ITEMS_MAX, DHT_DATAGRAM_BYTES_MAX
 from zmqex.errors import LocalProtocolError, RemoteProtocolError
-from zmqex.limits import (
-    DHT_BENCODE_DEPTH_MAX,
-    DHT_BENCODE_ITEMS_MAX,
-    DHT_DATAGRAM_BYTES_MAX,
-    INTEGER_MAX,
-)
+from zmqex.limits import INTEGER_MAX
 
 Value: TypeAlias = "int | bytes | list[Value] | dict[bytes, Value]"
 

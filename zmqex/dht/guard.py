@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import Final
 
 from zmqex.dht.address import Scope, network_of, scope_of
-from zmqex.limits import (
+from zmqex.dht.limits import (
     DHT_RATE_BURST,
     DHT_RATE_HOSTS_MAX,
     DHT_RATE_PER_SECOND,
     DHT_TOKEN_LIFE_MS,
-    SECOND_MS,
 )
+from zmqex.limits import SECOND_MS
 
 _TOKEN_BYTES: Final = 8
 _SECRET_BYTES: Final = 32

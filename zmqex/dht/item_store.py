@@ -11,7 +11,7 @@ from zmqex.dht import bencode
 from zmqex.dht.address import Address, source_of
 from zmqex.dht.items import Item
 from zmqex.dht.krpc import Code
-from zmqex.limits import (
+from zmqex.dht.limits import (
     DHT_ITEM_BYTES_MAX,
     DHT_ITEM_LIFE_MS,
     DHT_ITEMS_MAX,

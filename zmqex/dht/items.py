@@ -15,8 +15,9 @@ import nacl.exceptions
 
 from zmqex.dht import bencode
 from zmqex.dht.bencode import Value
+from zmqex.dht.limits import DHT_ITEM_BYTES_MAX, DHT_SALT_BYTES_MAX
 from zmqex.errors import LocalProtocolError
-from zmqex.limits import DHT_ITEM_BYTES_MAX, DHT_SALT_BYTES_MAX, INTEGER_MAX
+from zmqex.limits import INTEGER_MAX
 
 KEY_BYTES: Final = 32
 SIGNATURE_BYTES: Final = 64

@@ -14,13 +14,13 @@ from typing import Final, TypeAlias
 from zmqex.dht import bencode
 from zmqex.dht.address import Address, Family, address_bytes, pack_address, unpack_address
 from zmqex.dht.bencode import Value
-from zmqex.errors import RemoteProtocolError
-from zmqex.limits import (
+from zmqex.dht.limits import (
     DHT_CONTACTS_PER_ANSWER_MAX,
     DHT_PEERS_PER_ANSWER_MAX,
     DHT_TOKEN_BYTES_MAX,
     DHT_TRANSACTION_BYTES_MAX,
 )
+from zmqex.errors import RemoteProtocolError
 
 NODE_ID_BYTES: Final = 20
 # Who we are in the `v` of every message (BEP 5: two letters, two bytes of version).

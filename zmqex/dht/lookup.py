@@ -13,8 +13,7 @@ from typing import Final
 
 from zmqex.dht.address import Address
 from zmqex.dht.items import Item, ItemKey
-from zmqex.dht.table import distance, position_of
-from zmqex.limits import (
+from zmqex.dht.limits import (
     DHT_ALPHA,
     DHT_K,
     DHT_LOOKUP_CONTACTS_MAX,
@@ -22,6 +21,7 @@ from zmqex.limits import (
     DHT_LOOKUP_PEERS_MAX,
     DHT_LOOKUP_QUERIES_MAX,
 )
+from zmqex.dht.table import distance, position_of
 
 # A node of unknown id (a bootstrap address) is asked before all others.
 _UNKNOWN: Final = -1

@@ -31,6 +31,13 @@ from zmqex.dht.events import (
 from zmqex.dht.guard import RateLimit, Tokens
 from zmqex.dht.items import Item, ItemKey
 from zmqex.dht.krpc import NODE_ID_BYTES, Failure, Query, Reply
+from zmqex.dht.limits import (
+    DHT_ALPHA,
+    DHT_BOOTSTRAP_MAX,
+    DHT_BUCKET_REFRESH_MS,
+    DHT_CHECKS_MAX,
+    DHT_LOOKUPS_MAX,
+)
 from zmqex.dht.lookup import Purpose
 from zmqex.dht.queries import Queries
 from zmqex.dht.responder import Responder
@@ -38,13 +45,6 @@ from zmqex.dht.searches import Outbox, Searches
 from zmqex.dht.table import RoutingTable
 from zmqex.dht.wants import Wants, check_name
 from zmqex.errors import LocalProtocolError, RemoteProtocolError
-from zmqex.limits import (
-    DHT_ALPHA,
-    DHT_BOOTSTRAP_MAX,
-    DHT_BUCKET_REFRESH_MS,
-    DHT_CHECKS_MAX,
-    DHT_LOOKUPS_MAX,
-)
 
 _SEED_BYTES_MIN: Final = 16
 _SEED_BYTES_MAX: Final = 64

@@ -9,8 +9,8 @@ from typing import Final
 from zmqex.dht import krpc
 from zmqex.dht.address import Address
 from zmqex.dht.bencode import Value
+from zmqex.dht.limits import DHT_DEAD_LIFE_MS, DHT_DEAD_MAX, DHT_QUERY_TIMEOUT_MS
 from zmqex.dht.lookup import Lookup, Round
-from zmqex.limits import DHT_DEAD_LIFE_MS, DHT_DEAD_MAX, DHT_QUERY_TIMEOUT_MS
 
 _CHANCE_BYTES: Final = 4
 _COUNT_BYTES: Final = 2

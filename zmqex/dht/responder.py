@@ -16,10 +16,10 @@ from zmqex.dht.guard import Tokens
 from zmqex.dht.item_store import ItemStore
 from zmqex.dht.items import read_item
 from zmqex.dht.krpc import NODE_ID_BYTES, Code, Query
+from zmqex.dht.limits import DHT_K, DHT_NAME_BYTES_MAX, DHT_REPLY_BYTES_MAX, DHT_REPLY_PEERS_MAX
 from zmqex.dht.store import PeerStore
 from zmqex.dht.table import RoutingTable, position_of
 from zmqex.dht.wants import Wants
-from zmqex.limits import DHT_K, DHT_NAME_BYTES_MAX, DHT_REPLY_BYTES_MAX, DHT_REPLY_PEERS_MAX
 
 _PORT_MAX: Final = 65_535
 _LIST_OVERHEAD: Final = len(b"6:valuesle")

@@ -6,12 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from zmqex.limits import (
-    DHT_ANNOUNCE_EVERY_MS,
-    DHT_FOLLOW_EVERY_MS,
-    DHT_ITEM_EVERY_MS,
-    SECOND_MS,
-)
+from zmqex.dht.limits import DHT_ANNOUNCE_EVERY_MS, DHT_FOLLOW_EVERY_MS, DHT_ITEM_EVERY_MS
+from zmqex.limits import SECOND_MS
 
 # Pauses after the first runs.  A follower looks at 0, 0.25, 0.5, 1, 2 and 5 s: nodes of one
 # network are often started together.  An announcer repeats at 1 s and 5 s, when it knows

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from zmqex.dht.address import Address, Scope, scope_of, source_of
-from zmqex.limits import (
+from zmqex.dht.limits import (
     DHT_PEER_LIFE_MS,
     DHT_PEERS_PER_HOST_MAX,
     DHT_PEERS_PER_LOCAL_SOCKET_MAX,

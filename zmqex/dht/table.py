@@ -14,7 +14,7 @@ from typing import Final
 
 from zmqex.dht.address import Address, Scope, network_of, scope_of
 from zmqex.dht.krpc import NODE_ID_BYTES
-from zmqex.limits import (
+from zmqex.dht.limits import (
     DHT_BUCKET_REFRESH_MS,
     DHT_CONTACT_FORGET_MS,
     DHT_CONTACTS_PER_HOST_MAX,

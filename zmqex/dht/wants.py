@@ -9,10 +9,10 @@ from typing import Final
 from zmqex.dht import schedule
 from zmqex.dht.bencode import Value
 from zmqex.dht.items import Item
+from zmqex.dht.limits import DHT_NAME_BYTES_MAX, DHT_NAMES_MAX
 from zmqex.dht.lookup import Purpose
 from zmqex.dht.schedule import Repeat
 from zmqex.errors import LocalProtocolError
-from zmqex.limits import DHT_NAME_BYTES_MAX, DHT_NAMES_MAX
 
 _PORT_MAX: Final = 65_535
 

@@ -15,8 +15,8 @@ from typing import Final
 from zmqex.adapters.discovery.candidate import Candidate
 from zmqex.adapters.discovery.http import HttpAnswer, post_json
 from zmqex.dht.address import Scope, is_believable, scope_of
+from zmqex.dht.limits import DHT_PEERS_PER_ANSWER_MAX
 from zmqex.errors import DiscoveryUnavailableError
-from zmqex.limits import DHT_PEERS_PER_ANSWER_MAX
 
 SOURCE: Final = "grape"
 _LONELY: Final = "No nodes to query"

@@ -15,9 +15,10 @@ from zmqex.adapters.clock import monotonic_ms
 from zmqex.adapters.discovery.candidate import Candidate
 from zmqex.adapters.discovery.grape import Grape, LonelyGrapeError
 from zmqex.dht import schedule
+from zmqex.dht.limits import GRAPE_ANNOUNCE_EVERY_MS
 from zmqex.dht.schedule import Repeat
 from zmqex.errors import DiscoveryUnavailableError
-from zmqex.limits import GRAPE_ANNOUNCE_EVERY_MS, SECOND_MS
+from zmqex.limits import SECOND_MS
 
 _R = TypeVar("_R")
 _AGAIN_FIRST_MS: Final = 1 * SECOND_MS

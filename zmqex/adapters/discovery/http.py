@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 
 import h11
 
+from zmqex.dht.limits import GRAPE_ANSWER_BYTES_MAX, GRAPE_TIMEOUT_MS
 from zmqex.errors import DiscoveryUnavailableError
-from zmqex.limits import GRAPE_ANSWER_BYTES_MAX, GRAPE_TIMEOUT_MS, SECOND_MS
+from zmqex.limits import SECOND_MS
 
 _READ_BYTES: Final = 16 * 1024
 _PORTS: Final = {"http": 80, "https": 443}

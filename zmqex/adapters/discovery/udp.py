@@ -13,9 +13,10 @@ from typing import Final, TypeAlias
 from zmqex.adapters.clock import monotonic_ms
 from zmqex.dht.address import family_of
 from zmqex.dht.events import Event
+from zmqex.dht.limits import DHT_DATAGRAM_BYTES_MAX
 from zmqex.dht.node import DhtNode
 from zmqex.errors import ConfigError
-from zmqex.limits import DHT_DATAGRAM_BYTES_MAX, SECOND_MS
+from zmqex.limits import SECOND_MS
 
 # Datagrams read in one go: a flood costs the loop a few milliseconds before others have a turn.
 _READ_AT_ONCE: Final = 64
