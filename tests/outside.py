@@ -56,6 +56,7 @@ class MemoryJournal:
         return records.Snapshot(
             orders=tuple(orders),
             trades=tuple(trades),
+            hashes=tuple(sorted(self.hashes.items())),
             checkpoints=tuple(self.checkpoints[key] for key in sorted(self.checkpoints)),
             batches=tuple(self.batches[key] for key in sorted(self.batches)),
             lines=tuple(self.lines.values()),

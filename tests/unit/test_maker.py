@@ -25,6 +25,7 @@ from tests.stories import (
     trade_of,
 )
 from tests.unit.maker_stories import DAY, confirmed_without_funds, scene
+from tests.unit.test_admission import ask, take_of, word
 from tests.world import SimNode
 from zmqex.kernel import effects as out
 from zmqex.kernel import events as happened
@@ -406,3 +407,18 @@ def test_a_fresh_invoice_survives_the_takers_crash_between_giving_up_and_making_
     world.run(MINUTE)
     assert state_of(alice, trade_id) is state_of(bob, trade_id) is State.SETTLED
     check_quiet(world)
+
+
+def test_a_hash_that_was_replaced_is_still_taken_after_a_restart() -> None:
+    """Named in a take, it would contradict the journal, and end the node."""
+    world, alice, bob, trade_id = confirmed_without_funds()
+    old = trade_of(alice, trade_id).payment_hash
+    sleep(world, 61 * MINUTE)
+    alice.ledger.balance_msat += 980_000_000_000
+    assert pay(alice, trade_id).result["reason"] == "invoice_expired"
+    world.run(2_000)
+    assert trade_of(alice, trade_id).payment_hash != old
+    alice.crash()
+    revive(world)
+    answer = ask(world, alice, bob, take_of(world, alice, bob, payment_hash=old))
+    assert word(answer) == "wrong_payment_hash"

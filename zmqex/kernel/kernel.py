@@ -156,7 +156,7 @@ class Kernel:
         }
 
     def _bring_back(self, restored: Snapshot) -> None:
-        self.trades.restore(restored.trades, restored.lines, restored.outbox)
+        self.trades.restore(restored)
         self.orders.restore(restored.orders)
         self.exports.restore(restored.terms)
         self.desk.keys.update(restored.commands)

@@ -159,6 +159,7 @@ class Snapshot(Record, frozen=True):
 
     orders: tuple[OwnOrder, ...] = ()
     trades: tuple[Trade, ...] = ()
+    hashes: tuple[tuple[bytes, bytes], ...] = ()  # (payment hash, trade id), replaced ones too
     checkpoints: tuple[OwnCheckpoint, ...] = ()
     batches: tuple[OwnBatch, ...] = ()
     lines: tuple[TradeLine, ...] = ()

@@ -22,6 +22,7 @@ from zmqex.kernel.records import (
     PutLine,
     PutOutbox,
     PutTrade,
+    Snapshot,
     Trade,
     TradeLine,
 )
@@ -212,18 +213,14 @@ class Trades:
 
     # --- after a restart -----------------------------------------------------------------------
 
-    def restore(
-        self,
-        trades: tuple[Trade, ...],
-        lines: tuple[TradeLine, ...],
-        outbox: tuple[OutboxLine, ...],
-    ) -> None:
+    def restore(self, restored: Snapshot) -> None:
         """Bring back what the journal has; nothing is sent yet."""
-        for trade in trades:
+        self._by_hash.update(restored.hashes)
+        for trade in restored.trades:
             self._index(trade)
-        for line in lines:
+        for line in restored.lines:
             self.lines.setdefault(line.trade_id, {})[line.digest] = line
-        for waiting in outbox:
+        for waiting in restored.outbox:
             self._outbox.setdefault(waiting.trade_id, {})[waiting.digest] = waiting
 
     def resume(self) -> None:

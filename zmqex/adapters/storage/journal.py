@@ -154,6 +154,9 @@ def _load(connection: sqlite3.Connection) -> Snapshot:
     return Snapshot(
         orders=rows("SELECT record FROM own_order ORDER BY created_ms, order_id", OwnOrder),
         trades=rows("SELECT record FROM trade ORDER BY created_ms, trade_id", Trade),
+        hashes=tuple(
+            connection.execute("SELECT payment_hash, trade_id FROM payment_hash ORDER BY 1")
+        ),
         checkpoints=rows("SELECT record FROM own_checkpoint ORDER BY market", OwnCheckpoint),
         batches=rows("SELECT record FROM own_batch ORDER BY market, epoch, sequence", OwnBatch),
         lines=rows("SELECT record FROM trade_line ORDER BY position", TradeLine),
