@@ -436,6 +436,7 @@ def _paid(ledger: Ledger, effect: Any, payment_hash: bytes, state: Any) -> happe
         htlc_expiry_height=payment["expiry_height"] if state == "in_flight" else None,
         height=ledger.height if state == "in_flight" else 0,
         asset=ledger.asset,
+        call="pay" if isinstance(effect, out.PayInvoice) else "payment",
     )
 
 

@@ -259,7 +259,6 @@ class LockRun(Run):
             self._has_released(at),
             trade.trade_id in self.kernel.sides.lock_seller._asked,
             trade.trade_id in self.kernel.sides.lock_seller._seen,
-            trade.trade_id in self.kernel.sides.lock_seller._sent,
             bool(trade.preimage),
             trade.state in _WAITING and self.clock_ms >= trade.deadline_ms,
             trade.trade_id in self.kernel.lock_buyer._asked,

@@ -16,7 +16,7 @@ from zmqex.trading.states import Input, State
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 SMALL = [
     pytest.param(Order("buy", 1, (1, 1), people=False), id="buys-1-of-two-takers"),
-    pytest.param(Order("sell", 1, (1, 1), people=False), id="sells-1-to-two-takers"),
+    pytest.param(Order("sell", 1, (1, 1), people=False, repeats=1), id="sells-1-to-two-takers"),
     pytest.param(Order("buy", 1, (1,)), id="buys-1-while-people-change-their-minds"),
     pytest.param(Order("sell", 1, (1,)), id="sells-1-while-people-change-their-minds"),
     pytest.param(Order("buy", 1, (1,), people=False, settlement="htlc"), id="buys-1-by-htlc"),
@@ -24,7 +24,9 @@ SMALL = [
 ]
 # Minutes each: quantity 2, and people who change their minds in the middle of two trades.
 LARGE = [
-    pytest.param(Order(side, lots, asked, people=people), id=f"{side}s-{lots}-{asked}-{people}")
+    pytest.param(
+        Order(side, lots, asked, people=people, repeats=1), id=f"{side}s-{lots}-{asked}-{people}"
+    )
     for side in ("buy", "sell")
     for lots, asked, people in (
         (1, (1, 1), True),
@@ -34,7 +36,8 @@ LARGE = [
 ] + [
     pytest.param(Order("buy", 1, (1,), settlement="htlc"), id="buys-1-by-htlc-True"),
     pytest.param(
-        Order("sell", 1, (1, 1), people=False, settlement="htlc"), id="sells-1-of-two-by-htlc"
+        Order("sell", 1, (1, 1), people=False, settlement="htlc", repeats=1),
+        id="sells-1-of-two-by-htlc",
     ),
 ]
 
@@ -100,6 +103,36 @@ def test_the_walk_finds_who_pays_twice() -> None:
         walk(naive)
 
 
+class Nothing(set[tuple[bytes, str]]):
+    """A set in which nothing is."""
+
+    def __contains__(self, _one: object) -> bool:
+        """Whatever it may be."""
+        return False
+
+
+def believe_old_words(kernel: Kernel) -> None:
+    """Another one: a look-up says what is, even if the payment follows it."""
+    kernel.core.paying = Nothing()
+
+
+@pytest.mark.parametrize(
+    ("settlement", "what"),
+    [
+        ("plain", "a trade was paid twice"),
+        ("htlc", "trade 0 is cancelled, and its payment is not"),
+    ],
+)
+def test_the_walk_finds_who_believes_what_was_said_before_it_paid(
+    settlement: str, what: str
+) -> None:
+    """Two look-ups after a crash, both from before the payment that follows the first."""
+    change = believe_old_words
+    naive = Order("sell", 1, (1,), people=False, change=change, only=what, settlement=settlement)
+    with pytest.raises(ViolationError, match=what):
+        walk(naive)
+
+
 def send_under_any_lock(kernel: Kernel) -> None:
     """A naive buyer by `htlc`: a lock is a lock, however short."""
     object.__setattr__(kernel.lock_buyer, "_outlasts", lambda *_: True)
@@ -145,7 +178,8 @@ class Everything(set[bytes]):
 
 
 def believe_the_buyer(kernel: Kernel) -> None:
-    """Another one: it takes the buyer's word before it has seen its own payment under way."""
+    """Another one: it takes the buyer's word, and a look-up's, before its payment is under way."""
+    believe_old_words(kernel)
     kernel.sides.lock_seller._seen = Everything()
 
 

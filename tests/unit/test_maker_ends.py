@@ -138,6 +138,29 @@ def test_the_late_failure_of_an_old_payment_says_nothing_about_the_new_one() -> 
     check_quiet(world)
 
 
+def test_a_word_from_before_a_payment_asks_for_no_fresh_invoice() -> None:
+    """The look-up's answer is late, the payment follows it: who asked for another would pay two."""
+    world, (alice, bob) = scene()
+    trade_id = taken(world, alice, bob, "sell")
+    bob.tell(SentTrade(trade_id))
+    world.run(100)
+    alice.ledger.fail_pay = "indeterminate"
+    alice.tell(ReceivedTrade(trade_id))
+    world.run(500)
+    alice.ledger.fail_pay = ""
+    row = trade_of(alice, trade_id)
+    never = happened.PaymentSeen(row.trade_id, row.payment_hash, "none")
+    effects = alice.k.handle(never, world.now())
+    (call,) = [one for one in effects if isinstance(one, out.PayInvoice)]
+    assert not any(isinstance(one, out.PayInvoice) for one in alice.k.handle(never, world.now()))
+    alice.handle(happened.PaymentSeen(row.trade_id, row.payment_hash, "failed"))
+    assert state_of(alice, trade_id) is State.PAYING
+    world.carry_out(alice, call)
+    world.run(1_000)
+    assert state_of(alice, trade_id) is state_of(bob, trade_id) is State.SETTLED
+    check_quiet(world)
+
+
 def test_a_wrong_preimage_settles_nothing() -> None:
     """Only the preimage of the hash is a proof of payment."""
     world, (alice, bob) = scene()

@@ -257,7 +257,7 @@ def test_each_call_that_works_is_one_event(effect: Any, call: str) -> None:  # n
         "invoice": happened.InvoiceSeen(HASH, "settled", 7),
         "settle": happened.InvoiceSeen(HASH, "settled", 7),
         "cancel": happened.InvoiceSeen(HASH, "settled", 7),
-        "pay": happened.PaymentSeen(TRADE, HASH, "succeeded", b"p" * 32),
+        "pay": happened.PaymentSeen(TRADE, HASH, "succeeded", b"p" * 32, call="pay"),
         "payment": happened.PaymentSeen(TRADE, HASH, "succeeded", b"p" * 32),
     }
     assert event == expected[call]
@@ -317,7 +317,7 @@ def test_the_reason_of_a_failed_payment_is_a_word_or_none(
     backend = Lightning()
     backend.payment_info = PaymentInfo("failed", reason=word)
     (event,) = lightning_events(backend, out.PayInvoice(TRADE, HASH, "lnbcrt1", 10, 432))
-    assert event == happened.PaymentSeen(TRADE, HASH, "failed", None, reason)
+    assert event == happened.PaymentSeen(TRADE, HASH, "failed", None, reason, call="pay")
 
 
 @pytest.mark.parametrize("effect", [LIGHTNING[0][0], LIGHTNING[1][0], LIGHTNING[2][0]])

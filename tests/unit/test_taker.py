@@ -25,6 +25,8 @@ from tests.stories import (
 from tests.unit.taker_stories import forge, manual, scene
 from zmqex.kernel import effects as out
 from zmqex.kernel import events as happened
+from zmqex.kernel.commands import PayTrade
+from zmqex.kernel.events import PaymentState
 from zmqex.reasons import RejectReason
 from zmqex.trading.states import State
 
@@ -95,6 +97,45 @@ def test_a_payment_without_an_answer_is_looked_up_until_it_has_ended(how: str) -
     world.run(MINUTE)
     assert state_of(bob, trade_id) is state_of(alice, trade_id) is State.BASE_DONE
     assert bob.ledger.balance_msat == TEN_BTC_MSAT - 40_000_000_000
+    check_quiet(world)
+
+
+@pytest.mark.parametrize("word", ["none", "failed"])
+def test_a_word_from_before_a_payment_says_nothing_about_it(word: PaymentState) -> None:
+    """Two look-ups may be on their way when the payment follows the first one's answer.
+
+    Who believed the second would leave a trade whose base it is about to pay.
+    """
+    world, alice, bob, trade_id = manual()
+    bob.ledger.fail_pay = "indeterminate"
+    pay(bob, trade_id)
+    bob.ledger.fail_pay = ""
+    row = trade_of(bob, trade_id)
+    never = happened.PaymentSeen(row.trade_id, row.payment_hash, "none")
+    effects = bob.k.handle(never, world.now())
+    (call,) = [one for one in effects if isinstance(one, out.PayInvoice)]
+    world.wall_ms = row.first_sent_ms + 13 * MINUTE
+    bob.handle(happened.PaymentSeen(row.trade_id, row.payment_hash, word))
+    assert state_of(bob, trade_id) is State.PAYING
+    world.carry_out(bob, call)
+    world.run(1_000)
+    assert state_of(bob, trade_id) is state_of(alice, trade_id) is State.BASE_DONE
+    check_quiet(world)
+
+
+def test_the_failure_of_one_payment_is_not_that_of_the_next() -> None:
+    """The operator tries again while a look-up of the first attempt is still on its way."""
+    world, alice, bob, trade_id = manual()
+    bob.ledger.fail_pay = "rejected"
+    pay(bob, trade_id)
+    bob.ledger.fail_pay = ""
+    assert state_of(bob, trade_id) is State.ACCEPTED
+    row = trade_of(bob, trade_id)
+    bob.command(PayTrade(trade_id))
+    bob.handle(happened.PaymentSeen(row.trade_id, row.payment_hash, "failed"))
+    assert state_of(bob, trade_id) is State.PAYING
+    world.run(1_000)
+    assert state_of(bob, trade_id) is state_of(alice, trade_id) is State.BASE_DONE
     check_quiet(world)
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from zmqex.kernel.effects import Announce, AnswerCommand, Effect, Log, Persist
+from zmqex.kernel.effects import Announce, AnswerCommand, Effect, Log, PayInvoice, Persist
 from zmqex.kernel.events import Now
 from zmqex.kernel.records import PutCounter, Write
 from zmqex.limits import (
@@ -105,6 +105,8 @@ class Core:
         self.identity = signer.public_key
         self.now = _BEGINNING
         self.height = 0  # of the Lightning backend's chain; 0 before it was heard
+        # (hash, asset) of each payment that Lightning was told to make and has not answered yet.
+        self.paying: set[tuple[bytes, str]] = set()
         self.counters: dict[str, int] = {}
         self.counted: dict[str, int] = {}
         self._effects: list[Effect] = []
@@ -135,6 +137,8 @@ class Core:
 
     def emit(self, effect: Effect) -> None:
         """Add an effect of this event."""
+        if isinstance(effect, PayInvoice):
+            self.paying.add((effect.payment_hash, effect.asset))
         self._effects.append(effect)
 
     def announce(self, topic: str, key: str, **facts: Any) -> None:  # noqa: ANN401

@@ -192,7 +192,7 @@ class InvoiceSeen(Event, frozen=True):
 
 
 class PaymentSeen(Event, frozen=True):
-    """The state of one of our payments, looked up or just ended.
+    """The state of one of our payments: what came of the call to pay, or of a look-up.
 
     While in flight, `htlc_expiry_height` is where the payee's lock ends at the earliest (None: the
     backend does not say), and `height` is the present.
@@ -206,6 +206,7 @@ class PaymentSeen(Event, frozen=True):
     htlc_expiry_height: int | None = None
     height: int = 0
     asset: str = BASE
+    call: Literal["pay", "payment"] = "payment"
 
 
 class HeightSeen(Event, frozen=True):

@@ -245,6 +245,9 @@ class Kernel:
     def _on_lightning(
         self, event: InvoiceCreated | InvoiceSeen | PaymentSeen | LightningFailed
     ) -> None:
+        if self._is_outdated(event):
+            self.core.count("outdated_payment_word")
+            return
         trade = self.trades.by_hash(event.payment_hash)
         if trade is None or not _concerns(trade, event.asset):
             self.core.count("lightning_event_without_trade")
@@ -263,6 +266,24 @@ class Kernel:
                 side.on_payment_seen(trade, event)
             case _:
                 side.on_lightning_failed(trade, event)
+
+    def _is_outdated(
+        self, event: InvoiceCreated | InvoiceSeen | PaymentSeen | LightningFailed
+    ) -> bool:
+        """Whether a look-up says of a payment that it is not, from before it was made.
+
+        Calls about one hash are answered in their order, so what comes before the answer to the
+        call to pay was asked before it.
+        """
+        key = event.payment_hash, event.asset
+        match event:
+            case PaymentSeen(call="pay") | LightningFailed(call="pay"):
+                self.core.paying.discard(key)
+                return False
+            case PaymentSeen(state="none" | "failed"):
+                return key in self.core.paying
+            case _:
+                return False
 
     def _on_height(self, event: HeightSeen) -> None:
         if event.asset == BASE:

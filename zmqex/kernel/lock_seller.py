@@ -45,8 +45,7 @@ class LockSeller:
         self._maker = maker
         self._taker = taker
         self._asked = Asked(core, trades, "release")
-        # Trades whose payment is asked for, or was seen under way, since this node has started.
-        self._sent: set[bytes] = set()
+        # Trades whose payment was seen under way since this node has started.
         self._seen: set[bytes] = set()
 
     def is_asking(self, trade: Trade) -> bool:
@@ -96,11 +95,9 @@ class LockSeller:
         """A maker's payment has come back, or was never sent: once more, as long as it may be."""
         reason = event.reason or RejectReason.PAYMENT_FAILED
         if event.state == "none":
-            if trade.trade_id in self._sent:
-                return  # a word from before it: once is enough
             never = self._why_not_lock(trade, trade.invoice, trade.counterparty_node)
             if never is None:
-                self._send(trade)
+                self._core.emit(pay_invoice(trade))
                 return
             reason = never
         self._came_back(trade, reason)
@@ -114,9 +111,7 @@ class LockSeller:
         paying = trade.role is TradeRole.MAKER and trade.state is State.PAYING
         if trade.role is TradeRole.TAKER:
             self._taker.on_lightning_failed(trade, event)
-        elif paying and event.call == "pay" and event.indeterminate:
-            self._sent.discard(trade.trade_id)  # what is said from now on is said of after it
-        elif paying and event.call == "pay":
+        elif paying and event.call == "pay" and not event.indeterminate:
             self._came_back(trade, event.reason)
 
     # --- what our operator says ----------------------------------------------------------------
@@ -183,14 +178,10 @@ class LockSeller:
         )
         floor = lock_floor(self._core, trade)
         trade = self._trades.move(trade, Input.PAY_STARTED, reason="", htlc_expiry_height=floor)
-        self._send(trade)
+        self._core.emit(pay_invoice(trade))
         self._maker.extend(trade)
         self._poll(trade)
         return None
-
-    def _send(self, trade: Trade) -> None:
-        self._sent.add(trade.trade_id)
-        self._core.emit(pay_invoice(trade))
 
     def _why_not_lock(self, trade: Trade, invoice: str, node: bytes) -> RejectReason | None:
         prefix = self._core.settings.invoice_prefix

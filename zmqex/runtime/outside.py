@@ -252,6 +252,7 @@ class LightningCalls:
             RejectReason(info.reason) if info.reason in _WORDS else None,
             *lock,
             self._asset,
+            "pay" if isinstance(effect, PayInvoice) else "payment",
         )
 
     async def _lock(self, info: InvoiceInfo | PaymentInfo) -> tuple[int | None, int]:
