@@ -197,8 +197,9 @@ class Fetch:
         dust = dust_below(self._core.currencies.instrument(self._market))
         for fold in self.folds.values():
             for key, row in fold.orders.items():
-                if row.order.quantity_lots * row.order.price_ticks >= dust:
-                    book.place(resting(key, fold.maker, row), now_ms)
+                order = row.order
+                if order.quantity_lots * order.price_ticks >= dust:
+                    book.place(resting(key, fold.maker, order, row), now_ms)
         return book
 
     def _ask_heads(self, after: bytes) -> None:

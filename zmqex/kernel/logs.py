@@ -147,9 +147,8 @@ class FoundOrder(msgspec.Struct, frozen=True):
         return self.remaining_lots - self.held_lots
 
 
-def resting(order_id: bytes, maker: bytes, row: Row) -> BookOrder:
-    """A row of a fold as the book takes it."""
-    order = row.order
+def resting(order_id: bytes, maker: bytes, order: Order, row: Row) -> BookOrder:
+    """An order of these terms, and what is left of it, as the book takes it."""
     # By position, and without `available_lots`: it is done for every order of every maker, and a
     # number that the row has already takes no memory of its own.
     return BookOrder(

@@ -96,7 +96,7 @@ class Publisher:
             order = log.fold.read_order(raw)
             if isinstance(order, RejectReason):
                 raise StorageError(f"an order of the own log cannot be read: {order.value}")
-            rows[log.fold.order_id(raw)] = Row(order, raw, remaining, held)
+            rows[log.fold.order_id(raw)] = Row(raw, remaining, held)
         head = Head(
             point.market, point.epoch, point.sequence, point.head_hash, len(rows), ZERO_DIGEST
         )

@@ -329,7 +329,8 @@ class Replicas:
             fold.restore(head, rows)
             gone: list[tuple[bytes, Row | None]] = [(key, None) for key in old if key not in rows]
             changed = [(key, row) for key, row in rows.items() if old.get(key) is not row]
-            self._shown.show(log, [*gone, *changed], {key: None for key in rows if key not in old})
+            terms = {key: row.order for key, row in rows.items() if key not in old}
+            self._shown.show(log, [*gone, *changed], terms)
         log.tail, log.anchors, log.widening = Tail(head.sequence), [], False
         log.gap = {at: one for at, one in log.gap.items() if at > head.sequence}
         self._advance(log)
@@ -337,13 +338,13 @@ class Replicas:
     def _apply(self, log: MakerLog, plan: Plan, envelope: bytes) -> None:
         """Carry a plan out in the fold, its tail and the book."""
         fold = log.fold
-        before, fresh = len(fold.orders), set(plan.rows).difference(fold.orders)
+        before = len(fold.orders)
         log.tail.append(plan.digest, envelope)
         if fold.maker != self._core.identity:  # ours is trimmed on disk too, by the publisher
             self.trim(log)
         fold.apply(plan)
         over = self._over(log, before, len(fold.orders))
-        self._shown.show(log, plan.rows.items(), fresh)
+        self._shown.show(log, plan.rows.items(), plan.terms)
         if over:
             self._go_head_only(log)
 

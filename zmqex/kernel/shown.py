@@ -8,7 +8,7 @@ Not for: which orders a maker has (`replicas`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from zmqex.kernel.core import Core
@@ -18,6 +18,7 @@ from zmqex.limits import CLOCK_SKEW_MAX_MS, HEARTBEAT_EVERY_MS, ORDER_LIFE_MAX_M
 from zmqex.market.book import Book
 from zmqex.market.units import dust_below
 from zmqex.protocol.log import Row
+from zmqex.protocol.messages import Order
 from zmqex.reasons import RejectReason
 
 _HIDDEN_DUST: Final = "hidden_" + RejectReason.NOTIONAL_TOO_SMALL.value
@@ -57,9 +58,9 @@ class Shown:
         self,
         log: MakerLog,
         rows: Iterable[tuple[bytes, Row | None]],
-        fresh: Collection[bytes],
+        terms: Mapping[bytes, Order],
     ) -> None:
-        """Bring the rows of a log into its book; `fresh` ones are new to it."""
+        """Bring the rows of a log into its book; those with `terms` are new to it."""
         maker, market, now_ms = log.fold.maker, log.fold.market, self._core.now.wall_ms
         book = self.books.get(market)
         if book is None:
@@ -72,13 +73,13 @@ class Shown:
             if row is None:
                 book.cancel(key)
                 log.hidden.pop(key, None)
-            elif key not in fresh:
+            elif (order := terms.get(key)) is None:
                 book.update(key, row.available_lots)
-            elif (order := row.order).quantity_lots * order.price_ticks < dust:
+            elif order.quantity_lots * order.price_ticks < dust:
                 self._core.count(_HIDDEN_DUST)
             elif order.expires_at_ms > latest_ms:
                 self._keep_out(log, key, RejectReason.EXPIRY_TOO_FAR)
-            elif (refused := book.place(resting(key, maker, row), now_ms)) is not None:
+            elif (refused := book.place(resting(key, maker, order, row), now_ms)) is not None:
                 self._keep_out(log, key, refused)
 
     def _keep_out(self, log: MakerLog, key: bytes, reason: RejectReason) -> None:
@@ -110,5 +111,6 @@ class Shown:
                 # What had ended by a clock that has been set back since has not ended.
                 log.hidden.update((key, None) for key in orders if book.get(key) is None)
             keys, log.hidden = log.hidden, {}
-            rows = [(key, orders[key]) for key in keys if key in orders]
-            self.show(log, [one for one in rows if one[1].order.expires_at_ms > now_ms], keys)
+            terms = {key: orders[key].order for key in keys if key in orders}
+            alive = [key for key, order in terms.items() if order.expires_at_ms > now_ms]
+            self.show(log, [(key, orders[key]) for key in alive], terms)

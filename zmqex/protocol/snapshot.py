@@ -103,4 +103,4 @@ class Assembly:
             raise RemoteProtocolError(f"a snapshot with an order that is {order.value}", penalty=10)
         if not one.held_lots <= one.remaining_lots <= order.quantity_lots:
             raise RemoteProtocolError("a snapshot with impossible quantities", penalty=10)
-        return Row(order, one.order, one.remaining_lots, one.held_lots)
+        return Row(one.order, one.remaining_lots, one.held_lots)
