@@ -57,6 +57,24 @@ def test_a_full_book_refuses_until_an_order_leaves() -> None:
     assert book.place(order(3), 0) is None
 
 
+def test_of_many_orders_those_that_can_rest_do_and_the_others_are_told() -> None:
+    """One call does what many would: in order, each by itself."""
+    book, one_by_one = Book(orders_max=3), Book(orders_max=3)
+    wrong = order(5, price=0)
+    given = [order(1), order(2), order(1), wrong, order(3), order(4)]
+    again = [msgspec.structs.replace(each) for each in given]
+    refused = book.place_all(given, 0)
+    assert [(one.order_id[-1], reason) for one, reason in refused] == [
+        (1, RejectReason.DUPLICATE_ORDER),
+        (5, RejectReason.INVALID_PRICE),
+        (4, RejectReason.BOOK_FULL),
+    ]
+    assert refused[1][0] is wrong
+    assert [one_by_one.place(each, 0) for each in again if each.order_id[-1] < 4].count(None) == 3
+    assert book.state_hash() == one_by_one.state_hash()
+    assert book.place_all([], 0) == []
+
+
 def test_a_queue_full_of_dead_orders_is_rebuilt_in_order() -> None:
     """Thousands of orders leave a level from the front, and those behind keep their places."""
     book = Book()
@@ -129,8 +147,8 @@ def test_the_ends_of_orders_that_left_are_forgotten_little_by_little() -> None:
     for number in range(100, 20_100):
         book.place(order(number, expires_at_ms=rng.randint(1, 10**7)), 0)
         book.cancel(order(number).order_id)
-        assert book._arrivals - book._expiries.forgotten <= 2 * (len(resting) + 1_024)
-    assert kept(book) == book._arrivals - book._expiries.forgotten
+        assert len(book) + book._gone - book._expiries.forgotten <= 2 * (len(resting) + 1_024)
+    assert kept(book) == len(book) + book._gone - book._expiries.forgotten
     ends = sorted(each.expires_at_ms for each in resting)
     assert book.next_expiry_ms() == ends[0]
     assert [gone.expires_at_ms for gone in book.expire(10**7)] == ends

@@ -153,7 +153,7 @@ def test_a_page_that_is_not_of_the_head_is_refused(lie: str) -> None:
 
 
 def test_rows_that_no_order_could_have_are_refused() -> None:
-    """Terms of another market, more held than remains: no honest fold has them."""
+    """Terms of another market or that nobody can read, more held than remains."""
     fold, _ = folded(1)
     frozen = Frozen(fold)
     (raw,) = (row.raw for row in fold.orders.values())
@@ -166,6 +166,10 @@ def test_rows_that_no_order_could_have_are_refused() -> None:
     strange = next(placed for key, placed in others if key[0] == assembly.wanted[0])
     with pytest.raises(RemoteProtocolError, match="wrong_market"):
         assembly.add(Rows(1, [OpenOrder(strange.order, 1, 0)]))
+    unreadable = (b"\xc1%d" % number for number in range(10_000))
+    noise = next(raw for raw in unreadable if fold.order_id(raw)[0] == assembly.wanted[0])
+    with pytest.raises(RemoteProtocolError, match="malformed"):
+        assembly.add(Rows(1, [OpenOrder(noise, 1, 0)]))
 
 
 def test_digests_must_be_those_of_the_root() -> None:

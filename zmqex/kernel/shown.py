@@ -16,6 +16,7 @@ from zmqex.kernel.effects import Announce
 from zmqex.kernel.logs import MakerLog, resting
 from zmqex.limits import CLOCK_SKEW_MAX_MS, HEARTBEAT_EVERY_MS, ORDER_LIFE_MAX_MS
 from zmqex.market.book import Book
+from zmqex.market.orders import BookOrder
 from zmqex.market.units import dust_below
 from zmqex.protocol.log import Row
 from zmqex.protocol.messages import Order
@@ -69,6 +70,7 @@ class Shown:
         # Of our own, commands say what is too small; a part may be worth less, and is rounded up.
         dust = 0 if maker == self._core.identity else self._dust_below[market]
         latest_ms = now_ms + ORDER_LIFE_MAX_MS + CLOCK_SKEW_MAX_MS
+        new: list[BookOrder] = []
         for key, row in rows:
             if row is None:
                 book.cancel(key)
@@ -79,8 +81,10 @@ class Shown:
                 self._core.count(_HIDDEN_DUST)
             elif order.expires_at_ms > latest_ms:
                 self._keep_out(log, key, RejectReason.EXPIRY_TOO_FAR)
-            elif (refused := book.place(resting(key, maker, order, row), now_ms)) is not None:
-                self._keep_out(log, key, refused)
+            else:
+                new.append(resting(key, maker, order, row))
+        for refused, reason in book.place_all(new, now_ms):
+            self._keep_out(log, refused.order_id, reason)
 
     def _keep_out(self, log: MakerLog, key: bytes, reason: RejectReason) -> None:
         """Leave an order out of its book until it is looked at again."""

@@ -171,13 +171,7 @@ class Fold:
             order = _decode_order(raw)
         except UNREADABLE:
             return RejectReason.MALFORMED
-        if order.market != self.market:
-            return RejectReason.WRONG_MARKET
-        if order.minimum_lots > order.quantity_lots:
-            return RejectReason.MINIMUM_ABOVE_QUANTITY
-        if order.flags & _FLAGS_UNKNOWN:
-            return RejectReason.CONTRADICTORY_FLAGS
-        return order
+        return self._why_not_terms(order) or order
 
     def order_id(self, raw: bytes) -> bytes:
         """The id of an order of this log's maker."""
@@ -202,28 +196,48 @@ class Fold:
     def _fill(self, plan: Plan, batch: Batch) -> RejectReason | None:
         """Put into a plan what a batch makes of each order that it speaks of, or say why not."""
         rows, terms = plan.rows, plan.terms
-        orders, begun = self.orders, self._order_hash.copy
+        market, orders, begun = self.market, self.orders, self._order_hash.copy
         # Against the maker's own clock, so that every node decides alike; readers hide what is too
         # long by theirs.
         latest_ms = batch.sent_at_ms + ORDER_LIFE_MAX_MS + CLOCK_SKEW_MAX_MS
         for operation in batch.operations:
-            if isinstance(operation, Place):  # nearly all of them: no call more than it takes
-                raw = operation.order
-                order = self.read_order(raw)
-                if not isinstance(order, Order):
-                    return order
-                if order.expires_at_ms > latest_ms:
-                    return RejectReason.EXPIRY_TOO_FAR
-                hashed = begun()  # `order_id`, here without a call
-                hashed.update(raw)
-                key = hashed.digest()
-                if key not in orders:
-                    terms[key] = order
-                if rows.get(key, orders.get(key)) is not None:
-                    return RejectReason.DUPLICATE_ORDER
-                rows[key] = Row(raw, order.quantity_lots, 0)
-            elif (refused := self._stage(rows, operation)) is not None:
-                return refused
+            if not isinstance(operation, Place):
+                if (refused := self._stage(rows, operation)) is not None:
+                    return refused
+                continue
+            raw = operation.order  # nearly all are placements: no call more than it takes
+            try:
+                order = _decode_order(raw)
+            except UNREADABLE:
+                return RejectReason.MALFORMED
+            if (
+                order.market != market
+                or order.minimum_lots > order.quantity_lots
+                or order.flags & _FLAGS_UNKNOWN
+                or order.expires_at_ms > latest_ms
+            ):
+                return self._why_not_terms(order) or RejectReason.EXPIRY_TOO_FAR
+            hashed = begun()  # `order_id`, here without a call
+            hashed.update(raw)
+            key = hashed.digest()
+            if key not in orders:
+                terms[key] = order
+                before = rows.get(key)
+            else:
+                before = rows.get(key, orders[key])
+            if before is not None:
+                return RejectReason.DUPLICATE_ORDER
+            rows[key] = Row(raw, order.quantity_lots, 0)
+        return None
+
+    def _why_not_terms(self, order: Order) -> RejectReason | None:
+        """Why no order of this log can have these terms."""
+        if order.market != self.market:
+            return RejectReason.WRONG_MARKET
+        if order.minimum_lots > order.quantity_lots:
+            return RejectReason.MINIMUM_ABOVE_QUANTITY
+        if order.flags & _FLAGS_UNKNOWN:
+            return RejectReason.CONTRADICTORY_FLAGS
         return None
 
     def _stage(
