@@ -47,8 +47,6 @@ PAY_START_MAX_MS: Final = 13 * MINUTE_MS
 
 # A take waits no longer than this for the hold server, and does not ask twice.
 HOLD_SERVER_TIMEOUT_S: Final = 1
-# Calls to the hold server under way at once; the rest queue for at most the same second.
-HOLD_CONNECTIONS_MAX: Final = 16
 # A copy of a node that ends without giving its lease back keeps the next one waiting so long.
 LEASE_TTL_MS: Final = 10 * SECOND_MS
 # How often a hold server is asked for the lease and whether it still has our holds.

@@ -14,7 +14,20 @@ Keys of one node (the braces keep them in one slot of a cluster), P = `zmqex:{id
 
 from __future__ import annotations
 
+import hashlib
 from typing import Final
+
+
+class Script:
+    """A script, and the name under which a server that has run it knows it."""
+
+    __slots__ = ("sha", "text")
+
+    def __init__(self, *parts: str) -> None:
+        """`parts` are put together."""
+        self.text = "".join(parts)
+        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
 
 _NOW: Final = """
 local time = redis.call('TIME')
@@ -29,10 +42,10 @@ end
 """
 
 # KEYS hold, order, live; ARGV prefix of holds, trade, order, quantity, capacity, fence, ttl.
-RESERVE: Final = (
-    _NOW
-    + _OUTLIVE
-    + """
+RESERVE: Final = Script(
+    _NOW,
+    _OUTLIVE,
+    """
 local hold, order, live = KEYS[1], KEYS[2], KEYS[3]
 local prefix, trade, order_id = ARGV[1], ARGV[2], ARGV[3]
 local quantity, capacity, fence, ttl = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
@@ -84,24 +97,24 @@ redis.call('ZADD', live, now + tonumber(ttl), trade)
 outlive(order, ttl)
 outlive(live, ttl)
 return {'reserved', total()}
-"""
+""",
 )
 
 # KEYS hold, order, live; ARGV trade, order, fence.
-RELEASE: Final = """
+RELEASE: Final = Script("""
 local mine = redis.call('HMGET', KEYS[1], 'order', 'fence')
 if mine[1] ~= ARGV[2] or mine[2] ~= ARGV[3] then return 0 end
 redis.call('DEL', KEYS[1])
 redis.call('SREM', KEYS[2], ARGV[1])
 redis.call('ZREM', KEYS[3], ARGV[1])
 return 1
-"""
+""")
 
 # KEYS hold, order, live; ARGV trade, order, fence, ttl.
-EXTEND: Final = (
-    _NOW
-    + _OUTLIVE
-    + """
+EXTEND: Final = Script(
+    _NOW,
+    _OUTLIVE,
+    """
 local mine = redis.call('HMGET', KEYS[1], 'order', 'fence')
 if mine[1] ~= ARGV[2] or mine[2] ~= ARGV[3] then return 0 end
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
@@ -110,15 +123,15 @@ redis.call('ZADD', KEYS[3], now + tonumber(ARGV[4]), ARGV[1])
 outlive(KEYS[2], ARGV[4])
 outlive(KEYS[3], ARGV[4])
 return 1
-"""
+""",
 )
 
 # KEYS epoch, live; ARGV epoch, prefix of holds, prefix of orders, then five for each row:
 # trade, order, quantity, fence, ttl.
-REBUILD: Final = (
-    _NOW
-    + _OUTLIVE
-    + """
+REBUILD: Final = Script(
+    _NOW,
+    _OUTLIVE,
+    """
 if redis.call('GET', KEYS[1]) == ARGV[1] then return 0 end
 for _, trade in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
   local order_id = redis.call('HGET', ARGV[2] .. trade, 'order')
@@ -137,11 +150,11 @@ for first = 4, #ARGV, 5 do
 end
 redis.call('SET', KEYS[1], ARGV[1])
 return 1
-"""
+""",
 )
 
 # KEYS live; ARGV prefix of holds.  Answers five for each hold.
-LIST: Final = """
+LIST: Final = Script("""
 local rows = {}
 for _, trade in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
   local key = ARGV[1] .. trade
@@ -153,18 +166,18 @@ for _, trade in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
   end
 end
 return rows
-"""
+""")
 
 # KEYS leader; ARGV owner, ttl.
-LEASE: Final = """
+LEASE: Final = Script("""
 local leader = redis.call('GET', KEYS[1])
 if leader and leader ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
-"""
+""")
 
 # KEYS leader; ARGV owner.
-END_LEASE: Final = """
+END_LEASE: Final = Script("""
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])
-"""
+""")

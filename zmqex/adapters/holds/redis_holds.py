@@ -10,22 +10,25 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import unquote, urlsplit
 
-from redis.asyncio import BlockingConnectionPool, Redis, Sentinel
+from redis.asyncio import ConnectionPool, Redis, Sentinel
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 
 from zmqex.adapters.holds import lua
+from zmqex.adapters.holds.line import Line
 from zmqex.adapters.holds.port import HoldAnswer, HoldOutcome, HoldRow, HoldView, ServerInfo
+from zmqex.adapters.holds.resp import Word
 from zmqex.errors import ConfigError, HoldsUnavailableError, LocalProtocolError
 from zmqex.limits import (
-    HOLD_CONNECTIONS_MAX,
     HOLD_SERVER_TIMEOUT_S,
     INTEGER_MAX,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+    Ask = Callable[..., Awaitable[Any]]
 
 _IN_MEMORY_URL: Final = "memory://"
 _ROW_FIELDS: Final = 5
@@ -53,18 +56,13 @@ class RedisHolds:
         self._guides = guides
         self._url = without_password(url)
         self._embedded = embedded
+        self._line = None if url == _IN_MEMORY_URL else Line(client.connection_pool)
+        self._ask: Ask = self._line.ask if self._line else client.execute_command
         self._hold = prefix + "hold:"
         self._order = prefix + "order:"
         self._live = prefix + "live"
         self._epoch = prefix + "epoch"
         self._leader = prefix + "leader"
-        self._reserve = client.register_script(lua.RESERVE)
-        self._release = client.register_script(lua.RELEASE)
-        self._extend = client.register_script(lua.EXTEND)
-        self._rebuild = client.register_script(lua.REBUILD)
-        self._list = client.register_script(lua.LIST)
-        self._lease = client.register_script(lua.LEASE)
-        self._end_lease = client.register_script(lua.END_LEASE)
 
     @classmethod
     def connect(cls, url: str, *, identity: bytes, embedded: bool = False) -> Self:
@@ -113,7 +111,8 @@ class RedisHolds:
         _check(quantity_lots=quantity_lots, fence=fence, ttl_ms=ttl_ms)
         trade, order = trade_id.hex(), order_id.hex()
         with self._translated():
-            outcome, held = await self._reserve(
+            outcome, held = await self._run(
+                lua.RESERVE,
                 self._keys(order, trade),
                 (self._hold, trade, order, quantity_lots, capacity_lots, fence, ttl_ms),
             )
@@ -125,15 +124,16 @@ class RedisHolds:
         """See `port.Holds`."""
         trade, order = trade_id.hex(), order_id.hex()
         with self._translated():
-            return bool(await self._release(self._keys(order, trade), (trade, order, fence)))
+            keys = self._keys(order, trade)
+            return bool(await self._run(lua.RELEASE, keys, (trade, order, fence)))
 
     async def extend(self, order_id: bytes, trade_id: bytes, fence: int, ttl_ms: int) -> bool:
         """See `port.Holds`."""
         _check(fence=fence, ttl_ms=ttl_ms)
         trade, order = trade_id.hex(), order_id.hex()
         with self._translated():
-            answer = await self._extend(self._keys(order, trade), (trade, order, fence, ttl_ms))
-        return bool(answer)
+            keys = self._keys(order, trade)
+            return bool(await self._run(lua.EXTEND, keys, (trade, order, fence, ttl_ms)))
 
     async def rebuild(self, epoch: bytes, rows: Sequence[HoldRow]) -> None:
         """See `port.Holds`."""
@@ -143,18 +143,18 @@ class RedisHolds:
             ids = row.trade_id.hex(), row.order_id.hex()
             arguments += [*ids, row.quantity_lots, row.fence, row.ttl_ms]
         with self._translated():
-            await self._rebuild([self._epoch, self._live], arguments)
+            await self._run(lua.REBUILD, (self._epoch, self._live), arguments)
 
     async def epoch(self) -> bytes | None:
         """See `port.Holds`."""
         with self._translated():
-            stored = await self._client.get(self._epoch)
-        return stored if stored is None or isinstance(stored, bytes) else stored.encode()
+            stored: bytes | None = await self._ask("GET", self._epoch)
+        return stored
 
     async def list(self) -> list[HoldView]:
         """See `port.Holds`."""
         with self._translated():
-            fields = await self._list([self._live], [self._hold])
+            fields = await self._run(lua.LIST, (self._live,), (self._hold,))
         return [
             HoldView(
                 order_id=bytes.fromhex(fields[first].decode()),
@@ -170,12 +170,12 @@ class RedisHolds:
         """See `port.Holds`."""
         _check(ttl_ms=ttl_ms)
         with self._translated():
-            return bool(await self._lease([self._leader], [owner, ttl_ms]))
+            return bool(await self._run(lua.LEASE, (self._leader,), (owner, ttl_ms)))
 
     async def end_lease(self, owner: bytes) -> bool:
         """See `port.Holds`."""
         with self._translated():
-            return bool(await self._end_lease([self._leader], [owner]))
+            return bool(await self._run(lua.END_LEASE, (self._leader,), (owner,)))
 
     async def info(self) -> ServerInfo:
         """See `port.Holds`."""
@@ -197,12 +197,22 @@ class RedisHolds:
     async def ping(self) -> None:
         """See `port.Holds`."""
         with self._translated():
-            await self._client.ping()
+            await self._ask("PING")
 
     async def close(self) -> None:
         """See `port.Holds`."""
+        if self._line is not None:
+            await self._line.close()
         for client in (self._client, *self._guides):
             await client.aclose()
+
+    async def _run(self, script: lua.Script, keys: Sequence[str], arguments: Sequence[Word]) -> Any:  # noqa: ANN401 - the script's answer
+        """Run a script; its text travels only to a server that does not have it."""
+        rest = (len(keys), *keys, *arguments)
+        try:
+            return await self._ask("EVALSHA", script.sha, *rest)
+        except NoScriptError:
+            return await self._ask("EVAL", script.text, *rest)
 
     def _keys(self, order: str, trade: str) -> tuple[str, str, str]:
         return self._hold + trade, self._order + order, self._live
@@ -228,13 +238,7 @@ def without_password(url: str) -> str:
 
 
 def _direct(url: str) -> Redis:
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=HOLD_CONNECTIONS_MAX,
-        timeout=HOLD_SERVER_TIMEOUT_S,
-        **_patience(),
-    )
-    return Redis.from_pool(pool)
+    return Redis.from_pool(ConnectionPool.from_url(url, **_patience()))
 
 
 def _sentinel(url: str) -> tuple[Redis, list[Redis]]:
