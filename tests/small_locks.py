@@ -107,7 +107,7 @@ class LockRun(Run):
                 yield action
         if trade.state is State.HTLC_ACCEPTED:
             yield ("send", at)
-        if trade.state is State.QUOTE_INTENT:
+        if trade.state in {State.QUOTE_INTENT, State.DISPUTED}:
             yield ("said", at)
         # People who do not change their minds release when they are told that the quote was sent.
         when = _MAY_RELEASE if self.order.people else {State.QUOTE_SENT}
@@ -118,7 +118,7 @@ class LockRun(Run):
         """What the buying taker does, and the operator of the selling maker."""
         if trade.state is State.RESERVED:
             yield ("invoice", at)
-        if trade.state is State.PAYING:
+        if trade.state in {State.PAYING, State.CANCELLED}:
             yield ("sent", at)
         early = {State.PAYING, State.DISPUTED} if self.order.people else set()
         if trade.state in {State.QUOTE_SENT, *early}:
@@ -257,6 +257,7 @@ class LockRun(Run):
             self._is_locked(trade.payment_hash) and left >= self._needed,
             (unsent or trade.state in _RELEASES) and known >= self._needed,
             self._has_released(at),
+            trade.state is State.DISPUTED and self.kernel.lock_buyer._has_said(trade),
             trade.trade_id in self.kernel.sides.lock_seller._asked,
             trade.trade_id in self.kernel.sides.lock_seller._seen,
             bool(trade.preimage),

@@ -245,13 +245,14 @@ def test_paying_by_hand_is_answered_while_it_is_locked() -> None:
     assert bob.tell(PayTrade(trade), within_ms=500)["trade"]["state"] == "paying"
 
 
-def test_a_quote_that_is_said_before_the_payment_is_refused() -> None:
-    """Nothing is locked yet, so nothing can have been sent for it."""
+def test_a_quote_that_is_said_while_nothing_is_locked_is_heard_later() -> None:
+    """It may have been locked, and come back; if so, the claim is kept when we have left."""
     world, alice, bob = scene()
     trade = taken_by_lock(world, alice, bob, pay_mode="manual")
     row = trade_of(alice, trade)
     said = QuoteSent(row.trade_id, row.last_digest, world.wall_ms, "wire")
-    says(alice, bob, "trade", said)
+    logs = [one for one in says(alice, bob, "trade", said) if isinstance(one, out.Log)]
+    assert [one.facts["reason"] for one in logs] == ["unavailable"]
     assert state_of(bob, trade) is State.ACCEPTED
 
 

@@ -99,11 +99,7 @@ class Dialogue:
 
     def _on_receipt(self, trade: Trade, raw: bytes) -> RejectReason | None:
         """The other party has all that it was promised: kept as evidence, once."""
-        said = (
-            decode_trade_message(decode_envelope(line.envelope).body)
-            for line in self._trades.lines[trade.trade_id].values()
-            if line.sender == self._trades.counterparty(trade)
-        )
+        said = self._trades.words(trade, self._trades.counterparty(trade))
         if any(isinstance(one, TradeSettled) for one in said):
             return RejectReason.WRONG_STATE
         trade = self._trades.heard(trade, raw)

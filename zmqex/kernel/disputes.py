@@ -115,10 +115,8 @@ class Disputes:
     def _cancel(self, trade: Trade) -> None:
         reason = RejectReason.CANCELLED.value
         trade = self._trades.move(trade, Input.RESOLVE_CANCELLED, reason=reason)
-        if trade.role is TradeRole.TAKER:
-            self._sides.taker(trade).returned(trade)
-        elif not trade.late:
-            self._sides.maker(trade).returned(trade)
+        if not trade.late:
+            self._sides.party(trade).returned(trade)
         self._concluded(self._trades.by_id[trade.trade_id])
 
     def _concluded(self, trade: Trade) -> None:

@@ -262,15 +262,21 @@ class LockBuyer:
         The lock is looked up first.  False where neither can be said now.
         """
         key = trade.trade_id
-        if trade.state not in _UNSENT:
+        claims = trade.state is State.DISPUTED and reference is not None
+        if (trade.state not in _UNSENT and not claims) or self._has_said(trade):
             return False
         self._asked.wait(key, client, request_id)
-        if trade.state is State.QUOTE_INTENT and reference is not None:
+        if claims or (trade.state is State.QUOTE_INTENT and reference is not None):
             self._intended(trade, reference)
         else:
             self._references[key] = reference
             self._core.emit(LookupInvoice(key, trade.payment_hash))
         return True
+
+    def _has_said(self, trade: Trade) -> bool:
+        """Whether the seller has our word that the quote is on its way."""
+        words = self._trades.words(trade, self._core.identity)
+        return any(isinstance(one, QuoteSent) for one in words)
 
     def _decide(self, trade: Trade, event: InvoiceSeen) -> None:
         reference, why_not = self._references.pop(trade.trade_id), self._why_not_send(trade, event)

@@ -33,6 +33,7 @@ from zmqex.trading.settlement import Expected, proves_payment, why_not_pay
 from zmqex.trading.states import Input, State, TradeRole
 
 _SAID: Final = frozenset({State.QUOTE_SENT, State.RELEASED})
+_LEAVES: Final = frozenset({State.ACCEPTED, State.ABANDONING})  # a taker with nothing locked
 
 
 class LockSeller:
@@ -193,16 +194,19 @@ class LockSeller:
     def on_quote_sent(
         self, trade: Trade, message: QuoteSent, envelope: bytes
     ) -> RejectReason | None:
-        """The buyer says that the quote is on its way."""
+        """The buyer says that the quote is on its way, or was when the lock came back."""
         if not self._trades.can(trade, Input.QUOTE_SAID):
-            return RejectReason.WRONG_STATE
-        if trade.trade_id not in self._seen:
+            leaving = trade.state in _LEAVES
+            return RejectReason.UNAVAILABLE if leaving else RejectReason.WRONG_STATE
+        late = trade.state is State.CANCELLED
+        if not late and trade.trade_id not in self._seen:
             # Its word is faster than Lightning: it says it again.
             self._core.emit(LookupPayment(trade.trade_id, trade.payment_hash))
             return RejectReason.UNAVAILABLE
         trade = self._trades.heard(trade, envelope)
-        trade = self._trades.move(trade, Input.QUOTE_SAID, reference=message.reference)
-        self._poll(trade)
+        trade = self._trades.move(trade, Input.QUOTE_SAID, reference=message.reference, late=late)
+        if not late:
+            self._poll(trade)
         return None
 
     # --- time ----------------------------------------------------------------------------------

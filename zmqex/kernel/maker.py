@@ -31,7 +31,6 @@ from zmqex.limits import (
     RETRY_LAST_MS,
     SECOND_MS,
 )
-from zmqex.protocol.codec import decode_envelope, decode_trade_message
 from zmqex.protocol.messages import (
     Accept,
     InvoiceFailed,
@@ -264,11 +263,7 @@ class Maker:
         return self._trades.by_id[trade.trade_id]
 
     def _has_asked_to_cancel(self, trade: Trade) -> bool:
-        said = (
-            decode_trade_message(decode_envelope(line.envelope).body)
-            for line in self._trades.lines.get(trade.trade_id, {}).values()
-            if line.sender == trade.taker
-        )
+        said = self._trades.words(trade, trade.taker)
         return any(isinstance(one, TradeCancel) for one in said)
 
     def on_quote_sent(

@@ -27,7 +27,6 @@ from zmqex.limits import (
     RETRY_LAST_MS,
     SECOND_MS,
 )
-from zmqex.protocol.codec import decode_envelope, decode_trade_message
 from zmqex.protocol.messages import (
     InvoiceFailed,
     QuoteConfirmed,
@@ -294,14 +293,9 @@ class Taker:
 
     def _is_given_up(self, trade: Trade) -> bool:
         """Whether the maker has said of this very invoice that it will never pay it."""
-        said = (
-            decode_trade_message(decode_envelope(line.envelope).body)
-            for line in self._trades.lines[trade.trade_id].values()
-            if line.sender == trade.maker
-        )
         return any(
             isinstance(one, InvoiceFailed) and one.payment_hash == trade.payment_hash
-            for one in said
+            for one in self._trades.words(trade, trade.maker)
         )
 
     def on_invoice_failed(

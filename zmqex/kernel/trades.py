@@ -8,7 +8,7 @@ crash at any point loses neither or both.  Not for deciding what to do next.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -30,7 +30,7 @@ from zmqex.kernel.sessions import Refusal, Sessions
 from zmqex.limits import RETRY_FIRST_MS, RETRY_LAST_MS
 from zmqex.protocol.codec import decode_envelope, decode_trade_message, encode
 from zmqex.protocol.identity import digest
-from zmqex.protocol.messages import TradeMessage, TradeSaid
+from zmqex.protocol.messages import AnyTradeMessage, TradeMessage, TradeSaid
 from zmqex.reasons import RejectReason
 from zmqex.trading.states import TERMINAL, Claim, Input, State, TradeRole
 from zmqex.trading.tables import claim, step
@@ -202,13 +202,18 @@ class Trades:
         del self._times[bisect.bisect_left(self._times, (trade.created_ms, trade_id))]
         self._core.persist(DropTrade(trade_id))
 
+    def words(self, trade: Trade, sender: bytes) -> Iterator[AnyTradeMessage]:
+        """What a party has said in a trade, in the order in which we learnt of it."""
+        for envelope in self._envelopes(trade, sender):
+            yield decode_trade_message(decode_envelope(envelope).body)
+
+    def _envelopes(self, trade: Trade, sender: bytes) -> Iterator[bytes]:
+        lines = self.lines.get(trade.trade_id, {}).values()
+        return (line.envelope for line in lines if line.sender == sender)
+
     def last_own_message(self, trade: Trade) -> bytes | None:
         """The last envelope that we signed in a trade."""
-        own = [
-            line.envelope
-            for line in self.lines.get(trade.trade_id, {}).values()
-            if line.sender == self._core.identity
-        ]
+        own = list(self._envelopes(trade, self._core.identity))
         return own[-1] if own else None
 
     # --- after a restart -----------------------------------------------------------------------

@@ -39,6 +39,8 @@ _LOCKED: Final[Table] = {
     (_S.QUOTE_SENT, _I.BASE_SETTLED): _S.SETTLED,
     (_S.RELEASED, _I.BASE_SETTLED): _S.SETTLED,
     (_S.RELEASED, _I.BASE_NEGATIVE): _S.DISPUTED,
+    # Our operator has sent what it was about to send when the lock ended, or ran out of time.
+    (_S.DISPUTED, _I.QUOTE_SAID): _S.DISPUTED,
     # The seller releases after all; if the lock is gone by then, it is disputed again.
     (_S.DISPUTED, _I.PREIMAGE): _S.RELEASED,
     (_S.DISPUTED, _I.BASE_SETTLED): _S.SETTLED,
@@ -60,6 +62,8 @@ _PAYS: Final[Table] = {
     # The quote has come after all.
     (_S.DISPUTED, _I.PREIMAGE): _S.RELEASED,
     (_S.DISPUTED, _I.PAY_SUCCEEDED): _S.SETTLED,
+    # A claim after the lock has come back: a dispute of zero quantity.
+    (_S.CANCELLED, _I.QUOTE_SAID): _S.DISPUTED,
     **RESOLVE_UNPAID,
 }
 
