@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
+from collections import Counter
+from collections.abc import Sequence
+
+import pytest
 
 from zmqex.kernel.effects import Verify
 from zmqex.kernel.events import Verified
 from zmqex.protocol.codec import decode_envelope
 from zmqex.protocol.identity import IdentityKey, seal
 from zmqex.protocol.messages import Envelope
+from zmqex.runtime import verifying
 from zmqex.runtime.verifying import Item, Verifier, check_all
 
 KEY = IdentityKey(hashlib.sha256(b"verifying").digest())
@@ -52,7 +58,7 @@ def test_answers_come_in_the_order_of_asking() -> None:
 
     No stream is read until the last one has been answered.
     """
-    jobs = [job(number, size) for number, size in enumerate((200, 1, 0, 40, 5, 4, 33, 2))]
+    jobs = [job(number, size) for number, size in enumerate((200, 1, 0, 40, 5, 4, 30, 2))]
     holding = False
 
     def hold(*, held: bool) -> None:
@@ -88,6 +94,32 @@ def test_a_small_job_is_answered_at_once() -> None:
     verifier.submit(job(7, 4))
     verifier.close()
     assert answers == [expected(job(7, 4))]
+
+
+@pytest.mark.parametrize(("size", "here"), [(4, 4), (5, 3), (30, 16), (31, 16), (32, 0)])
+def test_the_loop_checks_a_part_itself_where_that_is_soon_done(
+    size: int, here: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of a small job and half of a middling one; none where it would keep others waiting."""
+    by_thread: Counter[bool] = Counter()
+
+    def counting(network: str, items: Sequence[Item]) -> list[bool]:
+        by_thread[threading.current_thread() is threading.main_thread()] += len(items)
+        return check_all(network, items)
+
+    monkeypatch.setattr(verifying, "check_all", counting)
+
+    async def run() -> Verified:
+        answer: asyncio.Future[Verified] = asyncio.get_running_loop().create_future()
+        verifier = Verifier(NETWORK, answer.set_result, _no_streams)
+        verifier.submit(job(1, size))
+        async with asyncio.timeout(10):
+            await answer
+        verifier.close()
+        return answer.result()
+
+    assert asyncio.run(run()) == expected(job(1, size))
+    assert (by_thread[True], by_thread[False]) == (here, size - here)
 
 
 def test_a_verifier_that_is_closed_amid_its_work_answers_no_more() -> None:
