@@ -5,10 +5,9 @@ Not for running them; the tests do that, and each must be caught.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import pytest
 
 from tests.simulation.plan import Fault
@@ -27,7 +26,7 @@ from zmqex.kernel.trades import Trades
 from zmqex.market.book import Book
 from zmqex.protocol import log as log_module
 from zmqex.protocol import snapshot
-from zmqex.protocol.log import Fold, Plan, Row, bucket_digest
+from zmqex.protocol.log import Fold, Plan, Row
 from zmqex.protocol.messages import Batch, Close, Fill, Update
 from zmqex.reasons import RejectReason
 from zmqex.runtime import gate
@@ -41,8 +40,8 @@ def resurrected_order(patch: pytest.MonkeyPatch) -> None:
     """A closed order stays in the book."""
     show = Shown.show
 
-    def keeps(self: Shown, log: MakerLog, rows: Any, fresh: Any) -> None:  # noqa: ANN401
-        show(self, log, [(key, row) for key, row in rows if row is not None], fresh)
+    def keeps(self: Shown, log: MakerLog, rows: Any, terms: Any) -> None:  # noqa: ANN401
+        show(self, log, [(key, row) for key, row in rows if row is not None], terms)
 
     patch.setattr(Shown, "show", keeps)
 
@@ -98,11 +97,8 @@ def quantity_freed_by_the_clock(patch: pytest.MonkeyPatch) -> None:
 
 def root_without_what_is_held(patch: pytest.MonkeyPatch) -> None:
     """The book root forgets a part of each row."""
-
-    def forgets(rows: Iterable[tuple[bytes, Row]]) -> bytes:
-        return bucket_digest((key, msgspec.structs.replace(row, held_lots=0)) for key, row in rows)
-
-    patch.setattr(log_module, "bucket_digest", forgets)
+    pack = log_module._pack_row
+    patch.setattr(log_module, "_pack_row", lambda key, remaining, _held: pack(key, remaining, 0))
 
 
 class _Anything:

@@ -26,7 +26,8 @@ BUCKETS: Final = 256
 _FLAGS_UNKNOWN: Final = ~int(OrderFlags.ALL_OR_NONE | OrderFlags.CANCEL_ON_DISCONNECT)
 _TOPIC_BYTES: Final = 8
 _decode_order: Final = decoder(Order).decode  # whoever brings one has looked at its size
-_pack_row: Final = Struct(">32sQQ").pack  # id, remaining and held lots
+_ROW: Final = Struct(">32sQQ")  # id, remaining and held lots, as bucket digests are made of them
+_pack_row: Final = _ROW.pack
 
 
 def topic(market: str) -> bytes:
@@ -94,7 +95,7 @@ class Fold:
         self.orders.update(rows)
         self.order_bytes = sum(len(row.raw) for row in rows.values())
         for key, row in rows.items():
-            self._buckets[key[0]][key] = row
+            self._buckets[key[0]] += _pack_row(key, row.remaining_lots, row.held_lots)
             self._digests[key[0]] = b""
         self._root = b""
 
@@ -129,20 +130,15 @@ class Fold:
         orders, buckets, digests, terms = self.orders, self._buckets, self._digests, plan.terms
         for frozen in self.frozen:
             frozen.remember(plan.rows)
-        size = 0
         for key, row in plan.rows.items():
             number = key[0]
             digests[number] = b""
-            if row is None:
-                gone = orders.pop(key, None)
-                if gone is not None:
-                    size -= len(gone.raw)
-                    del buckets[number][key]
-                continue
-            if key in terms:
-                size += len(row.raw)
-            orders[key] = buckets[number][key] = row
-        self.order_bytes += size
+            if row is not None and key in terms:
+                orders[key] = row
+                self.order_bytes += len(row.raw)
+                buckets[number] += _pack_row(key, row.remaining_lots, row.held_lots)
+            elif key in orders:
+                self._change(key, row)
         self.sequence = plan.sequence
         self.head_hash = plan.digest
         self._root = b""
@@ -152,7 +148,7 @@ class Fold:
         if not self._root:
             for number, known in enumerate(self._digests):
                 if not known:
-                    self._digests[number] = bucket_digest(self._buckets[number].items())
+                    self._digests[number] = _packed_digest(self._buckets[number])
             self._root = root_of(b"".join(self._digests))
         return self._root
 
@@ -163,7 +159,8 @@ class Fold:
 
     def bucket(self, number: int) -> list[tuple[bytes, Row]]:
         """The open orders whose ids start with that byte, in order of id."""
-        return sorted(self._buckets[number].items())
+        packed = _sorted_rows(self._buckets[number])
+        return [(key, self.orders[key]) for key, _, _ in map(_ROW.unpack, packed)]
 
     def read_order(self, raw: bytes) -> Order | RejectReason:
         """The terms of an order of this log, or why they cannot be."""
@@ -189,9 +186,22 @@ class Fold:
         self.orders: dict[bytes, Row] = {}
         self.order_bytes = 0  # of the open orders' terms
         self.frozen: list[Frozen] = []
-        self._buckets: list[dict[bytes, Row]] = [{} for _ in range(BUCKETS)]
+        self._buckets = [bytearray() for _ in range(BUCKETS)]  # packed rows, in any order
         self._digests = [EMPTY_BUCKET] * BUCKETS  # b"" where a bucket has changed since
         self._root = _EMPTY_ROOT  # b"" where any has
+
+    def _change(self, key: bytes, row: Row | None) -> None:
+        """Put another row, or none, in the place of an open order's."""
+        before = self.orders[key]
+        packed = _pack_row(key, before.remaining_lots, before.held_lots)
+        if row is None:
+            del self.orders[key]
+            self.order_bytes -= len(before.raw)
+            changed = b""
+        else:
+            self.orders[key] = row
+            changed = _pack_row(key, row.remaining_lots, row.held_lots)
+        self._buckets[key[0]] = self._buckets[key[0]].replace(packed, changed)
 
     def _fill(self, plan: Plan, batch: Batch) -> RejectReason | None:
         """Put into a plan what a batch makes of each order that it speaks of, or say why not."""
@@ -301,8 +311,18 @@ class Frozen:
 def bucket_digest(rows: Iterable[tuple[bytes, Row]]) -> bytes:
     """The digest of a bucket's rows, which come in any order."""
     packed = [_pack_row(key, row.remaining_lots, row.held_lots) for key, row in rows]
-    packed.sort()  # as their ids, with which they start
-    return hashlib.blake2b(b"".join(packed), digest_size=32, person=b"zmqex bucket").digest()
+    return _packed_digest(b"".join(packed))
+
+
+def _packed_digest(packed: bytes | bytearray) -> bytes:
+    joined = b"".join(_sorted_rows(packed))
+    return hashlib.blake2b(joined, digest_size=32, person=b"zmqex bucket").digest()
+
+
+def _sorted_rows(packed: bytes | bytearray) -> list[bytes]:
+    """The rows in order of their ids, with which they start."""
+    whole, size = bytes(packed), _ROW.size
+    return sorted([whole[start : start + size] for start in range(0, len(whole), size)])
 
 
 def root_of(digests: bytes) -> bytes:
