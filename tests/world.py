@@ -93,6 +93,12 @@ class SimNode:
 
     def start(self) -> None:
         """Start it from what is on disk, with a fresh CURVE key."""
+        self.links = {}
+        self.kernel = self.restored()
+        self.handle(happened.Started())
+
+    def restored(self) -> Kernel:
+        """A kernel of what is on disk, to which nothing has happened yet."""
         self.starts += 1
         self.curve_key = hashlib.sha256(f"{self.name} {self.starts}".encode()).digest()
         settings = Settings(
@@ -108,9 +114,7 @@ class SimNode:
             },
             **(_SETTINGS | self.settings),
         )
-        self.links = {}
-        self.kernel = Kernel(settings, self.signer, _CURRENCIES, self.journal.snapshot())
-        self.handle(happened.Started())
+        return Kernel(settings, self.signer, _CURRENCIES, self.journal.snapshot())
 
     def crash(self) -> None:
         """End it as kill -9 does."""

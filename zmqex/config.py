@@ -34,6 +34,7 @@ from zmqex.settings import (
     read_host,
     read_https,
     read_markets,
+    read_node_keys,
     read_number,
     read_one_of,
     read_path,
@@ -66,6 +67,7 @@ _PREFIX: Final = "ZMQEX_"
 _SINGULAR: Final = {
     "peers": "peer",
     "grapes": "grape",
+    "lost_nodes": "lost_node",
     "services": "service",
     "markets": "market",
     "currencies": "currency",
@@ -89,6 +91,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     network: Network = "play"
     lightning: Kind = "play"
     quote_lightning: Mapping[str, Backend] = {}
+    lost_nodes: tuple[bytes, ...] = ()
     lnd_url: str = ""
     lnd_macaroon: Path | None = None
     lnd_cert: Path | None = None
@@ -322,6 +325,7 @@ _SETTINGS: Final[Mapping[str, tuple[str, Callable[[object], object]]]] = {
     "network": ("network", read_one_of("play", "regtest", "signet", "testnet", "mainnet")),
     "lightning": ("lightning", read_one_of("play", "lnd", "cln")),
     "quote_lightning": ("quote_lightning", read_quote_lightning),
+    "lost_nodes": ("lost_nodes", read_node_keys),
     "lnd_url": ("lnd_url", read_https),
     "lnd_macaroon": ("lnd_macaroon", read_path),
     "lnd_cert": ("lnd_cert", read_path),

@@ -14,6 +14,7 @@ value of `zmqex.reasons.RejectReason`.  Exceptions are for what should not have 
     |   +-- PeerUnavailableError
     |   +-- HoldsUnavailableError
     |   +-- LightningUnavailableError
+    |   |   +-- OtherNodeError         another Lightning node than ours answers; .node
     |   +-- DiscoveryUnavailableError
     +-- EvidenceError            a file of evidence does not hold together  exit code 1
     +-- RejectedError            an outside thing said no; final
@@ -84,6 +85,15 @@ class HoldsUnavailableError(UnavailableError):
 
 class LightningUnavailableError(UnavailableError):
     """The Lightning backend did not answer; nothing was started there."""
+
+
+class OtherNodeError(LightningUnavailableError):
+    """Another Lightning node answers in place of ours; nothing was started there."""
+
+    def __init__(self, message: str, *, node: bytes) -> None:
+        """Say which one, by its key."""
+        super().__init__(message)
+        self.node = node
 
 
 class DiscoveryUnavailableError(UnavailableError):

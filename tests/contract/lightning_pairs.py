@@ -22,6 +22,7 @@ from zmqex.adapters.clock import wall_ms
 from zmqex.adapters.lightning.cln import ClnLightning
 from zmqex.adapters.lightning.cln_rpc import UnixRpc
 from zmqex.adapters.lightning.lnd import LndLightning
+from zmqex.adapters.lightning.same_node import SameNode
 from zmqex.adapters.ports import InvoiceInfo, Lightning, PaymentInfo
 from zmqex.errors import RejectedError
 from zmqex.limits import BLOCK_MS, CLTV_LIMIT_BLOCKS, SECOND_MS
@@ -105,6 +106,26 @@ async def lnd_fake_pair(root: Path) -> AsyncGenerator[tuple[Pair, list[FakeLnd]]
 async def lnd_pair(root: Path) -> AsyncGenerator[Pair, None]:
     """The clients alone."""
     async with lnd_fake_pair(root) as (pair, _nodes):
+        yield pair
+
+
+@asynccontextmanager
+async def same_node_pair(root: Path) -> AsyncGenerator[Pair, None]:
+    """The same clients, each of which has to stay the node that it is."""
+    async with lnd_fake_pair(root) as (inner, _nodes):
+
+        async def guard() -> None:
+            pair.payer, pair.payee = [
+                SameNode(one, await one.node_key(), "--lightning lnd")
+                for one in (inner.payer, inner.payee)
+            ]
+
+        async def reopen() -> None:
+            await inner.reopen()
+            await guard()
+
+        pair = Pair(inner.payer, inner.payee, inner.mine, inner.pass_s, reopen)
+        await guard()
         yield pair
 
 

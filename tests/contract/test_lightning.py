@@ -22,7 +22,7 @@ from zmqex.limits import CLTV_LIMIT_BLOCKS, MIN_FINAL_CLTV_BLOCKS_MAX
 
 AMOUNT_MSAT = 1_234_567
 CLTV_BLOCKS = 60
-KINDS = ("play", "lnd_fake", "ldk", "cln_fake")
+KINDS = ("play", "lnd_fake", "same_node", "ldk", "cln_fake")
 Story = Callable[[Pair], Awaitable[None]]
 Play = Callable[[Story], None]
 
@@ -49,6 +49,8 @@ def play(request: pytest.FixtureRequest, tmp_path: Path) -> Play:
                 return pairs.cln_pair()
             case "lnd_fake":
                 return pairs.lnd_pair(tmp_path)
+            case "same_node":
+                return pairs.same_node_pair(tmp_path)
             case _:
                 return pairs.play_pair(tmp_path)
 
@@ -105,6 +107,7 @@ def test_a_backend_says_who_it_is(play: Play) -> None:
     async def story(pair: Pair) -> None:
         one, other = await pair.payer.info(), await pair.payee.info()
         assert one.node != other.node
+        assert [await who.node_key() for who in (pair.payer, pair.payee)] == [one.node, other.node]
         assert (len(one.node), one.invoice_prefix, one.can_hold) == (33, "bcrt", True)
         assert one.height == other.height > 0
         assert one.balance_msat > 100 * AMOUNT_MSAT

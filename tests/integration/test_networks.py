@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.contract.redis_servers import make_certificate
+from tests.lnd_fake import FakeChain, FakeLnd, serving
 from zmqex.adapters.lightning.play import PlayLightning
 from zmqex.adapters.ports import LightningInfo
 from zmqex.backends import Backend
+from zmqex.bolt11 import public_key
 from zmqex.config import Config
 from zmqex.errors import ConfigError, LightningUnavailableError
 from zmqex.runtime.networks import Networks, quote_backends
@@ -91,3 +95,38 @@ async def _behind(backend: PlayLightning) -> LightningInfo:
 
 async def _away(_backend: PlayLightning) -> None:
     raise LightningUnavailableError("gone")
+
+
+def test_a_real_backend_has_to_stay_the_node_that_it_was(tmp_path: Path) -> None:
+    """Behind the same address, certificate and macaroon another node answers; then the first."""
+    macaroon, certificate = tmp_path / "macaroon", tmp_path / "cert.pem"
+    make_certificate(tmp_path)
+    fake = FakeLnd(FakeChain(), "alice")
+    macaroon.write_bytes(fake.macaroon)
+    macaroon.chmod(0o600)
+
+    async def story() -> None:
+        async with serving(fake, certificate) as url:
+            config = Config(
+                data_dir=tmp_path,
+                network="regtest",
+                lightning="lnd",
+                lnd_url=url,
+                lnd_macaroon=macaroon,
+                lnd_cert=certificate,
+            )
+            networks = Networks(config, tmp_path)
+            networks.open(None)
+            before = (await networks.checked())["BTC"]
+            assert (before.node, before.ledger) == (public_key(fake.secret), b"")
+            secret, fake.secret = fake.secret, hashlib.sha256(b"another").digest()
+            warnings: list[str] = []
+            said = await networks.status(warnings)
+            assert not said["BTC"]["ok"]
+            assert len(warnings) == 1
+            assert warnings[0].startswith("--lightning lnd: another Lightning node answers there")
+            fake.secret = secret
+            assert (await networks.status(warnings))["BTC"]["ok"]
+            await networks.close()
+
+    asyncio.run(story())

@@ -69,8 +69,12 @@ class OneOrder(RuleBasedStateMachine):
         sold = {Input.BASE_SETTLED, Input.PAY_SUCCEEDED, Input.RECEIVED}
         # In a swap what we pay is gone before what we receive is taken.
         again = (before, happened) == (State.RELEASED, Input.RECEIVED)
-        if (happened in sold and not again) or (
-            happened is Input.RESOLVE_SETTLED and was is not Claim.FILLED
+        # Where a dispute means that the base has moved, a lost node may have moved it.
+        lost = happened is Input.NODE_LOST and self.claim_of(number) is Claim.FILLED
+        if (
+            (happened in sold and not again)
+            or (happened is Input.RESOLVE_SETTLED and was is not Claim.FILLED)
+            or (lost and was is Claim.HELD)
         ):
             self.filled += self.lots[number]
             assert was is Claim.HELD

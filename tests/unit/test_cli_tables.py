@@ -55,6 +55,7 @@ def trade(**changes: object) -> dict[str, Any]:
         "payment_hash": "",
         "invoice": "lnbcrt1",
         "taker_invoice": "",
+        "lightning_nodes": ["02ab"],
         "pay_mode": "auto",
         "pay_instructions": "by letter",
         "reference": "",

@@ -136,3 +136,13 @@ def test_the_bases_backend_is_one_like_the_others() -> None:
     assert base_backend(load("", {**cln, "cln_rpc": "/rpc"})) == Backend("cln", socket=Path("/rpc"))
     https = {"cln_url": "https://a:2", "cln_rune": "/m", "cln_cert": "/c"}
     assert base_backend(load("", {**cln, **https})) == Backend("cln", "https://a:2", *rest)
+
+
+def test_a_lost_node_is_named_by_its_key() -> None:
+    """As LND and lightningd print it; each once, however it is written."""
+    key = "02" + "ab" * 32
+    assert load("", {"lost_nodes": [key, key.upper()]}).lost_nodes == (bytes.fromhex(key),)
+    assert load(f'lost_nodes = ["{key}"]').lost_nodes == (bytes.fromhex(key),)
+    assert load().lost_nodes == ()
+    with pytest.raises(ConfigError, match=r"--lost-node: .* is not a Lightning node's key"):
+        load("", {"lost_nodes": ["alice"]})

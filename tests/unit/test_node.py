@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.unit.test_outside import Holds, Lightning, hold_calls
+from tests.unit.backend import Lightning
+from tests.unit.test_outside import Holds, hold_calls
 from zmqex.adapters.discovery.routes import own_addresses
 from zmqex.adapters.storage.journal import Journal
 from zmqex.errors import StorageError

@@ -6,14 +6,16 @@ import pytest
 
 from zmqex.trading.settlement import HTLC, PLAIN, SWAP
 from zmqex.trading.states import TERMINAL, Claim, Input, State, Table, TradeRole
-from zmqex.trading.tables import TABLES, Way, claim, step
+from zmqex.trading.tables import TABLES, Way, claim, hangs_on_lightning, step
 
 MAKER, TAKER = TradeRole.MAKER, TradeRole.TAKER
 FIRST = {MAKER: State.RESERVED, TAKER: State.TAKING}
 # The rows that lead out of an end: a claim of "quote sent" after the hold, or the lock, has ended.
 LATE = (State.CANCELLED, Input.QUOTE_SAID)
 HEARS_LATE_CLAIMS = [(PLAIN, MAKER, "sell"), (HTLC, MAKER, "sell"), (HTLC, TAKER, "sell")]
-CELLS = [(*way, state, happened) for way in TABLES for state in State for happened in Input]
+# What the tables tell; the loss of a Lightning node is the same for all of them.
+INPUTS = [one for one in Input if one is not Input.NODE_LOST]
+CELLS = [(*way, state, happened) for way in TABLES for state in State for happened in INPUTS]
 
 
 def reachable(way: Way, start: State | None = None) -> set[State]:
@@ -23,7 +25,7 @@ def reachable(way: Way, start: State | None = None) -> set[State]:
         state = todo.pop()
         if state not in found:
             found.add(state)
-            after = [step(*way, state, happened) for happened in Input]
+            after = [step(*way, state, happened) for happened in INPUTS]
             todo += [one for one in after if one is not None]
     return found
 
@@ -53,7 +55,19 @@ def test_each_cell_is_a_row_of_its_table_or_illegal() -> None:
         assert after is row
         legal += after is not None
     assert legal == sum(map(len, TABLES.values()))
-    assert len(CELLS) == len(TABLES) * len(State) * len(Input)
+    assert len(CELLS) == len(TABLES) * len(State) * (len(Input) - 1)
+
+
+@pytest.mark.parametrize("way", TABLES)
+def test_what_waits_for_lightning_is_disputed_when_its_node_is_lost(way: Way) -> None:
+    """And nothing else: what an operator or the other party can end needs no node."""
+    disputed = {state for state in State if step(*way, state, Input.NODE_LOST)}
+    assert disputed == {state for state in State if hangs_on_lightning(*way, state)}
+    assert {step(*way, state, Input.NODE_LOST) for state in disputed} == {State.DISPUTED}
+    moving = {State.PAYING, State.CANCELLING, State.HTLC_ACCEPTED, State.RELEASED}
+    assert moving & reachable(way) <= disputed
+    # Nobody waits for Lightning before there is an invoice, or after its last word.
+    assert disputed.isdisjoint({State.TAKING, State.ABANDONING, State.BASE_DONE, *TERMINAL})
 
 
 def test_an_end_absorbs_everything_but_a_late_claim() -> None:

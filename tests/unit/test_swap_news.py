@@ -6,7 +6,8 @@ import pytest
 
 from tests.stories import HOLD
 from tests.swaps import Scene, grasping
-from tests.unit.test_outside import HASH, TRADE, Lightning, lightning_events
+from tests.unit.backend import HASH, Lightning
+from tests.unit.test_outside import TRADE, lightning_events
 from tests.world import SimNode
 from zmqex.adapters.clock import wall_ms
 from zmqex.cli import orders

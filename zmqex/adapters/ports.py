@@ -102,6 +102,7 @@ class LightningInfo(msgspec.Struct, frozen=True):
     in_flight_msat: int
     auto_cancel_blocks: int = 0  # so long before a lock ends, a held payment is given back
     synced: bool = True  # False: its chain has gone on, so its height is too low
+    ledger: bytes = b""  # what keeps its payments, where that may change under the same node key
 
 
 class Lightning(Protocol):
@@ -113,6 +114,9 @@ class Lightning(Protocol):
 
     async def info(self) -> LightningInfo:
         """Who and how rich the backend is."""
+
+    async def node_key(self) -> bytes:
+        """Whose node answers, by its 33-byte key: asked anew each time."""
 
     async def create_invoice(
         self, preimage: bytes, *, amount_msat: int, memo: str, expiry_s: int

@@ -24,6 +24,7 @@ _SEVERAL: Final = {
     "peer": "peers",
     "grape": "grapes",
     "service": "services",
+    "lost_node": "lost_nodes",
     "market": "markets",
     "currency": "currencies",
 }
@@ -64,6 +65,9 @@ def serve(  # noqa: PLR0913 - one parameter per setting
     lightning: Annotated[str | None, typer.Option(help="play, lnd or cln.")] = None,
     quote_lightning: Annotated[
         list[str] | None, typer.Option(help="A quote's own network, like XYZ=play; repeat it.")
+    ] = None,
+    lost_node: Annotated[
+        list[str] | None, typer.Option(help="Key of a Lightning node that is gone for good.")
     ] = None,
     lnd_url: Annotated[str | None, typer.Option(help="LND's REST, https://HOST:8080.")] = None,
     lnd_macaroon: Annotated[Path | None, typer.Option(help="A file of mode 600.")] = None,

@@ -213,6 +213,7 @@ def show_trade(trade: dict[str, Any], messages: list[dict[str, Any]]) -> None:
         "How to pay": plain(trade["pay_instructions"]),
         "Invoice": plain(trade["invoice"]),
         "Taker's": plain(trade["taker_invoice"]),
+        "Our nodes": ", ".join(trade["lightning_nodes"]),
         "Begun": when(trade["created_ms"]),
     }
     out = console()

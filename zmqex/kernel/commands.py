@@ -167,6 +167,7 @@ class ListTrades(CommandBase, frozen=True, tag="list_trades"):
     "next_command": "trade sent ID" or "", "next_text", "hold_expires_ms", "hold_left_ms",
     "htlc_expiry_height", "deadline_ms": of an `htlc` trade's lock and of our state,
     "payment_hash", "invoice", "taker_invoice": of leg 2 of a swap, or "", "pay_mode",
+    "lightning_nodes": [keys of ours that have issued its invoice or pay],
     "pay_instructions", "reference", "created_ms", "updated_ms"}`.
     """
 

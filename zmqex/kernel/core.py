@@ -32,6 +32,7 @@ _BEGINNING: Final = Now(0, 0, bytes(32))
 class Backend(msgspec.Struct, frozen=True):
     """One of our Lightning nodes, as far as decisions depend on it.
 
+    `ledger`: what keeps its payments, where that is not known by `node`.
     `can_hold`: it can hold a payment, and does until `auto_cancel_blocks` before its lock ends.
     """
 
@@ -39,6 +40,12 @@ class Backend(msgspec.Struct, frozen=True):
     invoice_prefix: str = "bcrt"
     can_hold: bool = False
     auto_cancel_blocks: int = 0
+    ledger: bytes = b""
+
+    @property
+    def identity(self) -> bytes:
+        """What must be the same for its word about an older payment to count."""
+        return self.ledger or self.node
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -53,6 +60,7 @@ class Settings(msgspec.Struct, frozen=True):
     orders_port: int = 1
     curve_key: bytes = bytes(32)
     lightning_node: bytes = bytes(33)
+    lightning_ledger: bytes = b""
     invoice_prefix: str = "bcrt"
     markets: tuple[str, ...] = ("BTC/USD",)
     holds_strict: bool = False
@@ -84,7 +92,11 @@ class Settings(msgspec.Struct, frozen=True):
         if asset != BASE:
             return self.quote_backends.get(asset)
         return Backend(
-            self.lightning_node, self.invoice_prefix, self.can_hold, self.auto_cancel_blocks
+            self.lightning_node,
+            self.invoice_prefix,
+            self.can_hold,
+            self.auto_cancel_blocks,
+            self.lightning_ledger,
         )
 
 
@@ -104,6 +116,7 @@ class Core:
         self.currencies = currencies
         self.identity = signer.public_key
         self.now = _BEGINNING
+        self.other_nodes: dict[str, bytes] = {}  # asset -> who answers in place of our node
         self.height = 0  # of the Lightning backend's chain; 0 before it was heard
         # (hash, asset) of each payment that Lightning was told to make and has not answered yet.
         self.paying: set[tuple[bytes, str]] = set()

@@ -2,7 +2,8 @@
 
 No program can judge between two parties, so nothing here pays, and the quantity stays committed
 until the operator has decided.  A trade ends as cancelled only if Lightning says first that its
-base was never paid and never will be.  Not for claims that make a dispute by themselves (maker.py,
+base was never paid and never will be.  So a trade whose Lightning node is gone can only end as
+settled, which frees nothing.  Not for claims that make a dispute by themselves (maker.py,
 taker.py).
 """
 
@@ -59,6 +60,20 @@ class Disputes:
             why = f"its state is {trade.state.value}, in which there is nothing to dispute"
             self._refuse(client, request_id, trade, RejectReason.WRONG_STATE, why)
 
+    def node_lost(self, trade: Trade) -> None:
+        """Our Lightning node of a trade is not ours any more: nothing moves by itself now."""
+        if trade.state is not State.DISPUTED:
+            held = self._is_held(trade)
+            reason = RejectReason.LIGHTNING_UNAVAILABLE
+            trade = self._trades.move(trade, Input.NODE_LOST, reason=reason.value)
+            if held and not self._is_held(trade):
+                self._sides.maker(trade).sold(trade)
+        if trade.role is TradeRole.MAKER:
+            self._sides.maker(trade).extend(trade)
+
+    def _is_held(self, trade: Trade) -> bool:
+        return trade.role is TradeRole.MAKER and self._trades.claim_of(trade) is Claim.HELD
+
     def _resolve(self, client: bytes, request_id: int, trade: Trade, outcome: str) -> None:
         how = _OUTCOMES.get(outcome)
         if how is None:
@@ -67,9 +82,16 @@ class Disputes:
         elif trade.state is not State.DISPUTED:
             why = f"it is not disputed: its state is {trade.state.value}"
             self._refuse(client, request_id, trade, RejectReason.WRONG_STATE, why)
+        elif how is Input.RESOLVE_CANCELLED and self._trades.lost_node(trade):
+            why = (
+                "only its own Lightning node could say that nothing was paid; end it as `settled`, "
+                "which frees nothing, or start this node with that one"
+            )
+            self._refuse(client, request_id, trade, RejectReason.LIGHTNING_UNAVAILABLE, why)
         elif not self._trades.can(trade, how):
             paid = "one leg of it" if trade.settlement == SWAP else "its base"
-            why = f"{paid} was paid over Lightning, so it cannot end as cancelled"
+            sure = "was" if trade.paid else "may have been"
+            why = f"{paid} {sure} paid over Lightning, so it cannot end as cancelled"
             self._refuse(client, request_id, trade, RejectReason.ALREADY_PAID, why)
         elif how is Input.RESOLVE_SETTLED:
             self._settle(trade)
@@ -78,14 +100,15 @@ class Disputes:
             self._look_first(client, request_id, trade)
 
     def _settle(self, trade: Trade) -> None:
+        lost = self._trades.lost_node(trade)
         self._sell(trade, Input.RESOLVE_SETTLED)
-        if trade.settlement == HTLC and self._trades.our_side(trade) == "buy":
+        if trade.settlement == HTLC and self._trades.our_side(trade) == "buy" and not lost:
             # Whatever may still be locked for us is not ours to keep from its owner.
             self._core.emit(CancelInvoice(trade.trade_id, trade.payment_hash))
 
     def _sell(self, trade: Trade, how: Input) -> None:
         """Settle a dispute; what a maker's order still held for it is filled."""
-        held = trade.role is TradeRole.MAKER and self._trades.claim_of(trade) is Claim.HELD
+        held = self._is_held(trade)
         trade = self._trades.move(trade, how)
         if held:
             self._sides.maker(trade).sold(trade)

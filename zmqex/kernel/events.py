@@ -167,6 +167,13 @@ LightningCall = Literal[
 ]
 
 
+class OtherNodeSeen(Event, frozen=True):
+    """Another Lightning node answers in place of ours: its key, b"" when ours is back."""
+
+    node: bytes
+    asset: str = BASE
+
+
 class InvoiceCreated(Event, frozen=True):
     """The backend made the invoice that `CreateInvoice` asked for."""
 

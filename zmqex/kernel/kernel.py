@@ -45,6 +45,7 @@ from zmqex.kernel.events import (
     LeaseAnswered,
     LightningFailed,
     Now,
+    OtherNodeSeen,
     PaymentSeen,
     PlayCredited,
     PlayPayWanted,
@@ -151,6 +152,7 @@ class Kernel:
             PaymentSeen: self._on_lightning,
             LightningFailed: self._on_lightning,
             HeightSeen: self._on_height,
+            OtherNodeSeen: self._on_other_node,
             CommandReceived: self._on_command,
             ClientGone: self.endings.on_client_gone,
         }
@@ -165,6 +167,14 @@ class Kernel:
         """The quotes over whose Lightning networks trades are running, and that we do not have."""
         wanted = {quote_of(one.market) for one in self.trades.running() if one.settlement == SWAP}
         return sorted(quote for quote in wanted if self.core.settings.backend(quote) is None)
+
+    def lost_nodes(self) -> list[tuple[Trade, str, bytes]]:
+        """Running trades that hang on a Lightning node that is not ours any more, and on which.
+
+        The node is given by its asset and its identity.  `Started` makes disputes of these trades.
+        """
+        found = ((trade, self.trades.lost_node(trade)) for trade in self.trades.running())
+        return [(trade, *lost) for trade, lost in found if lost]
 
     def handle(self, event: Event, now: Now) -> list[Effect]:
         """Everything that follows from an event at a moment, timers that were due included.
@@ -211,10 +221,14 @@ class Kernel:
         self._rebuild_holds()
         self.desk.resume()
         running = sorted(self.trades.running(), key=lambda one: _FIRST.get(one.state, 3))
+        lost = [trade for trade, _, _ in self.lost_nodes()]
         for trade in running:
-            self.sides.of(trade).resume(trade)
+            if trade not in lost:
+                self.sides.of(trade).resume(trade)
         self.maker.tombstones.resume()
         self.orders.resume()
+        for trade in lost:
+            self.disputes.node_lost(trade)
         self.endings.resume()
         self.sessions.start(restored.peers)
         self.trades.resume()
@@ -289,6 +303,16 @@ class Kernel:
         if event.asset == BASE:
             self.core.height = event.height
             self.lock_buyer.on_height()
+
+    def _on_other_node(self, event: OtherNodeSeen) -> None:
+        """Nothing that hangs on our node goes on before it is back; its operator is told why."""
+        if event.node:
+            self.core.other_nodes[event.asset] = event.node
+            facts = {"asset": event.asset, "node": event.node.hex()}
+            self.core.log("error", "other_lightning_node", **facts)
+        else:
+            self.core.other_nodes.pop(event.asset, None)
+            self.core.log("warning", "lightning_node_back", asset=event.asset)
 
     # --- the operator --------------------------------------------------------------------------
 

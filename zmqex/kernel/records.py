@@ -60,6 +60,9 @@ class Trade(Record, frozen=True):
     deadline_ms: int = 0
     taker_invoice: str = ""  # swap: of leg 2; `invoice` is the maker's, of leg 1
     pay_begun_ms: int = 0  # swap: when the maker last decided to pay leg 2
+    # Our own Lightning nodes (`Backend.identity`): what issued our invoice, what pays theirs.
+    invoice_node: bytes = b""
+    paying_node: bytes = b""
 
     @property
     def is_tombstone(self) -> bool:

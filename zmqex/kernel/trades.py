@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from zmqex.errors import LocalProtocolError
+from zmqex.kernel import own_nodes
 from zmqex.kernel.core import Core
 from zmqex.kernel.records import (
     DropOutbox,
@@ -46,6 +47,9 @@ _TRY_AGAIN = frozenset(
         RejectReason.UNAVAILABLE,
     }
 )
+
+# What our operator alone decides.
+_WITHOUT_NODE = frozenset({Input.NODE_LOST, Input.RESOLVE_SETTLED})
 
 _PAID = frozenset({Input.BASE_SETTLED, Input.RECEIVED, Input.PAY_SUCCEEDED})
 
@@ -112,7 +116,20 @@ class Trades:
         return self._after(trade, happened) is not None
 
     def _after(self, trade: Trade, happened: Input) -> State | None:
-        return step(trade.settlement, trade.role, self.our_side(trade), trade.state, happened)
+        after = step(trade.settlement, trade.role, self.our_side(trade), trade.state, happened)
+        # Without its Lightning node nothing can be known of a trade, nor done for it.
+        stuck = after is not None and happened not in _WITHOUT_NODE and self.lost_node(trade)
+        return None if stuck else after
+
+    def lost_node(self, trade: Trade) -> tuple[str, bytes] | None:
+        """Asset and identity of a Lightning node that it hangs on and that is not ours any more."""
+        return own_nodes.missing(self._core, trade, self.our_side(trade))
+
+    def other_node(self, trade: Trade) -> tuple[str, bytes] | None:
+        """Asset and identity of a node that it hangs on and in whose place another one answers."""
+        others = self._core.other_nodes
+        hangs_on = own_nodes.nodes(trade, self.our_side(trade)) if others else ()
+        return next((one for one in hangs_on if one[0] in others), None)
 
     def running(self) -> list[Trade]:
         """All trades that have not ended, in the order of their creation."""
@@ -147,6 +164,7 @@ class Trades:
             msg = f"{happened} is illegal in {trade.settlement}/{trade.role}/{trade.state}"
             raise LocalProtocolError(msg)
         paid = trade.paid or happened in _PAID
+        changes |= own_nodes.written_down(self._core, trade, self.our_side(trade), happened)
         after = self._replace(trade, state=state, paid=paid, **changes)
         self._log(after, "trade_moved", was=trade.state.value, because=happened.value)
         if state in TERMINAL or state is State.DISPUTED:

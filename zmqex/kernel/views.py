@@ -82,6 +82,15 @@ _NEXT_SWAP: Final[Mapping[tuple[TradeRole, State], tuple[str, str, str]]] = {
     (_TAKER, _S.PAID): ("lightning", "", "our payment is taken; theirs must be here"),
     (_TAKER, _S.ABANDONING): ("them", "", "the maker confirms that the take is off"),
 }
+# In place of these, where the Lightning node of a trade is not there to answer.
+_NODE_LOST: Final = (
+    "disputed: this node was started without the Lightning node that alone knows how its payment "
+    "has ended; `trade resolve` it as settled, which frees nothing"
+)
+_OTHER_NODE: Final = (
+    "another Lightning node answers in place of {}, which alone knows how its payment stands; let "
+    "that one answer again: until then nothing is paid and nothing believed"
+)
 # The states in which the 15 minutes still run.
 _HOLDING: Final = frozenset(
     {_S.ACCEPTED, _S.RESERVED, _S.INVOICED, _S.CANCELLING, _S.ABANDONING, _S.PAYING}
@@ -129,6 +138,11 @@ def trade_view(trades: Trades, trade: Trade, now_ms: int) -> dict[str, Any]:
         turn, command, text = "you", "trade pay", "the payment failed; pay again"
     if trade.state is _S.DISPUTED:
         turn = "you"
+        if trade.reason == RejectReason.LIGHTNING_UNAVAILABLE:
+            text = _NODE_LOST
+    other = trades.other_node(trade)
+    if other:
+        turn, command, text = "you", "", _OTHER_NODE.format(other[1].hex())
     locked = trade.settlement == HTLC and trade.state is _S.PAYING
     holds = trade.state in _HOLDING and trade.hold_expires_ms > 0 and not locked
     return {
@@ -157,6 +171,7 @@ def trade_view(trades: Trades, trade: Trade, now_ms: int) -> dict[str, Any]:
         "payment_hash": trade.payment_hash.hex(),
         "invoice": trade.invoice,
         "taker_invoice": trade.taker_invoice,
+        "lightning_nodes": [one.hex() for one in (trade.invoice_node, trade.paying_node) if one],
         "pay_mode": trade.pay_mode,
         "pay_instructions": trade.pay_instructions,
         "reference": trade.reference,

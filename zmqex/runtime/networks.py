@@ -7,19 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from zmqex.adapters.lightning.choose import base_backend, checked, open_real
 from zmqex.adapters.lightning.play import PlayLightning
+from zmqex.adapters.lightning.same_node import SameNode
 from zmqex.adapters.ports import Lightning, LightningInfo
 from zmqex.adapters.storage.database import CommitHook
 from zmqex.config import Config
-from zmqex.errors import IndeterminateError, LightningUnavailableError
+from zmqex.errors import ConfigError, IndeterminateError, LightningUnavailableError, OtherNodeError
 from zmqex.kernel.core import Backend
+from zmqex.kernel.kernel import Kernel
 from zmqex.market.instruments import BASE
 from zmqex.runtime.faults import open_play
 from zmqex.runtime.node import Receive
 from zmqex.runtime.outside import KernelWire, LightningCalls, Post, Spawn
+
+# How a trade is named in a sentence, and how many are.
+_ID_CHARS: Final = 12
+_NAMED_MAX: Final = 8
 
 
 class Networks:
@@ -47,11 +53,17 @@ class Networks:
             await backend.close()
 
     async def checked(self) -> dict[str, LightningInfo]:
-        """Ask each who it is; ConfigError where one is silent or on another chain."""
-        return {
-            asset: await checked(backend, self._config.network, self._origin(asset))
-            for asset, backend in self._backends.items()
-        }
+        """Ask each who it is, which it stays; ConfigError where one is silent or on another chain.
+
+        Comes before `calls`.
+        """
+        infos = {}
+        for asset, backend in self._backends.items():
+            origin = self._origin(asset)
+            infos[asset] = info = await checked(backend, self._config.network, origin)
+            if not isinstance(backend, PlayLightning):
+                self._backends[asset] = SameNode(backend, info.node, origin)
+        return infos
 
     def _origin(self, asset: str) -> str:
         if asset == BASE:
@@ -88,7 +100,10 @@ class Networks:
         try:
             info = await backend.info()
         except (LightningUnavailableError, IndeterminateError) as error:
-            warnings.append(f"Lightning{whose} does not answer: {error}")
+            away = (
+                "" if isinstance(error, OtherNodeError) else f"Lightning{whose} does not answer: "
+            )
+            warnings.append(f"{away}{error}")
             return {"ok": False, "why": str(error), "play": isinstance(backend, PlayLightning)}
         if not info.synced:
             warnings.append(
@@ -105,10 +120,38 @@ class Networks:
         }
 
 
+def check_networks(kernel: Kernel, config: Config) -> None:
+    """Refuse to start with other Lightning nodes than those that running trades hang on.
+
+    ConfigError names the trades; those of a node that was declared lost count no more.
+    """
+    missing = kernel.missing_networks()
+    if missing:
+        raise ConfigError(
+            f"trades are running that settle over the Lightning network of {missing[0]}: start "
+            f"with the --quote-lightning {missing[0]}=... that they began with"
+        )
+    lost = [(trade, key) for trade, _, key in kernel.lost_nodes() if key not in config.lost_nodes]
+    if not lost:
+        return
+    key = lost[0][1]
+    ids = [trade.trade_id.hex()[:_ID_CHARS] for trade, its in lost if its == key]
+    which = ", ".join(ids[:_NAMED_MAX])
+    more = f" and {len(ids) - _NAMED_MAX} more" if len(ids) > _NAMED_MAX else ""
+    raise ConfigError(
+        f"running trades hang on the Lightning node {key.hex()}, which is not the configured one: "
+        f"{which}{more}.  Only that node knows how their payments end; with another they could be "
+        "paid twice.  Start with that node; if it is gone for good, docs/operating.md says what "
+        f"--lost-node {key.hex()} does"
+    )
+
+
 def quote_backends(infos: Mapping[str, LightningInfo]) -> dict[str, Backend]:
     """What the kernel knows of the quotes' backends."""
     return {
-        asset: Backend(info.node, info.invoice_prefix, info.can_hold, info.auto_cancel_blocks)
+        asset: Backend(
+            info.node, info.invoice_prefix, info.can_hold, info.auto_cancel_blocks, info.ledger
+        )
         for asset, info in infos.items()
         if asset != BASE
     }

@@ -17,6 +17,7 @@ from zmqex.adapters.ports import InvoiceInfo, Lightning, PaymentInfo
 from zmqex.errors import (
     IndeterminateError,
     LightningUnavailableError,
+    OtherNodeError,
     PeerUnavailableError,
     RejectedError,
     UnavailableError,
@@ -47,6 +48,7 @@ from zmqex.kernel.events import (
     InvoiceState,
     LightningCall,
     LightningFailed,
+    OtherNodeSeen,
     PaymentSeen,
     PlayPayWanted,
 )
@@ -285,12 +287,19 @@ class LightningCalls:
             self._watched.discard(payment_hash)
 
     async def follow_height(self) -> None:
-        """Tell the block height at each change, as long as the node runs."""
-        told = 0
+        """Tell the block height, and whether it is still our node that says it, at each change."""
+        told, other = 0, b""
         while True:
             # A backend that is away says it when it is back.
             with contextlib.suppress(LightningUnavailableError, IndeterminateError):
-                height = (await self._lightning.info()).height
+                height, seen = told, b""
+                try:
+                    height = (await self._lightning.info()).height
+                except OtherNodeError as error:
+                    seen = error.node
+                if seen != other:
+                    other = seen
+                    self._post(OtherNodeSeen(other, self._asset))
                 if height != told:
                     told = height
                     self._post(HeightSeen(height, self._asset))

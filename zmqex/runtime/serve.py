@@ -35,7 +35,7 @@ from zmqex.adapters.transport.control import ControlSocket
 from zmqex.adapters.transport.socks import Proxy
 from zmqex.adapters.transport.zeromq import ZeroMqTransport
 from zmqex.config import Config, control_path, runtime_path, shared_settings
-from zmqex.errors import ConfigError, HoldsUnavailableError
+from zmqex.errors import ConfigError, HoldsUnavailableError, ZmqexError
 from zmqex.kernel.commands import CheckJournal, GetStatus, ListHolds, LookupPeers, StopNode
 from zmqex.kernel.core import Settings
 from zmqex.kernel.effects import AnswerCommand
@@ -55,7 +55,7 @@ from zmqex.protocol.identity import IdentityKey, to_text
 from zmqex.runtime.accepting import AcceptCommand
 from zmqex.runtime.faults import crash_hook
 from zmqex.runtime.hold_watch import HoldWatch, run_id
-from zmqex.runtime.networks import Networks, quote_backends
+from zmqex.runtime.networks import Networks, check_networks, quote_backends
 from zmqex.runtime.node import Node
 from zmqex.runtime.outside import HoldCalls, KernelWire
 from zmqex.runtime.sources import Sources
@@ -207,6 +207,7 @@ class _Process:
             orders_port=self._transport.orders_port,
             curve_key=self._curve_key,
             lightning_node=lightning.node,
+            lightning_ledger=lightning.ledger,
             invoice_prefix=lightning.invoice_prefix,
             pay_instructions=_PAY_INSTRUCTIONS[config.lightning == "play"],
             can_hold=lightning.can_hold,
@@ -230,12 +231,7 @@ class _Process:
         )
         currencies = Currencies(config.currencies)
         kernel = Kernel(settings, identity, currencies, self._journal.load())
-        missing = kernel.missing_networks()
-        if missing:
-            raise ConfigError(
-                f"trades are running that settle over the Lightning network of {missing[0]}: start "
-                f"with the --quote-lightning {missing[0]}=... that they began with"
-            )
+        check_networks(kernel, config)
         self._node = Node(kernel, self._journal, tasks)
         command = AcceptCommand(config.accept_command, self._node.post)
         self._node.ask_before_accept = command.carry_out
@@ -446,8 +442,15 @@ class _Process:
 @contextlib.asynccontextmanager
 async def _calls() -> AsyncIterator[asyncio.TaskGroup]:
     """The task group of all calls to the outside; leaving it cancels what still waits."""
+    refused: ZmqexError | None = None
     async with asyncio.TaskGroup() as tasks:
-        yield tasks
+        try:
+            yield tasks
+        except ZmqexError as error:
+            # The group would wrap it, and whoever tells the operator would not know it again.
+            refused = error
+    if refused is not None:
+        raise refused
 
 
 def _allow_descriptors() -> None:

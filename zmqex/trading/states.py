@@ -70,6 +70,7 @@ class Input(enum.StrEnum):
     CONFIRM_TIME = "confirm_time"
     INVOICE_TIME = "invoice_time"
     DISPUTE = "dispute"  # the operator says that it has gone wrong
+    NODE_LOST = "node_lost"  # our Lightning node of it is gone; see `tables.step`
     RESOLVE_SETTLED = "resolve_settled"  # the operator has decided
     RESOLVE_CANCELLED = "resolve_cancelled"  # the same; only after Lightning's negative word
 

@@ -37,13 +37,43 @@ _FILLED: Final[Mapping[str, Filled]] = {
 }
 
 
+# What nobody but the Lightning node of a trade can tell or do.
+_OF_LIGHTNING: Final = frozenset(
+    {
+        Input.INVOICE_MADE,
+        Input.INVOICE_DEAD,
+        Input.BASE_LOCKED,
+        Input.BASE_SETTLED,
+        Input.BASE_NEGATIVE,
+        Input.LOCKED,
+        Input.RECEIVED,
+        Input.GIVEN_BACK,
+        Input.PREIMAGE,
+        Input.PAY_SUCCEEDED,
+        Input.PAY_FAILED,
+        Input.RESOLVE_CANCELLED,
+    }
+)
+_HANGING: Final = frozenset(
+    (way, state) for way, table in TABLES.items() for state, one in table if one in _OF_LIGHTNING
+)
+
+
+def hangs_on_lightning(settlement: str, role: TradeRole, our_side: str, state: State) -> bool:
+    """Whether a trade in this state waits for its Lightning node, or may need it again."""
+    return ((settlement, role, our_side), state) in _HANGING
+
+
 def step(
     settlement: str, role: TradeRole, our_side: str, state: State, happened: Input
 ) -> State | None:
     """The next state, or None where the input is illegal and must change nothing.
 
-    `our_side` is what we do with the base currency: "buy" or "sell".
+    `our_side` is what we do with the base currency: "buy" or "sell".  Whatever hangs on a Lightning
+    node that is lost is disputed, by every table.
     """
+    if happened is Input.NODE_LOST and hangs_on_lightning(settlement, role, our_side, state):
+        return State.DISPUTED
     return TABLES[settlement, role, our_side].get((state, happened))
 
 

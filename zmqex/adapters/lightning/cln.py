@@ -178,6 +178,10 @@ class ClnLightning:
             synced=not (info.warning_bitcoind_sync or info.warning_lightningd_sync),
         )
 
+    async def node_key(self) -> bytes:
+        """Whose node answers."""
+        return bytes.fromhex((await self._ask("getinfo", {}, _Info)).id)
+
     # --- being paid ------------------------------------------------------------------------------
 
     async def create_invoice(
@@ -270,8 +274,7 @@ class ClnLightning:
         state = (await self.invoice(payment_hash)).state
         if state == "unknown":
             raise RejectedError(RejectReason.WRONG_PAYMENT_HASH, "no invoice has that hash")
-        if state in {"open", "canceled"}:
-            # The plugin would take the preimage of an open one all the same.
+        if state in {"open", "canceled"}:  # the plugin would take an open one's all the same
             raise RejectedError(RejectReason.WRONG_STATE, "nothing is held for this preimage")
         if state == "accepted":
             await self._do("settleholdinvoice", {"preimage": preimage.hex()})
@@ -296,11 +299,8 @@ class ClnLightning:
                 raise IndeterminateError(refusal.message) from refusal
 
     async def _cancel_plain(self, payment_hash: bytes) -> None:
-        mark = {
-            "key": _key("canceled", payment_hash),
-            "string": "canceled",
-            "mode": "create-or-replace",
-        }
+        key = _key("canceled", payment_hash)
+        mark = {"key": key, "string": "canceled", "mode": "create-or-replace"}
         await self._do("datastore", mark)
         try:
             await self._rpc.call("delinvoice", {"label": _label(payment_hash), "status": "unpaid"})

@@ -169,6 +169,14 @@ class LndLightning:
             synced=info.synced_to_chain,
         )
 
+    async def node_key(self) -> bytes:
+        """Whose node answers."""
+        try:
+            info = self._read(await self._rest.get("/v1/getinfo"), _Info)
+        except NodeRefusal as refusal:
+            raise _unavailable(refusal) from refusal
+        return bytes.fromhex(info.identity_pubkey)
+
     # --- being paid ------------------------------------------------------------------------------
 
     async def create_invoice(

@@ -75,6 +75,7 @@ class PlayLightning:
         self._watches = Watches(self.invoice, every_s=watch_every_s, nudged=True)
         self._asking: dict[bytes, asyncio.Future[PaymentInfo]] = {}
         self.node = public_key(self._secret)
+        self._ledger = self._database.read(ledger.identity).result()
 
     def connect(self, wire: PlayWire) -> None:
         """Payments travel over this wire; before that they stay in flight."""
@@ -92,7 +93,12 @@ class PlayLightning:
             in_flight_msat=in_flight_msat,
             can_hold=True,
             auto_cancel_blocks=PLAY_AUTO_CANCEL_BLOCKS,
+            ledger=self._ledger,
         )
+
+    async def node_key(self) -> bytes:
+        """Whose node answers: always our own."""
+        return self.node
 
     # --- being paid ------------------------------------------------------------------------------
 

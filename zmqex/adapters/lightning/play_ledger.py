@@ -53,6 +53,11 @@ MIGRATIONS: Final = (
     DROP TABLE invoice_without_holds;
     ALTER TABLE payment ADD COLUMN htlc_expiry_height INTEGER;
     """,
+    """
+    -- A new file knows no payment of the old one, whatever key the node has.
+    CREATE TABLE identity (only INTEGER PRIMARY KEY CHECK (only = 1), id BLOB NOT NULL);
+    INSERT INTO identity VALUES (1, randomblob(33));
+    """,
 )
 
 
@@ -79,6 +84,12 @@ class Payment(msgspec.Struct, frozen=True):
 def height_at(now_ms: int) -> int:
     """The simulated height: a block every ten minutes of Unix time."""
     return now_ms // BLOCK_MS
+
+
+def identity(connection: sqlite3.Connection) -> bytes:
+    """Which ledger this is: 33 bytes drawn when its file was made."""
+    (drawn,) = connection.execute("SELECT id FROM identity").fetchone()
+    return bytes(drawn)
 
 
 def balances(connection: sqlite3.Connection) -> tuple[int, int]:
