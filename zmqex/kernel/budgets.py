@@ -33,13 +33,14 @@ class TokenBucket:
 
     def take(self, now_ms: int, tokens: int = 1) -> int:
         """Take tokens; 0 if they were there, else in how many ms they will be (nothing taken)."""
-        grown = self._parts + (now_ms - self._at_ms) * self._rate
-        self._parts = min(self._full, grown)
-        self._at_ms = now_ms
-        missing = tokens * SECOND_MS - self._parts
-        if missing > 0:
-            return -(-missing // self._rate)  # rounded up: never told to come back too early
-        self._parts -= tokens * SECOND_MS
+        if now_ms != self._at_ms:  # what one drain brought is all of one moment
+            grown = self._parts + (now_ms - self._at_ms) * self._rate
+            self._parts = min(self._full, grown)
+            self._at_ms = now_ms
+        left = self._parts - tokens * SECOND_MS
+        if left < 0:
+            return -(left // self._rate)  # rounded up: never told to come back too early
+        self._parts = left
         return 0
 
 
