@@ -16,13 +16,14 @@ import sqlite3
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from zmqex.adapters.storage.directory import create_private_file
+from zmqex.adapters.storage.worker import Worker
 from zmqex.errors import ConfigError, StorageError
 from zmqex.limits import COMMIT_GROUP_MAX, WAL_BYTES_KEPT_MAX, WAL_PAGES_MAX
 
@@ -57,11 +58,11 @@ class Database:
         self._fault: StorageError | None = None
         self._commits = 0
         self._syncs = True  # whether the connection waits for the disk
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix=f"zmqex-{path.stem}")
+        self._writer = Worker(f"zmqex-{path.stem}")
         try:
-            self._connection = self._writer.submit(_open, path, migrations).result()
+            self._connection = self._writer.ask(lambda: _open(path, migrations)).result()
         except BaseException:
-            self._writer.shutdown()
+            self._writer.end()
             raise
 
     @property
@@ -95,7 +96,7 @@ class Database:
         self._check_process()
         self._queue.append(_Item(work, done, synced))
         try:
-            self._writer.submit(self._commit_queued)
+            self._writer.begin(self._commit_queued)
         except RuntimeError:  # closed meanwhile
             self._answer_queued()
 
@@ -106,7 +107,7 @@ class Database:
         """
         self._check_process()
         try:
-            return self._writer.submit(self._read, work)
+            return self._writer.ask(lambda: self._read(work))
         except RuntimeError as error:
             raise StorageError(f"the journal {self._path} is closed") from error
 
@@ -114,10 +115,10 @@ class Database:
         """Commit what is queued, answer it, and close the file.  Repeating is fine."""
         self._check_process()
         try:
-            finished = self._writer.submit(self._finish)
+            finished = self._writer.ask(self._finish)
         except RuntimeError:
             return
-        self._writer.shutdown()
+        self._writer.end()
         self._answer_queued()
         finished.result()
 
