@@ -41,20 +41,26 @@ class Gate:
         return len(self._held)
 
     def pass_through(self, effects: Sequence[Effect]) -> None:
-        """Commit what an event writes, carry out what may go at once, hold back the rest."""
+        """Commit what an event writes, carry out what may go at once, hold back the rest.
+
+        The commit is begun last: its thread would only wait for the interpreter until then.
+        """
         revealing: deque[Effect] = deque()
-        held = _Held(revealing, on_disk=True)
-        for effect in effects:
-            if isinstance(effect, Persist):
-                held.on_disk = False
+        persist: Persist | None = None
+        try:
+            for effect in effects:
+                if isinstance(effect, Persist):
+                    persist = effect
+                elif isinstance(effect, REVEALING):
+                    revealing.append(effect)
+                else:
+                    self._carry_out(effect)
+        finally:
+            if persist is not None or revealing:
+                held = _Held(revealing, on_disk=persist is None)
                 self._held.append(held)
-                self._commit(effect.writes, lambda: self._committed(held))
-            elif isinstance(effect, REVEALING):
-                revealing.append(effect)
-            else:
-                self._carry_out(effect)
-        if held.on_disk and revealing:
-            self._held.append(held)
+                if persist is not None:
+                    self._commit(persist.writes, lambda: self._committed(held))
         self._let_out()
 
     def _committed(self, held: _Held) -> None:

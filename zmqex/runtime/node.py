@@ -82,11 +82,12 @@ class Node:
         self._tasks = tasks
         self._running: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
-        self._log = get_logger()
+        self._log = get_logger().bind()  # an unbound one is made anew for each line
         self._gate = Gate(self._commit, self._carry_out)
         self._queue: deque[Event] = deque()
         self._handling = False
         self._timer: asyncio.TimerHandle | None = None
+        self._deadline_ms: int | None = None  # at which the timer fires
         self._beat = (wall_ms(), monotonic_ms())
         self._addresses: tuple[str, ...] | None = None  # at the last beat
         self._answered: dict[tuple[bytes, int], Callable[[AnswerCommand], None]] = {}
@@ -208,9 +209,12 @@ class Node:
         """Run a call to the outside; what it raises is logged and ends nothing else."""
         task = self._tasks.create_task(self._guarded(work))
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        # One that was cancelled before it began leaves its work unawaited.
-        task.add_done_callback(lambda _task: work.close())
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._running.discard(task)
+            work.close()  # one that was cancelled before it began leaves its work unawaited
+
+        task.add_done_callback(ended)
 
     def cancel_calls(self) -> None:
         """Give up what still waits for an answer from outside."""
@@ -289,14 +293,17 @@ class Node:
         return Now(wall_ms(), monotonic_ms(), secrets.token_bytes(_ENTROPY_BYTES))
 
     def _arm(self) -> None:
+        deadline_ms = self.kernel.next_deadline_ms() if self.fault is None else None
+        if deadline_ms == self._deadline_ms:
+            return
+        self._deadline_ms = deadline_ms
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        deadline_ms = self.kernel.next_deadline_ms()
-        if deadline_ms is not None and self.fault is None:
+        if deadline_ms is not None:
             delay_s = max(deadline_ms - monotonic_ms(), 0) / SECOND_MS
             self._timer = self._loop.call_later(delay_s, self._tick)
 
     def _tick(self) -> None:
-        self._timer = None
+        self._timer = self._deadline_ms = None
         self.post(Tick())
