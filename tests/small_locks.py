@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tests.small_model import Action, Label, Order, Run, Saved
+from tests.small_model import Action, Label, Order, Run, Saved, timers
 from tests.small_takers import IDS, MAKER, TAKERS, preimage_of, text_of
 from zmqex.kernel import effects as out
 from zmqex.kernel import events as happened
@@ -39,8 +39,8 @@ class LockRun(Run):
 
     def __init__(self, order: Order, saved: Saved) -> None:
         """Start the node; it hears the height next."""
-        super().__init__(order, saved)
         self.broken: str | None = None
+        super().__init__(order, saved)
         # What a lock must have left for the maker's next word.
         self._needed = NEEDED if order.side == "buy" else LATEST
         self._blocks(0)
@@ -271,13 +271,13 @@ class LockRun(Run):
         """The first invariant that does not hold here, or None."""
         if self.broken:
             return self.broken
-        timers = {name for name, _ in self.kernel.core._timer_calls.values()}
+        names = {name for _, name in timers(self.kernel)}
         for at, trade in self.trades().items():
             invoice = self.lightning.invoices.get(trade.payment_hash)
             if trade.state is State.CANCELLED and invoice in {"accepted", "settled"}:
                 return f"trade {at} is cancelled, and its lock is {invoice}"
             waits = {*_WAITING, *_RELEASES, State.RELEASED}
-            if trade.state in waits and ("trade", trade.trade_id) not in timers:
+            if trade.state in waits and ("trade", trade.trade_id) not in names:
                 return f"nothing ends trade {at}, {trade.state}"
             if trade.state is State.CANCELLED and self.lightning.payments.get(
                 trade.payment_hash

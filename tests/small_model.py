@@ -18,6 +18,7 @@ from tests.outside import MemoryJournal
 from tests.small_takers import (
     IDS,
     MAKER,
+    MAKER_NODE,
     TAKE_IDS,
     TAKER_NODE,
     TAKERS,
@@ -27,7 +28,6 @@ from tests.small_takers import (
     preimage_of,
     text_of,
 )
-from zmqex.bolt11 import public_key
 from zmqex.kernel import effects as out
 from zmqex.kernel import events as happened
 from zmqex.kernel.commands import (
@@ -56,7 +56,6 @@ SOON_MS = 31_000  # every repeat of a look-up is due
 HOLD_MS = 16 * 60_000
 MARKET = "BTC/USD"
 PRICE = 100_000_000  # so that one lot costs a cent
-_NODE = public_key(bytes([5]) * 32)
 _CURRENCIES = Currencies()
 _WORKING = {State.RESERVED, State.INVOICED, State.CANCELLING, State.PAYING}
 
@@ -96,6 +95,7 @@ class Order(msgspec.Struct, frozen=True):
     change: Change = lambda _kernel: None  # what makes a naive variant of the node
     only: str = ""  # look for this violation alone
     settlement: str = "plain"
+    takes: bool = False  # the node is the taker of another maker's order; `side` is its own
     repeats: int = 2  # how often a payer's same question may be on its way
 
 
@@ -132,6 +132,8 @@ class Saved(msgspec.Struct, frozen=True):
 class Run:
     """A maker's node in the middle of a history."""
 
+    identity = MAKER
+
     def __init__(self, order: Order, saved: Saved) -> None:
         """Start the node from what is on disk."""
         self.order = order
@@ -143,9 +145,9 @@ class Run:
         self.pending: list[tuple[Label, out.Effect | happened.Event]] = []
         self._steps = 0
         settings = Settings(
-            lightning_node=_NODE, markets=(MARKET,), can_hold=True, auto_cancel_blocks=18
+            lightning_node=MAKER_NODE, markets=(MARKET,), can_hold=True, auto_cancel_blocks=18
         )
-        self.kernel = Kernel(settings, MAKER, _CURRENCIES, self.journal.snapshot())
+        self.kernel = Kernel(settings, self.identity, _CURRENCIES, self.journal.snapshot())
         for part, names in _NETWORK.items():
             for name in names:
                 setattr(getattr(self.kernel, part), name, _silent)
@@ -179,7 +181,7 @@ class Run:
                 self._remember_hashes()
             case out.ReserveHold():
                 answer = happened.HoldAnswered(effect.trade_id, "reserved")
-                self.pending.append((("hold", _index(effect.trade_id)), answer))
+                self.pending.append((("hold", self._at(effect.trade_id)), answer))
             case (
                 out.CreateInvoice()
                 | out.CreateHoldInvoice()
@@ -201,7 +203,11 @@ class Run:
 
     def _remember_hashes(self) -> None:
         for payment_hash, of in self.journal.hashes.items():
-            self.lightning.owner.setdefault(payment_hash, _index(of))
+            self.lightning.owner.setdefault(payment_hash, self._at(of))
+
+    def _at(self, trade_id: bytes) -> int:
+        """The number of a trade's taker."""
+        return IDS.index(trade_id)
 
     # --- what can happen -------------------------------------------------------------------------
 
@@ -212,6 +218,19 @@ class Run:
             if at not in trades and at not in self._reserving():
                 yield ("take", at)
             yield from self._moves_of(at, trades.get(at))
+        yield from self._calls()
+        live = [trade for trade in trades.values() if trade.state in _WORKING | {State.QUOTE_SENT}]
+        holding = any(self.clock_ms < trade.hold_expires_ms for trade in live)
+        if holding and not any(label[2:] in _SHORT for label, _ in self.pending):
+            yield ("hold ends",)
+        due_ms = self.clock_ms - START_MS + SOON_MS
+        if any(due <= due_ms and name[0] == "trade" for due, name in timers(self.kernel)):
+            yield ("soon",)
+        yield ("crash",)
+        if self.order.people and next(iter(self.journal.orders.values())).state == "open":
+            yield ("close",)
+
+    def _calls(self) -> Iterator[Action]:
         # Calls about one hash are made one after the other, each answered before the next.
         busy = {label[1] for label, _ in self.pending if label[0] == "told"}
         for label, _ in self.pending:
@@ -222,16 +241,6 @@ class Run:
                 busy.add(label[1])
                 if label[2] == "PayInvoice":
                     yield ("fail", *label)
-        live = [trade for trade in trades.values() if trade.state in _WORKING | {State.QUOTE_SENT}]
-        holding = any(self.clock_ms < trade.hold_expires_ms for trade in live)
-        if holding and not any(label[2:] in _SHORT for label, _ in self.pending):
-            yield ("hold ends",)
-        due_ms = self.clock_ms - START_MS + SOON_MS
-        if any(due <= due_ms and name[0] == "trade" for due, name in _timers(self.kernel)):
-            yield ("soon",)
-        yield ("crash",)
-        if self.order.people and next(iter(self.journal.orders.values())).state == "open":
-            yield ("close",)
 
     def _moves_of(self, at: int, trade: Trade | None) -> Iterator[Action]:
         if trade is None:
@@ -312,7 +321,7 @@ class Run:
         match effect:
             case out.CreateInvoice() | out.CreateHoldInvoice():
                 invoices.setdefault(payment_hash, "open")
-                self.offered.add(_index(trade))
+                self.offered.add(self._at(trade))
                 return happened.InvoiceCreated(trade, payment_hash, "lnbcrt1")
             case out.CancelInvoice():
                 if invoices.get(payment_hash) == "open":
@@ -387,7 +396,7 @@ class Run:
         }
 
     def _reserving(self) -> set[int]:
-        return {_index(one) for one in self.kernel.admission._reserving}
+        return {self._at(one) for one in self.kernel.admission._reserving}
 
     def key(self) -> tuple[Any, ...]:
         """Everything that the future depends on, without names and numbers that only count."""
@@ -405,8 +414,8 @@ class Run:
 
     def _key_of(self, at: int, trade: Trade) -> tuple[Any, ...]:
         kernel, lightning = self.kernel, self.lightning
-        timers = {name: due for due, name in _timers(kernel)}
-        due = timers.get(("trade", trade.trade_id))
+        dues = {name: due for due, name in timers(kernel)}
+        due = dues.get(("trade", trade.trade_id))
         passed = self.clock_ms - START_MS
         return (
             at,
@@ -440,7 +449,7 @@ class Run:
             return "a trade was paid twice"
         if sum(trades[at].quantity_lots for at in paid) > self.order.lots:
             return "oversold"
-        timers = {name for _, name in _timers(self.kernel)}
+        names = {name for _, name in timers(self.kernel)}
         for at, trade in trades.items():
             if (
                 trade.state is State.CANCELLED
@@ -452,7 +461,7 @@ class Run:
                 )
             ):
                 return f"trade {at} is cancelled, and may still be paid"
-            if trade.state in _WORKING and ("trade", trade.trade_id) not in timers:
+            if trade.state in _WORKING and ("trade", trade.trade_id) not in names:
                 return f"nothing ends trade {at}, {trade.state}"
         return None
 
@@ -463,13 +472,10 @@ class Run:
         )
 
 
-def _timers(kernel: Kernel) -> Iterator[tuple[int, Any]]:
+def timers(kernel: Kernel) -> Iterator[tuple[int, Any]]:
+    """When each timer is due, and its name."""
     core = kernel.core
     for due, serial in core._timers:
         entry = core._timer_calls.get(serial)
         if entry is not None:
             yield due, entry[0]
-
-
-def _index(trade: bytes) -> int:
-    return IDS.index(trade)

@@ -24,6 +24,8 @@ IDS = tuple(
 ROUTE = happened.Route(bytes(32), b"taker", "10.9.9.9")
 TAKER_SECRET = bytes([6]) * 32
 TAKER_NODE = public_key(TAKER_SECRET)
+MAKER_SECRET = bytes([5]) * 32
+MAKER_NODE = public_key(MAKER_SECRET)
 
 
 def preimage_of(payment_hash: bytes) -> bytes:
@@ -51,8 +53,14 @@ def next_hash(payment_hash: bytes) -> bytes:
 
 
 @functools.cache
-def text_of(payment_hash: bytes, now_ms: int, amount_msat: int, cltv: int = 18) -> str:
-    """A taker's invoice."""
+def text_of(
+    payment_hash: bytes,
+    now_ms: int,
+    amount_msat: int,
+    cltv: int = 18,
+    secret: bytes = TAKER_SECRET,
+) -> str:
+    """An invoice, a taker's if nothing else is said."""
     draft = Draft(
         network=InvoiceNetwork.REGTEST,
         timestamp_s=now_ms // 1_000,
@@ -63,12 +71,17 @@ def text_of(payment_hash: bytes, now_ms: int, amount_msat: int, cltv: int = 18) 
         expiry_s=3_600,
         min_final_cltv=cltv,
     )
-    return encode(draft, TAKER_SECRET)
+    return encode(draft, secret)
+
+
+def incoming(at: int, kind: str, message: TradeMessage) -> Incoming:
+    """A signed message of a taker, as it arrives."""
+    return heard_from(TAKERS[at], kind, message)
 
 
 @functools.cache
-def incoming(at: int, kind: str, message: TradeMessage) -> Incoming:
-    """A signed message of a taker, as it arrives."""
-    key, tag = TAKERS[at], str(message.__struct_config__.tag)
+def heard_from(key: IdentityKey, kind: str, message: TradeMessage) -> Incoming:
+    """A signed message, as it arrives."""
+    tag = str(message.__struct_config__.tag)
     said = TradeSaid(seal(key, "play", tag, packed(message)))
     return Incoming(ROUTE, 1, kind, msgspec.Raw(packed(said)), key.public_key)

@@ -15,6 +15,7 @@ import msgspec
 from tests.outside import MemoryJournal
 from tests.small_locks import LockRun
 from tests.small_model import MARKET, PRICE, START_MS, Action, Lightning, Order, Run, Saved
+from tests.small_taking import TakerRun
 from zmqex.errors import ZmqexError
 from zmqex.kernel.commands import PlaceOrder
 
@@ -39,6 +40,8 @@ class Walk(msgspec.Struct):
 
 def start(order: Order, saved: Saved) -> Run:
     """A node, from what is on disk."""
+    if order.takes:
+        return TakerRun(order, saved)
     return LockRun(order, saved) if order.settlement == "htlc" else Run(order, saved)
 
 
@@ -61,6 +64,7 @@ def walk(order: Order, states_max: int = 1_000_000) -> Walk:
     first = begin(order)
     numbers: dict[tuple[Any, ...], int] = {}
     back: list[set[int]] = []
+    traces: list[tuple[Action, ...]] = []
     good: list[int] = []
     todo: deque[tuple[Saved, list[Action], tuple[Action, ...], tuple[Action, ...]]] = deque()
 
@@ -73,6 +77,7 @@ def walk(order: Order, states_max: int = 1_000_000) -> Walk:
         if number is None:
             number = numbers[key] = len(numbers)
             back.append(set())
+            traces.append(trace)
             todo.append((since, list(run.actions()), path, trace))
             seen.seen.update(f"{trade.state}" for trade in run.trades().values())
             if run.is_quiet():
@@ -96,7 +101,7 @@ def walk(order: Order, states_max: int = 1_000_000) -> Walk:
         at += 1
     seen.states, seen.quiet = len(numbers), len(good)
     if not todo:
-        _check_ends(back, good)
+        _check_ends(back, good, traces)
     return seen
 
 
@@ -114,11 +119,13 @@ def _do(run: Run, action: Action, trace: tuple[Action, ...]) -> None:
         raise ViolationError(repr(error), (*trace, action)) from error
 
 
-def _check_ends(back: list[set[int]], good: list[int]) -> None:
+def _check_ends(back: list[set[int]], good: list[int], traces: list[tuple[Action, ...]]) -> None:
     """From every state a quiet one can be reached."""
     reached, todo = set(good), list(good)
     while todo:
         for before in back[todo.pop()] - reached:
             reached.add(before)
             todo.append(before)
-    assert len(reached) == len(back), f"{len(back) - len(reached)} states never end"
+    stuck = [number for number in range(len(back)) if number not in reached]
+    if stuck:
+        raise ViolationError(f"{len(stuck)} states never end", traces[stuck[0]])
