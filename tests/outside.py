@@ -1,4 +1,4 @@
-"""What lies outside a kernel, in memory: the journal with its checks, holds, and play money.
+"""What lies outside a kernel, in memory: the journal with its checks, and play money.
 
 Models with the same promises as the real ones; used by `tests.world` and the simulator.
 """
@@ -6,7 +6,7 @@ Models with the same promises as the real ones; used by `tests.world` and the si
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from zmqex.bolt11 import Draft, InvoiceNetwork, decode, encode, public_key
 from zmqex.bolt11.invoice import DEFAULT_MIN_FINAL_CLTV
@@ -14,12 +14,13 @@ from zmqex.errors import StorageError
 from zmqex.kernel import effects as out
 from zmqex.kernel import events as happened
 from zmqex.kernel import records
+from zmqex.kernel.names import NAME_BYTES, key_name
 from zmqex.limits import PLAY_AUTO_CANCEL_BLOCKS
 from zmqex.market.instruments import BASE
 from zmqex.reasons import RejectReason
 from zmqex.trading.states import TradeRole
 
-HoldMood = Literal["up", "silent", "full", "stale"]
+R = TypeVar("R", records.Trade, records.OwnOrder)
 
 
 class MemoryJournal:
@@ -41,6 +42,11 @@ class MemoryJournal:
         self.forks: dict[tuple[bytes, str], records.ForkedLog] = {}
         self.counters: dict[str, int] = {}
         self.commands: dict[str, bytes] = {}
+        self.archived_trades: set[bytes] = set()
+        self.archived_orders: set[bytes] = set()
+        self.archived_keys: set[str] = set()
+        self.own_orders: dict[bytes, bytes] = {}  # of trades that ever were archived
+        self.friends: set[bytes] = set()
         self.commits = 0
 
     def commit(self, writes: tuple[records.Write, ...]) -> None:
@@ -51,21 +57,34 @@ class MemoryJournal:
 
     def snapshot(self) -> records.Snapshot:
         """What a kernel is restored from, in the order in which the real journal gives it."""
-        orders = sorted(self.orders.values(), key=lambda one: (one.created_ms, one.order_id))
-        trades = sorted(self.trades.values(), key=lambda one: (one.created_ms, one.trade_id))
+        trades = [one for one in in_order(self.trades) if one.trade_id not in self.archived_trades]
+        needed = {self.own_orders.get(one.trade_id) for one in trades}
+        away = [*self.archived_trades, *self.archived_orders, *self.hashes]
+        keys = map(key_name, self.archived_keys)
         return records.Snapshot(
-            orders=tuple(orders),
+            orders=tuple(
+                one
+                for one in in_order(self.orders)
+                if one.order_id not in self.archived_orders or one.order_id in needed
+            ),
             trades=tuple(trades),
-            hashes=tuple(sorted(self.hashes.items())),
+            hashes=tuple(
+                sorted(one for one in self.hashes.items() if one[1] not in self.archived_trades)
+            ),
             checkpoints=tuple(self.checkpoints[key] for key in sorted(self.checkpoints)),
             batches=tuple(self.batches[key] for key in sorted(self.batches)),
-            lines=tuple(self.lines.values()),
+            lines=tuple(
+                one for one in self.lines.values() if one.trade_id not in self.archived_trades
+            ),
             outbox=tuple(self.outbox.values()),
-            terms=tuple(self.terms[key] for key in sorted(self.terms)),
             peers=tuple(self.peers[key] for key in sorted(self.peers)),
             forks=tuple(self.forks.values()),
             counters=tuple(sorted(self.counters.items())),
-            commands=tuple(sorted(self.commands.items())),
+            commands=tuple(
+                sorted(one for one in self.commands.items() if one[0] not in self.archived_keys)
+            ),
+            names=tuple(sorted([*(one[:NAME_BYTES] for one in away), *keys])),
+            friends=tuple(sorted(self.friends)),
         )
 
     def _apply(self, write: records.Write) -> None:
@@ -73,6 +92,7 @@ class MemoryJournal:
             case records.PutOrder(order):
                 _follows(self.orders.get(order.order_id), order)
                 self.orders[order.order_id] = order
+                self.archived_orders.discard(order.order_id)
             case records.PutTrade(trade, claimed, capacity):
                 self._put_trade(trade, claimed, capacity)
             case records.PutBatch() | records.PutCheckpoint():
@@ -83,6 +103,8 @@ class MemoryJournal:
                 self._put_outbox(write)
             case records.DropTrade(trade_id):
                 self._drop_trade(trade_id)
+            case records.ArchiveTrade() | records.ArchiveOrder():
+                self._archive(write)
             case records.PutTerms(terms):
                 self.terms.setdefault(terms.order_id, terms)
             case records.PutPeer() | records.DropPeer() | records.PutFork() | records.DropFork():
@@ -94,6 +116,19 @@ class MemoryJournal:
                 self.commands[key] = made
             case _:
                 raise AssertionError(write)
+
+    def _archive(self, write: records.ArchiveTrade | records.ArchiveOrder) -> None:
+        if isinstance(write, records.ArchiveTrade):
+            _unique(write.trade_id in self.trades, "archived trade")
+            self.archived_trades.add(write.trade_id)
+            self.own_orders[write.trade_id] = write.own_order_id
+            key = write.trade_id
+            self.friends |= {write.friend} if write.friend else set()
+        else:
+            _unique(write.order_id in self.orders, "archived order")
+            self.archived_orders.add(write.order_id)
+            key = write.order_id
+        self.archived_keys |= {name for name, made in self.commands.items() if made == key}
 
     def _put_outbox(self, write: records.PutOutbox | records.DropOutbox) -> None:
         if isinstance(write, records.PutOutbox):
@@ -138,6 +173,7 @@ class MemoryJournal:
     def _put_trade(self, trade: records.Trade, claimed: int, capacity: int) -> None:
         _follows(self.trades.get(trade.trade_id), trade)
         self.trades[trade.trade_id] = trade
+        self.archived_trades.discard(trade.trade_id)
         if trade.role is TradeRole.MAKER and trade.fence:
             owner = self.fences.setdefault(trade.fence, trade.trade_id)
             _unique(owner == trade.trade_id, "fence")
@@ -154,6 +190,11 @@ class MemoryJournal:
             _unique(total <= capacity, f"oversold: {total} of {capacity}")
 
 
+def in_order(rows: dict[bytes, R]) -> list[R]:
+    """Trades or orders by id, the oldest first."""
+    return [rows[key] for key in sorted(rows, key=lambda one: (rows[one].created_ms, one))]
+
+
 def _follows(before: Any, after: Any) -> None:  # noqa: ANN401 - any row with a revision
     expected = 1 if before is None else before.revision + 1
     _unique(after.revision == expected, f"revision {after.revision}, expected {expected}")
@@ -162,47 +203,6 @@ def _follows(before: Any, after: Any) -> None:  # noqa: ANN401 - any row with a 
 def _unique(holds: bool, what: str) -> None:  # noqa: FBT001 - reads as a sentence
     if not holds:
         raise StorageError(what)
-
-
-class HoldServer(Protocol):
-    """Whoever keeps the holds of one node: `held` is trade: (order, lots, ends_ms)."""
-
-    held: dict[bytes, tuple[bytes, int, int]]
-    holds: HoldMood
-
-
-def hold_answer(server: HoldServer, effect: out.Effect, now_ms: int) -> happened.Event | None:
-    """Carry out an effect on holds; the event that answers it, if any."""
-    match effect:
-        case out.ReserveHold() if server.holds == "silent":
-            return happened.HoldFailed(effect.trade_id, 1_000)
-        case out.ReserveHold() if server.holds in {"full", "stale"}:
-            outcome: Any = "full" if server.holds == "full" else "stale_fence"
-            return happened.HoldAnswered(effect.trade_id, outcome)
-        case out.ReserveHold():
-            live = sum(
-                lots
-                for order_id, lots, ends in server.held.values()
-                if order_id == effect.order_id and ends > now_ms
-            )
-            fits = live + effect.quantity_lots <= effect.capacity_lots
-            if fits:
-                ends = now_ms + effect.ttl_ms
-                server.held[effect.trade_id] = (effect.order_id, effect.quantity_lots, ends)
-            return happened.HoldAnswered(effect.trade_id, "reserved" if fits else "full")
-        case out.ReleaseHold():
-            server.held.pop(effect.trade_id, None)
-        case out.ExtendHold() if effect.trade_id in server.held:
-            order_id, lots, _ = server.held[effect.trade_id]
-            server.held[effect.trade_id] = (order_id, lots, now_ms + effect.ttl_ms)
-        case out.RebuildHolds(_, rows):
-            server.held = {
-                trade_id: (order_id, lots, now_ms + ttl_ms)
-                for order_id, trade_id, lots, _, ttl_ms in rows
-            }
-        case _:
-            pass  # a hold that is extended when it has lapsed
-    return None
 
 
 class Economy(Protocol):

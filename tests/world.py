@@ -17,7 +17,9 @@ from typing import Any
 
 import msgspec
 
-from tests.outside import HoldMood, Ledger, MemoryJournal, hold_answer, lightning_answer
+from tests.holding import HoldMood, hold_answer
+from tests.outside import Ledger, MemoryJournal, lightning_answer
+from tests.recalling import recall
 from zmqex.kernel import effects as out
 from zmqex.kernel import events as happened
 from zmqex.kernel.commands import Command
@@ -345,6 +347,8 @@ class World:
                 self._send(node, effect)
             case out.ReserveHold() | out.ReleaseHold() | out.ExtendHold() | out.RebuildHolds():
                 self._hold(node, effect)
+            case out.Recall():
+                self.soon(node, recall(node.journal, effect))
             case out.AskBeforeAccept():
                 self.soon(node, happened.AcceptDecided(effect.trade_id, node.accepts))
             case _:

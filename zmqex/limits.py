@@ -138,6 +138,14 @@ PAY_WAIT_MS: Final = 10 * SECOND_MS
 MATCHES_MAX: Final = 100
 MATCH_PEERS_MAX: Final = 16
 MATCH_DEADLINE_MS: Final = SECOND_MS
+# What has ended stays in memory so long after the last word of it, for most that is still said is
+# said by then; what was settled for as long as it counts in the operator's limit of a day; and what
+# the journal had to bring back until the next few questions about it.
+ENDED_KEPT_MS: Final = 10 * MINUTE_MS
+SETTLED_KEPT_MS: Final = 25 * HOUR_MS
+RECALLED_KEPT_MS: Final = MINUTE_MS
+# Of what has left memory: the newest so many are listed, and so many trades of one order shown.
+ARCHIVED_SHOWN_MAX: Final = 1_000
 # Ids may be given by their first characters: 8 hex digits are one in four billion.
 ID_PREFIX_CHARS_MIN: Final = 8
 

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
-from tests.outside import HoldMood, Ledger, MemoryJournal
+from tests.holding import HoldMood
+from tests.outside import Ledger, MemoryJournal
 from tests.simulation.plan import Fault
 from tests.simulation.signatures import signer
 from zmqex.errors import StorageError, ZmqexError

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from tests.outside import Ledger, hold_answer, lightning_answer
+from tests.holding import hold_answer
+from tests.outside import Ledger, lightning_answer
+from tests.recalling import recall
 from tests.simulation.machine import HELLO, Link, Machine
 from tests.simulation.plan import Fault
 from zmqex.kernel import effects as out
@@ -72,6 +74,7 @@ class Outside:
             out.ReleaseHold: self._hold,
             out.ExtendHold: self._hold,
             out.RebuildHolds: self._hold,
+            out.Recall: self._recall,
         }
 
     def carry_out(self, machine: Machine, effect: out.Effect) -> None:
@@ -252,6 +255,9 @@ class Outside:
         valid = tuple(check_all("play", effect.items))
         self.sim.invariants.verifying(machine, effect)
         machine.soon(happened.Verified(effect.ticket, valid), 0)
+
+    def _recall(self, machine: Machine, effect: out.Recall) -> None:
+        machine.soon(recall(machine.journal, effect), 1)
 
     def _hold(self, machine: Machine, effect: out.Effect) -> None:
         self.sim.schedule.after(1, self._hold_call, machine, machine.starts, effect)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from zmqex.cli import tables
-from zmqex.cli.context import INVOCATION
+from zmqex.cli.context import INVOCATION, show_list
 
 Captured = pytest.CaptureFixture[str]
 EVIL = "\x1b[2J[red]x[/red]\n"
@@ -338,3 +339,18 @@ def test_a_hold_shows_the_journals_time_and_that_of_redis(capsys: Captured) -> N
 def test_bitcoin_is_exact_to_the_millisatoshi(msat: int, text: str) -> None:
     """No rounding, no trailing zeros."""
     assert tables.bitcoin(msat) == text
+
+
+@pytest.mark.parametrize("older", [True, False])
+def test_a_list_that_is_not_whole_says_so(
+    older: bool,  # noqa: FBT001 - a parameter of the test
+    capsys: Captured,
+) -> None:
+    """Beside the result, so that it is no row of it."""
+    answer = {"trades": [], "older": older}
+    show_list(answer, "trades", tables.show_trades, as_json=False)
+    told = capsys.readouterr()
+    assert told.out == "No trades.\n"
+    assert ("Older ones are not listed" in told.err) == older
+    show_list(answer, "trades", tables.show_trades, as_json=True)
+    assert json.loads(capsys.readouterr().out) == answer

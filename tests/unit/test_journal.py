@@ -14,9 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.outside import MemoryJournal
+from tests.recalling import recall
 from zmqex.adapters.storage.journal import MIGRATIONS, Journal
 from zmqex.errors import ConfigError, StorageError
+from zmqex.kernel.effects import Recall
 from zmqex.kernel.records import (
+    ArchiveOrder,
+    ArchiveTrade,
     DropFork,
     DropOutbox,
     DropPeer,
@@ -42,6 +46,7 @@ from zmqex.kernel.records import (
     TradeLine,
     Write,
 )
+from zmqex.limits import ARCHIVED_SHOWN_MAX
 from zmqex.trading.states import State, TradeRole
 
 ORDER = OwnOrder(b"o" * 32, "BTC/USD", b"terms", "open", 1, 1_000)
@@ -70,7 +75,13 @@ TRADE = Trade(
 def trade(number: int, **changes: Any) -> Trade:  # noqa: ANN401
     """Another trade, equal but for its ids and the changes."""
     mark = bytes([number]) * 32
-    ids = {"trade_id": mark, "take_id": mark, "payment_hash": mark, "fence": 2 + number}
+    ids: dict[str, Any] = {
+        "trade_id": mark,
+        "take_id": mark,
+        "payment_hash": mark,
+        "own_order_id": mark,
+    }
+    ids |= {"fence": 2 + number}
     return msgspec.structs.replace(TRADE, **{**ids, **changes})
 
 
@@ -185,6 +196,13 @@ class Past:
         self.outbox.add(digest)
         return PutOutbox(OutboxLine(mark, digest, b"p" * 32, "trade", self.draw(BLOB)))
 
+    def archive(self, mark: bytes) -> Write:
+        """A trade or an order that is loaded no more until it changes."""
+        if self.draw(st.booleans()):
+            return ArchiveOrder(mark) if b"order" + mark in self.revisions else self.order(mark)
+        friend = self.draw(st.sampled_from([b"", b"f" * 32]))
+        return ArchiveTrade(mark, mark, friend) if mark in self.revisions else self.trade(mark)
+
     def peer(self, mark: bytes) -> Write:
         """A peer that is met or forgotten."""
         draw = self.draw
@@ -213,15 +231,29 @@ def histories(draw: st.DrawFn) -> list[tuple[Write, ...]]:
     """Transactions that a kernel could write, over few ids, so that rows are replaced often."""
     past = Past(draw)
     kinds = [past.order, past.trade, past.batch, past.message, past.peer, past.fork, past.number]
+    kinds += [past.archive, past.archive]
     return [
         tuple(draw(st.sampled_from(kinds))(draw(IDS)) for _ in range(draw(st.integers(1, 4))))
         for _ in range(draw(st.integers(0, 12)))
     ]
 
 
-@given(histories())
-@settings(max_examples=60)
-def test_a_reopened_journal_has_what_was_written(groups: list[tuple[Write, ...]]) -> None:
+LOOKUPS = st.lists(
+    st.tuples(
+        st.sampled_from(["trade", "order", "hash"]),
+        st.tuples(IDS, st.integers(4, 32)).map(lambda one: one[0][: one[1]]),
+    )
+    | TEXT.map(lambda key: ("key", key.encode())),
+    min_size=1,
+    max_size=2,
+) | st.sampled_from([[("trades", b"")], [("orders", b"")]])
+
+
+@given(histories(), st.lists(LOOKUPS, max_size=4))
+@settings(max_examples=100)
+def test_a_reopened_journal_has_what_was_written(
+    groups: list[tuple[Write, ...]], lookups: list[list[tuple[str, bytes]]]
+) -> None:
     """Compared with the model that all tests of the kernel stand on."""
     model = MemoryJournal()
     with tempfile.TemporaryDirectory() as folder:
@@ -232,6 +264,9 @@ def test_a_reopened_journal_has_what_was_written(groups: list[tuple[Write, ...]]
             assert commit(journal, *group) is None
         assert journal.commits == len(groups)
         assert same(journal.load(), model.snapshot())
+        for wanted in map(tuple, lookups):
+            found = journal.recall(wanted).result()
+            assert same(found, recall(model, Recall(1, wanted)).found)
         journal.close()
         assert same(reopened(path), model.snapshot())
 
@@ -255,6 +290,26 @@ def test_rows_come_back_in_the_order_in_which_they_count() -> None:
         count = "SELECT count(*) FROM trade"
         assert journal.read(lambda one: one.execute(count).fetchone()).result() == (1,)
         journal.close()
+
+
+def test_no_more_of_the_archive_is_read_than_may_be_told(tmp_path: Path) -> None:
+    """The newest trades of all and of one order; a start loads none of them."""
+    journal = Journal(tmp_path / "journal.sqlite3")
+    writes: list[Write] = [PutOrder(ORDER), ArchiveOrder(ORDER.order_id)]
+    for number in range(ARCHIVED_SHOWN_MAX + 1):
+        key = number.to_bytes(32)
+        ids = {"trade_id": key, "take_id": key, "payment_hash": key, "fence": number + 1}
+        writes.append(PutTrade(later(TRADE, created_ms=number, **ids), 0, 10))
+        writes.append(ArchiveTrade(key, ORDER.order_id))
+    assert commit(journal, *writes) is None
+    loaded = journal.load()
+    assert (loaded.trades, loaded.orders) == ((), ())
+    assert len(loaded.names) == 2 * (ARCHIVED_SHOWN_MAX + 1) + 1
+    for wanted in (("trades", b""), ("order", ORDER.order_id)):
+        found = journal.recall((wanted,)).result()
+        assert len(found.trades) == ARCHIVED_SHOWN_MAX
+        assert min(one.created_ms for one in found.trades) == 1
+    journal.close()
 
 
 @pytest.mark.parametrize("why_not", ["", "a quantity", "something to say"])

@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -138,6 +138,18 @@ def show_json(answer: object) -> None:
 def say(text: str) -> None:
     """Print a result on stdout."""
     print(text, flush=True)  # noqa: T201 - what the command line is for
+
+
+def show_list(
+    answer: dict[str, Any], what: str, render: Callable[[list[Any]], None], *, as_json: bool
+) -> None:
+    """Show own orders or trades, and say where the list is not whole."""
+    if as_json:
+        show_json(answer)
+        return
+    render(answer[what])
+    if answer["older"]:
+        note("Older ones are not listed; `show` finds each of them by its id.")
 
 
 def note(text: str, *, raw: bool = False) -> None:

@@ -9,13 +9,22 @@ import msgspec
 import typer
 
 from zmqex.cli import tables
-from zmqex.cli.context import INVOCATION, Json, asks, new_app, note, say, show_json, usage
+from zmqex.cli.context import (
+    INVOCATION,
+    Json,
+    asks,
+    new_app,
+    note,
+    say,
+    show_json,
+    show_list,
+    usage,
+)
 from zmqex.cli.pending import once
 from zmqex.cli.staying import stay
 from zmqex.errors import InputError, RefusedError
 from zmqex.kernel.commands import (
     CancelOrder,
-    Command,
     ListOrders,
     PayTrade,
     PlaceOrder,
@@ -436,7 +445,8 @@ def list_orders(
     as_json: Json = False,
 ) -> None:
     """List own orders."""
-    _show(ListOrders(closed), "orders", tables.show_orders, as_json=as_json)
+    answer = INVOCATION.call(ListOrders(closed))
+    show_list(answer, "orders", tables.show_orders, as_json=as_json)
 
 
 @app.command("show")
@@ -485,11 +495,3 @@ def confirm(question: str) -> None:
         raise usage(f"{question} There is no terminal to ask on: give --yes")
     if not asks(question):
         raise typer.Exit(1)
-
-
-def _show(command: Command, key: str, render: Any, *, as_json: bool) -> None:  # noqa: ANN401
-    answer = INVOCATION.call(command)
-    if as_json:
-        show_json(answer)
-    else:
-        render(answer[key])

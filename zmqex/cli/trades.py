@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from zmqex.cli import tables
-from zmqex.cli.context import INVOCATION, Json, new_app, say, show_json, usage
+from zmqex.cli.context import INVOCATION, Json, new_app, say, show_json, show_list, usage
 from zmqex.cli.orders import confirm
 from zmqex.errors import EvidenceError
 from zmqex.kernel.commands import (
@@ -109,10 +109,7 @@ def list_trades(
 ) -> None:
     """List trades, newest first, with whose turn it is."""
     answer = INVOCATION.call(ListTrades(not running))
-    if as_json:
-        show_json(answer)
-    else:
-        tables.show_trades(answer["trades"])
+    show_list(answer, "trades", tables.show_trades, as_json=as_json)
 
 
 @app.command("show")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -104,7 +105,9 @@ class Admission:
             self._repeat_of_reserving(incoming, said.envelope)
         elif take.trade_id in self._trades.by_id:
             self._repeat_of_trade(incoming, said.envelope)
-        else:
+        elif not self._trades.recall(
+            "trade", take.trade_id, partial(self._sessions.again, incoming)
+        ):
             self._new_take(incoming, said.envelope, take)
 
     def _repeat_of_reserving(self, incoming: Incoming, envelope: bytes) -> None:
@@ -254,7 +257,7 @@ class Admission:
         return "" if settlement == SWAP else self._core.settings.pay_instructions
 
     def _hash_is_known(self, payment_hash: bytes) -> bool:
-        return self._trades.by_hash(payment_hash) is not None or any(
+        return self._trades.is_foreign_hash(payment_hash) or any(
             reservation.trade.payment_hash == payment_hash
             for reservation in self._reserving.values()
         )
@@ -316,7 +319,7 @@ class Admission:
         if not self.may_hold():
             return RejectReason.HOLDS_UNAVAILABLE
         trade = reservation.trade
-        if trade.payment_hash and self._trades.by_hash(trade.payment_hash) is not None:
+        if trade.payment_hash and self._trades.is_foreign_hash(trade.payment_hash):
             # An accept has named it meanwhile, for a take of our own.
             return RejectReason.WRONG_PAYMENT_HASH
         closed = self._orders.why_closed(trade.order_id) is not None

@@ -127,7 +127,7 @@ class Answers:
         result: dict[str, Any] = {"skipped": [], "repeated": True}
         if made in self._orders.rows:
             trades = self._trades.of_order(made)
-            result["order"] = order_view(self._orders, self._trades, made)
+            result["order"] = order_view(self._trades, self._orders.rows[made])
         else:
             trades = [self._trades.by_id[made]]
         result["trades"] = [self._view(trade) for trade in trades]
@@ -217,7 +217,7 @@ class Answers:
             "repeated": False,
         }
         if job.order_id:
-            result["order"] = order_view(self._orders, self._trades, job.order_id)
+            result["order"] = order_view(self._trades, self._orders.rows[job.order_id])
         if job.replaced is not None:
             result["replaced"] = job.replaced
         self._core.answer(job.client, job.request_id, result)

@@ -119,7 +119,7 @@ class Caps:
 
     def _is_stranger(self, taker: bytes) -> bool:
         if self._friends is None:
-            self._friends = {
+            self._friends = self._trades.friends | {
                 self._trades.counterparty(one)
                 for one in self._trades.by_id.values()
                 if one.state is State.SETTLED

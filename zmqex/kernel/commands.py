@@ -92,7 +92,10 @@ class ReplaceOrder(CommandBase, frozen=True, tag="replace_order"):
 
 
 class ListOrders(CommandBase, frozen=True, tag="list_orders"):
-    """Own orders: `{"orders": [ORDER]}`, newest first; `closed` adds the closed ones."""
+    """Own orders: `{"orders": [ORDER], "older": bool}`, newest first; `closed` adds closed ones.
+
+    `older`: whether more than are told have left memory.
+    """
 
     closed: bool = False
 
@@ -157,7 +160,9 @@ class MatchOrder(CommandBase, frozen=True, tag="match_order"):
 
 
 class ListTrades(CommandBase, frozen=True, tag="list_trades"):
-    """`{"trades": [TRADE]}`, newest first; `ended` adds the ended ones.
+    """`{"trades": [TRADE], "older": bool}`, newest first; `ended` adds the ended ones.
+
+    `older`: whether more than are told have left memory.
 
     TRADE: `{"trade_id", "money": "play money" or what else,
     "role": "maker|taker", "side": "buy|sell" (what we do with the base),

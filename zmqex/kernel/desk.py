@@ -16,8 +16,9 @@ from zmqex.kernel.answers import Answers, Job
 from zmqex.kernel.commands import CancelOrder, PlaceOrder, ReplaceOrder, TakeOrder
 from zmqex.kernel.core import Core
 from zmqex.kernel.crossing import Crossing
+from zmqex.kernel.keys import Keys
 from zmqex.kernel.orders import CLOSED, OPEN, WORKING, OwnOrders
-from zmqex.kernel.records import OwnOrder, PutCommand, Trade
+from zmqex.kernel.records import OwnOrder, Trade
 from zmqex.kernel.replicas import FoundOrder, Replicas
 from zmqex.kernel.sessions import Sessions
 from zmqex.kernel.sides import Sides
@@ -69,7 +70,7 @@ class Desk:
         self._crossing = Crossing(core, sessions, replicas, trades, orders, taking)
         self._jobs: dict[int, Job] = {}
         self._job_serial = 0
-        self.keys: dict[str, bytes] = {}
+        self.keys = Keys(core)
         # Own order that was placed for a client's time -> that client; `endings` acts on it.
         self.clients: dict[bytes, bytes] = {}
 
@@ -168,7 +169,7 @@ class Desk:
         )
         if command.cancel_on_disconnect:
             self.clients[row.order_id] = self.clients.pop(replaced, client)
-        self._remember(command.key, row.order_id)
+        self.keys.add(command.key, row.order_id)
         serial = self._new_job(client, request_id, row)
         if replaced:
             # It leaves the book only with this event's batch, and must not stop its successor.
@@ -191,10 +192,9 @@ class Desk:
         self._jobs[self._job_serial] = job
         return self._job_serial
 
-    def _remember(self, key: str, order_id: bytes) -> None:
-        if key:
-            self.keys[key] = order_id
-            self._core.persist(PutCommand(key, order_id))
+    def works_with(self, trade_id: bytes) -> bool:
+        """Whether a take is of an order that is still being worked."""
+        return any(trade_id in job.trades for job in self._jobs.values())
 
     # --- working: rounds of plan and take ------------------------------------------------------
 
@@ -423,7 +423,7 @@ class Desk:
         self._jobs[serial] = job
         job.outstanding[found.order_id] = b""
         self._take(serial, found, command.quantity_lots)
-        self._remember(command.key, job.trades[0])
+        self.keys.add(command.key, job.trades[0])
 
     # --- cancel --------------------------------------------------------------------------------
 

@@ -6,6 +6,8 @@ nothing; the acknowledgement is our state and our last signed message of the tra
 
 from __future__ import annotations
 
+from functools import partial
+
 from zmqex.kernel.core import Core
 from zmqex.kernel.records import Trade
 from zmqex.kernel.sessions import Incoming, Sessions
@@ -54,12 +56,14 @@ class Dialogue:
         message = decode_trade_message(envelope.body)
         trade = self._trades.by_id.get(message.trade_id)
         kind = str(message.__struct_config__.tag)
+        again = partial(self._sessions.again, incoming)
         if trade is not None and self._trades.counterparty(trade) != incoming.peer:
             self._refuse(incoming, message, RejectReason.WRONG_PARTY)
         elif not verify(incoming.peer, self._core.settings.network, kind, envelope):
             self._refuse(incoming, message, RejectReason.BAD_SIGNATURE)
         elif trade is None:
-            self._of_unknown_trade(incoming, message, raw)
+            if not self._trades.recall("trade", message.trade_id, again):
+                self._of_unknown_trade(incoming, message, raw)
         elif digest(raw) in self._trades.lines.get(trade.trade_id, {}):
             self._acknowledge(incoming, trade)
         else:
@@ -154,8 +158,10 @@ class Dialogue:
     def _on_status(self, incoming: Incoming) -> None:
         request = decode(incoming.body, TradeStatusRequest)
         trade = self._trades.by_id.get(request.trade_id)
+        again = partial(self._sessions.again, incoming)
         if trade is None:
-            self._sessions.refuse(incoming, RejectReason.UNKNOWN_TRADE)
+            if not self._trades.recall("trade", request.trade_id, again):
+                self._sessions.refuse(incoming, RejectReason.UNKNOWN_TRADE)
         elif self._trades.counterparty(trade) != incoming.peer:
             self._sessions.refuse(incoming, RejectReason.WRONG_PARTY)
         else:

@@ -26,6 +26,17 @@ class Persist(Effect, frozen=True):
     writes: tuple[Write, ...]
 
 
+class Recall(Effect, frozen=True):
+    """Read what is archived: answered by one `Recalled` with this ticket.
+
+    `lookups`: (what, name).  "trade" and "order" are beginnings of ids, an order with its trades;
+    "hash" is a payment hash, "key" a command's key; "trades" and "orders" are the newest ones.
+    """
+
+    ticket: int
+    lookups: tuple[tuple[str, bytes], ...]
+
+
 class Log(Effect, frozen=True):
     """One log line: an event name and its facts.  Never a key, a preimage or raw peer text."""
 
@@ -293,4 +304,6 @@ REVEALING = (
     LookupPayment,
     AnswerCommand,
     Announce,
+    # What an earlier event archives is to be found by a later one.
+    Recall,
 )

@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from zmqex.kernel.commands import Command
+from zmqex.kernel.records import Snapshot
 from zmqex.market.instruments import BASE
 from zmqex.reasons import RejectReason
 
@@ -40,6 +41,13 @@ class Stopping(Event, frozen=True):
 
 class Tick(Event, frozen=True):
     """The time given by `Kernel.next_deadline_ms` has come."""
+
+
+class Recalled(Event, frozen=True):
+    """The journal has answered a `Recall` with what it found."""
+
+    ticket: int
+    found: Snapshot
 
 
 class Woke(Event, frozen=True):

@@ -31,27 +31,31 @@ class Exports:
     def __init__(
         self, core: Core, replicas: Replicas, trades: Trades, orders: OwnOrders, taking: Taking
     ) -> None:
-        """Keep nothing yet; `restore` brings back what the journal has."""
+        """Keep nothing yet."""
         self._core = core
         self._replicas = replicas
         self._trades = trades
         self._orders = orders
+        self._kept: set[bytes] = set()  # orders whose terms the journal surely has
         self._terms: dict[bytes, OrderTerms] = {}
         taking.on_asked = self.keep
 
-    def restore(self, terms: tuple[OrderTerms, ...]) -> None:
-        """Bring back the terms of orders that were taken."""
+    def bring(self, terms: tuple[OrderTerms, ...]) -> None:
+        """Have the terms of orders that were taken; those of before are not needed any more."""
         self._terms = {one.order_id: one for one in terms}
+
+    def forget(self, order_id: bytes) -> None:
+        """A trade of this order is not in memory any more."""
+        self._kept.discard(order_id)
 
     def keep(self, found: FoundOrder) -> None:
         """Keep the terms of an order that is about to be taken, with its maker's signature."""
         log = self._replicas.log(found.maker, found.order.market)
-        if found.order_id in self._terms or log is None:
+        if found.order_id in self._kept or log is None:
             return
         order = log.fold.orders[found.order_id].raw
-        terms = OrderTerms(found.order_id, order, _batch_of(log, order))
-        self._terms[found.order_id] = terms
-        self._core.persist(PutTerms(terms))
+        self._kept.add(found.order_id)
+        self._core.persist(PutTerms(OrderTerms(found.order_id, order, _batch_of(log, order))))
 
     def on_command(self, client: bytes, request_id: int, command: Command) -> bool:
         """Answer a command if it is ours."""

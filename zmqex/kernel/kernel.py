@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from zmqex.kernel.admission import Admission
+from zmqex.kernel.archive import Archive
 from zmqex.kernel.commands import (
     CancelOrder,
     Command,
@@ -49,6 +50,7 @@ from zmqex.kernel.events import (
     PaymentSeen,
     PlayCredited,
     PlayPayWanted,
+    Recalled,
     ReplyReceived,
     RequestReceived,
     Started,
@@ -110,9 +112,12 @@ class Kernel:
             core, self.sessions, self.replicas, self.trades, self.orders, self.taking, self.sides
         )
         self.endings = Endings(core, self.orders, self.desk)
+        self.archive = Archive(core, self.trades, self.orders, self.desk, self.exports)
         self.dialogue = Dialogue(self.core, self.sessions, self.trades, self.sides)
         self.matching = Matching(self.core, self.sessions, self.replicas)
-        self.operator = Operator(core, self.replicas, self.trades, self.orders, self.sides)
+        self.operator = Operator(
+            core, self.replicas, self.trades, self.orders, self.sides, self.archive
+        )
         self.disputes = Disputes(self.core, self.trades, self.sides)
         self.play = PlayRelay(self.core, self.sessions)
         self.lease = Lease(self.core)
@@ -131,6 +136,7 @@ class Kernel:
             Started: self._on_started,
             Stopping: self._on_stopping,
             Tick: lambda _event: None,
+            Recalled: self.archive.on_recalled,
             Woke: self._on_woke,
             CandidatesFound: self.sessions.on_candidates,
             HelloAnswered: self.sessions.on_hello_answered,
@@ -160,8 +166,8 @@ class Kernel:
     def _bring_back(self, restored: Snapshot) -> None:
         self.trades.restore(restored)
         self.orders.restore(restored.orders)
-        self.exports.restore(restored.terms)
-        self.desk.keys.update(restored.commands)
+        self.desk.keys.restore(restored.commands)
+        self.archive.restore(restored)
 
     def missing_networks(self) -> list[str]:
         """The quotes over whose Lightning networks trades are running, and that we do not have."""
@@ -230,6 +236,7 @@ class Kernel:
         for trade in lost:
             self.disputes.node_lost(trade)
         self.endings.resume()
+        self.archive.resume()
         self.sessions.start(restored.peers)
         self.trades.resume()
         self.core.log(
@@ -262,7 +269,12 @@ class Kernel:
         if self._is_outdated(event):
             self.core.count("outdated_payment_word")
             return
-        trade = self.trades.by_hash(event.payment_hash)
+        payment_hash = event.payment_hash
+        trade = self.trades.by_hash(payment_hash)
+        if trade is None and self.trades.recall(
+            "hash", payment_hash, lambda: self._on_lightning(event)
+        ):
+            return
         if trade is None or not _concerns(trade, event.asset):
             self.core.count("lightning_event_without_trade")
             return
@@ -317,6 +329,10 @@ class Kernel:
     # --- the operator --------------------------------------------------------------------------
 
     def _on_command(self, event: CommandReceived) -> None:
+        if not self.archive.fetch_for(event.command, lambda: self._command(event)):
+            self._command(event)
+
+    def _command(self, event: CommandReceived) -> None:
         client, request_id, command = event.client, event.request_id, event.command
         match command:
             case PlaceOrder() | ReplaceOrder() | TakeOrder() if not self.lease.leads():

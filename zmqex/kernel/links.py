@@ -64,6 +64,7 @@ class Links:
         self.set_aside_until = self._aside.until
         self.request = requests.request
         self.serve = requests.serve
+        self.again = requests.again
         self.answer = requests.answer
         self.refuse = requests.refuse
         self.on_request = requests.on_request

@@ -304,7 +304,7 @@ class Maker:
         except InvalidInvoiceError:
             return RejectReason.INVALID_INVOICE
         fresh = payment_hash != trade.payment_hash
-        if fresh and (not trade.invoice or self._trades.by_hash(payment_hash) is not None):
+        if fresh and (not trade.invoice or self._trades.is_foreign_hash(payment_hash)):
             return RejectReason.WRONG_PAYMENT_HASH
         expected = Expected(
             self._core.settings.invoice_prefix,

@@ -6,9 +6,10 @@ or from the wrong party changes nothing and is answered in one clear sentence.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from zmqex.kernel.archive import Archive
 from zmqex.kernel.commands import (
     CancelTrade,
     Command,
@@ -24,12 +25,12 @@ from zmqex.kernel.commands import (
 )
 from zmqex.kernel.core import Core
 from zmqex.kernel.orders import CLOSED, OwnOrders
-from zmqex.kernel.records import Trade
+from zmqex.kernel.records import OwnOrder, Snapshot, Trade
 from zmqex.kernel.replicas import FoundOrder, Replicas
 from zmqex.kernel.sides import Sides
 from zmqex.kernel.trades import Trades
 from zmqex.kernel.views import find_by_prefix, id_problem, order_view, trade_view
-from zmqex.limits import PAY_WAIT_MS
+from zmqex.limits import ARCHIVED_SHOWN_MAX, PAY_WAIT_MS
 from zmqex.protocol.codec import decode_envelope, decode_trade_message
 from zmqex.protocol.identity import to_text
 from zmqex.reasons import RejectReason
@@ -62,9 +63,11 @@ class Operator:
         trades: Trades,
         orders: OwnOrders,
         sides: Sides,
+        archive: Archive,
     ) -> None:
         """Answer from now on."""
         self._core = core
+        self._archive = archive
         self._replicas = replicas
         self._trades = trades
         self._orders = orders
@@ -96,16 +99,21 @@ class Operator:
     # --- lists ---------------------------------------------------------------------------------
 
     def _list_orders(self, client: bytes, request_id: int, command: ListOrders) -> None:
-        rows = [row for row in self._orders.rows.values() if command.closed or row.state != CLOSED]
-        rows.sort(key=lambda row: row.created_ms, reverse=True)
-        views = [order_view(self._orders, self._trades, row.order_id) for row in rows]
-        self._core.answer(client, request_id, {"orders": views})
+        def listed(found: Snapshot) -> None:
+            rows = {row.order_id: row for row in found.orders} | self._orders.rows
+            wanted = [row for row in rows.values() if command.closed or row.state != CLOSED]
+            wanted.sort(key=lambda row: row.created_ms, reverse=True)
+            views = [order_view(self._trades, row) for row in wanted]
+            result = {"orders": views, "older": _is_cut(found.orders)}
+            self._core.answer(client, request_id, result)
+
+        self._list("orders", listed, ended=command.closed)
 
     def _show_order(self, client: bytes, request_id: int, command: ShowOrder) -> None:
         own = find_by_prefix(command.order_id, self._orders.rows)
         if isinstance(own, bytes):
             trades = self._trades.of_order(own)
-            view = order_view(self._orders, self._trades, own)
+            view = order_view(self._trades, self._orders.rows[own])
         else:
             found = self._replicas.find(command.order_id) if own is None else own
             if not isinstance(found, FoundOrder):
@@ -119,13 +127,26 @@ class Operator:
         self._core.answer(client, request_id, result)
 
     def _list_trades(self, client: bytes, request_id: int, command: ListTrades) -> None:
-        wanted = [
-            trade
-            for trade in self._trades.by_id.values()
-            if trade.quantity_lots and (command.ended or trade.state not in TERMINAL)
-        ]
-        wanted.sort(key=lambda trade: trade.created_ms, reverse=True)
-        self._core.answer(client, request_id, {"trades": [self._view(one) for one in wanted]})
+        def listed(found: Snapshot) -> None:
+            trades = {one.trade_id: one for one in found.trades} | self._trades.by_id
+            wanted = [
+                trade
+                for trade in trades.values()
+                if trade.quantity_lots and (command.ended or trade.state not in TERMINAL)
+            ]
+            wanted.sort(key=lambda trade: trade.created_ms, reverse=True)
+            views = [self._view(one) for one in wanted]
+            result = {"trades": views, "older": _is_cut(found.trades)}
+            self._core.answer(client, request_id, result)
+
+        self._list("trades", listed, ended=command.ended)
+
+    def _list(self, what: str, listed: Callable[[Snapshot], None], *, ended: bool) -> None:
+        """List what is in memory; with what has `ended`, also the newest in the archive."""
+        if ended:
+            self._archive.newest(what, listed)
+        else:
+            listed(Snapshot())
 
     def _show_trade(self, client: bytes, request_id: int, command: ShowTrade) -> None:
         trade = self._find(client, request_id, command.trade_id)
@@ -295,6 +316,11 @@ class Operator:
             why = _REFUSALS.get(reason, f"it was refused ({reason.value})")
         message = f"trade {trade.trade_id.hex()[:12]}: {why}"
         self._core.refuse(client, request_id, reason, message)
+
+
+def _is_cut(archived: Sequence[OwnOrder] | Sequence[Trade]) -> bool:
+    """Whether there may be more than was read."""
+    return len(archived) >= ARCHIVED_SHOWN_MAX
 
 
 def _foreign_view(found: FoundOrder) -> dict[str, Any]:

@@ -42,6 +42,7 @@ class OwnOrders:
         self.asked: dict[bytes, set[bytes]] = {}  # open order -> who has asked to take of it
         self.on_published: Callable[[OwnOrder], None] = lambda _row: None
         self.on_expired: Callable[[OwnOrder], None] = lambda _row: None
+        self.on_closed: list[Callable[[bytes], None]] = []
         trades.capacity = self.capacity
 
     # --- numbers -------------------------------------------------------------------------------
@@ -78,7 +79,8 @@ class OwnOrders:
         """Why an order cannot be taken at all, or None."""
         row = self.rows.get(order_id)
         if row is None:
-            return RejectReason.UNKNOWN_ORDER
+            gone = self._trades.archived.may_have(order_id)
+            return RejectReason.ORDER_CLOSED if gone else RejectReason.UNKNOWN_ORDER
         if row.state != OPEN:
             return RejectReason.ORDER_CLOSED
         if self._terms[order_id].expires_at_ms <= self._core.now.wall_ms:
@@ -213,7 +215,18 @@ class OwnOrders:
         self._core.log(
             "info", "order_closed", order_id=order_id.hex(), reason=reason.value, dropped=dropped
         )
+        for call in self.on_closed:
+            call(order_id)
         return dropped
+
+    def may_leave(self, order_id: bytes) -> bool:
+        """Whether an order is closed, and everybody can know it."""
+        row = self.rows[order_id]
+        return row.state == CLOSED and self._publisher.published(row.market, order_id) is None
+
+    def leave(self, order_id: bytes) -> None:
+        """Leave an order without trades in memory to the journal."""
+        del self.rows[order_id], self._terms[order_id]
 
     def log_lost(self, market: str) -> None:
         """Our published log was lost: what it held is not republished, and cannot be taken."""

@@ -171,7 +171,11 @@ class Snapshot(Record, frozen=True):
     peers: tuple[KnownPeer, ...] = ()
     forks: tuple[ForkedLog, ...] = ()  # in the order in which they were proven
     counters: tuple[tuple[str, int], ...] = ()
-    commands: tuple[tuple[str, bytes], ...] = ()  # (command key, own order id)
+    commands: tuple[tuple[str, bytes], ...] = ()  # (command key, own order or trade id)
+    # Of what is archived: the beginnings of its ids and keys, and of all payment hashes that ever
+    # were (see names.py); and who has settled a trade with us there.
+    names: tuple[bytes, ...] = ()
+    friends: tuple[bytes, ...] = ()
 
 
 class Write(msgspec.Struct, frozen=True):
@@ -198,6 +202,23 @@ class DropTrade(Write, frozen=True):
     """
 
     trade_id: bytes
+
+
+class ArchiveTrade(Write, frozen=True):
+    """A trade that has ended is no longer loaded at a start; a `PutTrade` brings it back.
+
+    `own_order_id`: under which it is found again.  `friend`: who has settled it with us, or b"".
+    """
+
+    trade_id: bytes
+    own_order_id: bytes
+    friend: bytes = b""
+
+
+class ArchiveOrder(Write, frozen=True):
+    """An own order that is closed is no longer loaded at a start, unless a trade of it is."""
+
+    order_id: bytes
 
 
 class PutOrder(Write, frozen=True):

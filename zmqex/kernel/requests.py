@@ -196,6 +196,10 @@ class Requests:
         else:
             self._handle(incoming, served[0])
 
+    def again(self, incoming: Incoming) -> None:
+        """Hand over a question once more whose handler has waited for something."""
+        self._handle(incoming, self._handlers[incoming.kind][0])
+
     def answer(self, incoming: Incoming, body: Message) -> None:
         """Answer a question; the reply has its kind."""
         frame = encode_frame(incoming.kind, incoming.request_id, body)

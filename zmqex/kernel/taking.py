@@ -237,9 +237,8 @@ class Taking:
         instrument = self._core.currencies.instrument(trade.market)
         legs = amounts(instrument, accept.quantity_lots, trade.price_ticks)
         # A hash of another trade would contradict the journal, and pay two trades at once.
-        other = self._trades.by_hash(self._hash_of(trade, accept))
         sound = (
-            (other is None or other.trade_id == trade.trade_id)
+            not self._trades.is_foreign_hash(self._hash_of(trade, accept), trade)
             and accept.trade_id == trade.trade_id
             and accept.take_digest == trade.take_digest
             and 0 < accept.quantity_lots <= trade.quantity_lots

@@ -16,7 +16,9 @@ import msgspec
 from zmqex.errors import LocalProtocolError
 from zmqex.kernel import own_nodes
 from zmqex.kernel.core import Core
+from zmqex.kernel.names import Names
 from zmqex.kernel.records import (
+    ArchiveTrade,
     DropOutbox,
     DropTrade,
     OutboxLine,
@@ -70,6 +72,7 @@ class Trades:
         self._held: dict[bytes, dict[bytes, int]] = {}  # order -> its trades that hold -> lots
         self._by_order: dict[bytes, dict[bytes, None]] = {}
         self._by_hash: dict[bytes, bytes] = {}
+        self._hashes: dict[bytes, list[bytes]] = {}  # trade id -> its hashes, now and formerly
         self._times: list[tuple[int, bytes]] = []  # when each began, in order
         self._outbox: dict[bytes, dict[bytes, OutboxLine]] = {}
         self._sending: dict[bytes, int] = {}  # trade id -> repeats of its first outbox message
@@ -77,6 +80,11 @@ class Trades:
         self.why_too_much: WhyTooMuch = lambda _trade, _waiting: None
         self.capacity: Callable[[bytes], int] = lambda _order_id: 0
         self.on_moved: list[Callable[[Trade, Trade], None]] = []
+        # What has left memory, and who has settled with us there; `recall` has the journal bring
+        # what may be there, calls back, and is False where nothing is (archive.py).
+        self.archived = Names()
+        self.friends: set[bytes] = set()
+        self.recall: Callable[[str, bytes, Callable[[], None]], bool] = lambda *_: False
         sessions.on_live.append(self._peer_is_live)
 
     @property
@@ -103,9 +111,16 @@ class Trades:
         return claim(trade.settlement, self.our_side(trade), trade.state, hold_ended=trade.late)
 
     def by_hash(self, payment_hash: bytes) -> Trade | None:
-        """The trade that a payment hash belongs to, now or formerly."""
+        """The trade in memory that a payment hash belongs to, now or formerly."""
         trade_id = self._by_hash.get(payment_hash)
         return None if trade_id is None else self.by_id[trade_id]
+
+    def is_foreign_hash(self, payment_hash: bytes, trade: Trade | None = None) -> bool:
+        """Whether a hash belongs, or ever did, to another trade than this one."""
+        owner = self._by_hash.get(payment_hash)
+        if owner is None:
+            return self.archived.may_have(payment_hash)
+        return trade is None or owner != trade.trade_id
 
     def held_lots(self, order_id: bytes) -> int:
         """How much of an own order is held by running trades."""
@@ -212,13 +227,42 @@ class Trades:
 
     def forget(self, trade_id: bytes) -> None:
         """Forget a trade that was never about any quantity, as if nobody had spoken of it."""
-        trade = self.by_id[trade_id]
-        self.forget_outbox(trade)
-        del self.by_id[trade_id], self._by_order[trade.own_order_id][trade_id]
+        self.forget_outbox(self.by_id[trade_id])
+        self._leave(trade_id)
+        self._core.persist(DropTrade(trade_id))
+
+    def may_leave(self, trade: Trade) -> bool:
+        """Whether an ended trade has nothing more to say."""
+        ended = trade.state in TERMINAL and not trade.is_tombstone
+        return ended and trade.trade_id not in self._outbox
+
+    def archive(self, trade_id: bytes) -> None:
+        """Leave an ended trade to the journal."""
+        trade, hashes = self.by_id[trade_id], self._hashes.get(trade_id, ())
+        for name in (trade_id, *hashes):
+            self.archived.add(name)
+        for name in ("trade", "extend"):
+            self._core.cancel_timer((name, trade_id))
+        self._leave(trade_id)
+        friend = self.counterparty(trade) if trade.state is State.SETTLED else b""
+        if friend:
+            self.friends.add(friend)
+        self._core.persist(ArchiveTrade(trade_id, trade.own_order_id, friend))
+
+    def _leave(self, trade_id: bytes) -> None:
+        trade = self.by_id.pop(trade_id)
         for rows in (self.lines, self._running):
             rows.pop(trade_id, None)
+        for payment_hash in self._hashes.pop(trade_id, ()):
+            del self._by_hash[payment_hash]
+        held = self._held.get(trade.order_id)
+        if held is not None and not held:
+            del self._held[trade.order_id]
+        siblings = self._by_order[trade.own_order_id]
+        del siblings[trade_id]
+        if not siblings:
+            del self._by_order[trade.own_order_id]
         del self._times[bisect.bisect_left(self._times, (trade.created_ms, trade_id))]
-        self._core.persist(DropTrade(trade_id))
 
     def words(self, trade: Trade, sender: bytes) -> Iterator[AnyTradeMessage]:
         """What a party has said in a trade, in the order in which we learnt of it."""
@@ -238,7 +282,8 @@ class Trades:
 
     def restore(self, restored: Snapshot) -> None:
         """Bring back what the journal has; nothing is sent yet."""
-        self._by_hash.update(restored.hashes)
+        for payment_hash, trade_id in restored.hashes:
+            self._claim_hash(payment_hash, trade_id)
         for trade in restored.trades:
             self._index(trade)
         for line in restored.lines:
@@ -335,8 +380,7 @@ class Trades:
 
     def _index(self, trade: Trade) -> None:
         self._know(trade)
-        order_id = trade.order_id if trade.role is TradeRole.MAKER else trade.own_order_id
-        self._by_order.setdefault(order_id, {})[trade.trade_id] = None
+        self._by_order.setdefault(trade.own_order_id, {})[trade.trade_id] = None
         bisect.insort(self._times, (trade.created_ms, trade.trade_id))
 
     def _know(self, trade: Trade) -> None:
@@ -346,13 +390,18 @@ class Trades:
         else:
             self._running[trade.trade_id] = None
         if trade.payment_hash:
-            self._by_hash.setdefault(trade.payment_hash, trade.trade_id)
+            self._claim_hash(trade.payment_hash, trade.trade_id)
         if trade.role is TradeRole.MAKER:
             held = self._held.setdefault(trade.order_id, {})
             if self.claim_of(trade) is Claim.HELD:
                 held[trade.trade_id] = trade.quantity_lots
             else:
                 held.pop(trade.trade_id, None)
+
+    def _claim_hash(self, payment_hash: bytes, trade_id: bytes) -> None:
+        if payment_hash not in self._by_hash:
+            self._by_hash[payment_hash] = trade_id
+            self._hashes.setdefault(trade_id, []).append(payment_hash)
 
     def _keep(self, line: TradeLine) -> None:
         self.lines.setdefault(line.trade_id, {})[line.digest] = line

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from zmqex.kernel.orders import OwnOrders
-from zmqex.kernel.records import Trade
+from zmqex.kernel.records import OwnOrder, Trade
 from zmqex.kernel.trades import Trades
 from zmqex.limits import ID_PREFIX_CHARS_MIN
 from zmqex.market.orders import OrderFlags
+from zmqex.protocol.codec import decode
 from zmqex.protocol.identity import to_text
+from zmqex.protocol.messages import Order
 from zmqex.reasons import RejectReason
 from zmqex.trading.settlement import HTLC, SWAP
 from zmqex.trading.states import State, TradeRole
@@ -103,20 +104,20 @@ _ENDED: Final = {
 }
 
 
-def order_view(orders: OwnOrders, trades: Trades, order_id: bytes) -> dict[str, Any]:
+def order_view(trades: Trades, row: OwnOrder) -> dict[str, Any]:
     """ORDER of commands.py for an own order."""
-    row, order = orders.rows[order_id], orders.terms(order_id)
+    order = decode(row.order, Order)
     taken_base = row.filled_lots + row.taken_lots
     return {
-        "order_id": order_id.hex(),
+        "order_id": row.order_id.hex(),
         "market": row.market,
         "side": order.side,
         "price_ticks": order.price_ticks,
         "quantity_lots": order.quantity_lots,
         "minimum_lots": order.minimum_lots,
         "filled_lots": taken_base,
-        "held_lots": trades.held_lots(order_id),
-        "remaining_lots": orders.remaining_lots(order_id),
+        "held_lots": trades.held_lots(row.order_id),
+        "remaining_lots": order.quantity_lots - taken_base - row.dropped_lots,
         "dropped_lots": row.dropped_lots,
         "state": row.state,
         "close_reason": row.close_reason,

@@ -32,11 +32,12 @@ from zmqex.kernel.effects import (
     PlayPayEnded,
     Publish,
     PublishRecord,
+    Recall,
     SendReply,
     SendRequest,
     Verify,
 )
-from zmqex.kernel.events import Event, Now, PlayCredited, Tick, Woke
+from zmqex.kernel.events import Event, Now, PlayCredited, Recalled, Tick, Woke
 from zmqex.kernel.kernel import Kernel
 from zmqex.kernel.records import Write
 from zmqex.limits import SECOND_MS, SLEPT_MS
@@ -128,6 +129,7 @@ class Node:
             AnswerCommand: self._on_answer,
             Announce: lambda one: control.announce(one.topic, one.facts),
             PlayPayEnded: wire.ended,
+            Recall: lambda one: self.spawn(self._recall(one)),
             AskBeforeAccept: lambda one: self.spawn(self.ask_before_accept(one)),
         }
         self._calls[CreditPlay] = lambda one: self.spawn(self._credit(receive_play[one.asset], one))
@@ -260,6 +262,10 @@ class Node:
         else:
             self.kernel.core.count("faults")
             self._log.exception("call_failed", why=repr(error))
+
+    async def _recall(self, effect: Recall) -> None:
+        found = await asyncio.wrap_future(self.journal.recall(effect.lookups))
+        self.post(Recalled(effect.ticket, found))
 
     async def _credit(self, receive: Receive, effect: CreditPlay) -> None:
         preimage, reason = await receive(

@@ -16,16 +16,18 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from zmqex.adapters.storage.archive import find, names
 from zmqex.adapters.storage.database import CommitHook, Database
 from zmqex.errors import StorageError
 from zmqex.kernel.records import (
+    ArchiveOrder,
+    ArchiveTrade,
     DropFork,
     DropOutbox,
     DropPeer,
     DropTrade,
     ForkedLog,
     KnownPeer,
-    OrderTerms,
     OutboxLine,
     OwnBatch,
     OwnCheckpoint,
@@ -104,6 +106,23 @@ MIGRATIONS: Final = (
     DROP INDEX trade_by_order;
     CREATE INDEX trade_claims ON trade (order_id, role, claimed_lots) WHERE claimed_lots > 0;
     """,
+    """
+    -- What has ended and is not loaded at a start.  `own_order_id` is known of what once was.
+    ALTER TABLE trade ADD COLUMN archived INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE trade ADD COLUMN own_order_id BLOB;
+    ALTER TABLE own_order ADD COLUMN archived INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE command ADD COLUMN archived INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX trade_by_archived ON trade (archived, created_ms);
+    CREATE INDEX trade_by_own_order ON trade (own_order_id, archived)
+        WHERE own_order_id IS NOT NULL;
+    CREATE INDEX own_order_by_archived ON own_order (archived, created_ms);
+    CREATE INDEX command_by_made ON command (made);
+    CREATE TABLE friend (identity BLOB PRIMARY KEY) WITHOUT ROWID;
+    CREATE VIEW live_trade AS SELECT * FROM trade WHERE archived = 0;
+    -- An order comes along with a trade of it that has begun to speak again.
+    CREATE VIEW live_order AS SELECT * FROM own_order WHERE archived = 0 OR order_id IN
+        (SELECT own_order_id FROM trade WHERE own_order_id IS NOT NULL AND archived = 0);
+    """,
 )
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -137,6 +156,10 @@ class Journal:
         """Everything that a kernel is restored from; blocks."""
         return self._database.read(_load).result()
 
+    def recall(self, lookups: tuple[tuple[str, bytes], ...]) -> Future[Snapshot]:
+        """Look for what is archived: see `zmqex.kernel.effects.Recall`."""
+        return self._database.read(lambda connection: find(connection, lookups))
+
     def read(self, work: Callable[[sqlite3.Connection], Any]) -> Future[Any]:
         """Run a query on what is committed."""
         return self._database.read(work)
@@ -152,20 +175,30 @@ def _load(connection: sqlite3.Connection) -> Snapshot:
         return tuple(decoder.decode(raw) for (raw,) in connection.execute(query))
 
     return Snapshot(
-        orders=rows("SELECT record FROM own_order ORDER BY created_ms, order_id", OwnOrder),
-        trades=rows("SELECT record FROM trade ORDER BY created_ms, trade_id", Trade),
+        orders=rows("SELECT record FROM live_order ORDER BY created_ms, order_id", OwnOrder),
+        trades=rows("SELECT record FROM live_trade ORDER BY created_ms, trade_id", Trade),
         hashes=tuple(
-            connection.execute("SELECT payment_hash, trade_id FROM payment_hash ORDER BY 1")
+            connection.execute(
+                "SELECT payment_hash, trade_id FROM payment_hash "
+                "WHERE trade_id IN (SELECT trade_id FROM live_trade) ORDER BY 1"
+            )
         ),
         checkpoints=rows("SELECT record FROM own_checkpoint ORDER BY market", OwnCheckpoint),
         batches=rows("SELECT record FROM own_batch ORDER BY market, epoch, sequence", OwnBatch),
-        lines=rows("SELECT record FROM trade_line ORDER BY position", TradeLine),
+        lines=rows(
+            "SELECT record FROM trade_line "
+            "WHERE trade_id IN (SELECT trade_id FROM live_trade) ORDER BY position",
+            TradeLine,
+        ),
         outbox=rows("SELECT record FROM outbox ORDER BY position", OutboxLine),
-        terms=rows("SELECT record FROM order_terms ORDER BY order_id", OrderTerms),
         peers=rows("SELECT record FROM peer", KnownPeer),
         forks=rows("SELECT record FROM fork ORDER BY position", ForkedLog),
         counters=tuple(connection.execute("SELECT name, value FROM counter ORDER BY name")),
-        commands=tuple(connection.execute("SELECT key, made FROM command ORDER BY key")),
+        commands=tuple(
+            connection.execute("SELECT key, made FROM command WHERE archived = 0 ORDER BY key")
+        ),
+        names=names(connection),
+        friends=tuple(row[0] for row in connection.execute("SELECT identity FROM friend")),
     )
 
 
@@ -184,7 +217,7 @@ def _put_order(connection: sqlite3.Connection, write: PutOrder) -> None:
         )
         return
     changed = connection.execute(
-        "UPDATE own_order SET state = ?, revision = ?, record = ? "
+        "UPDATE own_order SET state = ?, revision = ?, record = ?, archived = 0 "
         "WHERE order_id = ? AND revision = ?",
         (*values, order.revision - 1),
     )
@@ -220,7 +253,7 @@ def _put_trade(connection: sqlite3.Connection, write: PutTrade) -> None:
     else:
         changed = connection.execute(
             "UPDATE trade SET state = ?, revision = ?, quantity_lots = ?, claimed_lots = ?, "
-            "fence = ?, record = ? WHERE trade_id = ? AND revision = ?",
+            "fence = ?, record = ?, archived = 0 WHERE trade_id = ? AND revision = ?",
             (*values, trade.revision - 1),
         )
         _one_row(changed, f"trade {trade.trade_id.hex()} revision {trade.revision}")
@@ -228,6 +261,24 @@ def _put_trade(connection: sqlite3.Connection, write: PutTrade) -> None:
         _claim_hash(connection, trade)
     if write.claimed_lots:
         _check_claims(connection, write)
+
+
+def _archive_trade(connection: sqlite3.Connection, write: ArchiveTrade) -> None:
+    archived = connection.execute(
+        "UPDATE trade SET archived = 1, own_order_id = ? WHERE trade_id = ?",
+        (write.own_order_id or None, write.trade_id),
+    )
+    _one_row(archived, f"the archive's trade {write.trade_id.hex()}")
+    connection.execute("UPDATE command SET archived = 1 WHERE made = ?", (write.trade_id,))
+    if write.friend:
+        connection.execute("INSERT INTO friend VALUES (?) ON CONFLICT DO NOTHING", (write.friend,))
+
+
+def _archive_order(connection: sqlite3.Connection, write: ArchiveOrder) -> None:
+    key = (write.order_id,)
+    archived = connection.execute("UPDATE own_order SET archived = 1 WHERE order_id = ?", key)
+    _one_row(archived, f"the archive's order {write.order_id.hex()}")
+    connection.execute("UPDATE command SET archived = 1 WHERE made = ?", key)
 
 
 def _drop_trade(connection: sqlite3.Connection, write: DropTrade) -> None:
@@ -351,7 +402,9 @@ def _put_counter(connection: sqlite3.Connection, write: PutCounter) -> None:
 
 
 def _put_command(connection: sqlite3.Connection, write: PutCommand) -> None:
-    _insert(connection, "INSERT INTO command VALUES (?, ?)", (write.key, write.order_id))
+    _insert(
+        connection, "INSERT INTO command (key, made) VALUES (?, ?)", (write.key, write.order_id)
+    )
 
 
 _WRITERS: Final[dict[type[Write], Callable[[sqlite3.Connection, Any], None]]] = {
@@ -366,6 +419,8 @@ _WRITERS: Final[dict[type[Write], Callable[[sqlite3.Connection, Any], None]]] = 
     PutPeer: _put_peer,
     DropPeer: _drop_peer,
     DropTrade: _drop_trade,
+    ArchiveTrade: _archive_trade,
+    ArchiveOrder: _archive_order,
     PutFork: _put_fork,
     DropFork: _drop_fork,
     PutCounter: _put_counter,
