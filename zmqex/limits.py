@@ -78,7 +78,7 @@ LOCK_MARGIN_BLOCKS: Final = 6
 SWAP_PAY_WITHIN_MS: Final = 30 * SECOND_MS
 CLTV_PADDING_BLOCKS: Final = 3
 SWAP_LEG_MSAT_MIN: Final = 1_000_000
-# Takers may have this much of what a node can spend when it starts locked together.
+# Takers may have this much of what a node can spend locked together.
 LOCKED_PERCENT: Final = 20
 # A take older than this is a replay or a very slow wire.
 TAKE_AGE_MAX_MS: Final = 60 * SECOND_MS

@@ -26,6 +26,7 @@ class Lightning:
         self.changes: list[InvoiceInfo] = []
         self.height = 100
         self.synced = True
+        self.balance_msat = OWN.balance_msat
 
     def _hear(self, call: str) -> None:
         self.asked.append(call)
@@ -33,9 +34,10 @@ class Lightning:
             raise self._error
 
     async def info(self) -> LightningInfo:
-        """Its height counts."""
+        """What changes of it is said anew."""
         self._hear("info")
-        return msgspec.structs.replace(OWN, height=self.height, synced=self.synced)
+        now = {"height": self.height, "synced": self.synced, "balance_msat": self.balance_msat}
+        return msgspec.structs.replace(OWN, **now)
 
     async def node_key(self) -> bytes:
         """Always the same."""

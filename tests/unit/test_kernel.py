@@ -140,13 +140,16 @@ def test_lightning_news_of_no_trade_of_ours_is_counted_only(event: happened.Even
     assert alice.k.core.counted["lightning_event_without_trade"] == 1
 
 
-def test_each_network_has_a_height_of_its_own() -> None:
-    """A block of a quote's network says nothing of the base's."""
+def test_each_network_has_a_height_and_funds_of_its_own() -> None:
+    """What is heard of a quote's network says nothing of the base's."""
     world = World()
     (alice,) = world.meet("alice")
     alice.handle(happened.HeightSeen(800))
     alice.handle(happened.HeightSeen(7, "USD"))
     assert alice.k.core.height == 800
+    alice.handle(happened.FundsSeen(9_000))
+    alice.handle(happened.FundsSeen(7, "USD"))
+    assert alice.k.core.spendable_msat == 9_000
 
 
 def test_a_stopping_node_says_goodbye() -> None:

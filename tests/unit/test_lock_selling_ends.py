@@ -17,12 +17,10 @@ from tests.unit.lock_stories import (
     unpaid,
 )
 from tests.unit.test_hostile import says
-from tests.world import World
+from tests.world import SimNode, World
 from zmqex.kernel import effects as out
 from zmqex.kernel import events as happened
-from zmqex.kernel.commands import (
-    CancelTrade,
-)
+from zmqex.kernel.commands import CancelTrade, SendTrade, SentTrade
 from zmqex.protocol.messages import QuoteSent, TradeCancelled, TradeInvoice, TradeReleased
 from zmqex.reasons import RejectReason
 from zmqex.trading.states import State
@@ -273,15 +271,54 @@ def test_an_all_or_nothing_buyer_makes_no_invoice_before_all_is_held() -> None:
     assert {one.state for one in bob.journal.trades.values()} == {State.HTLC_ACCEPTED}
 
 
-def test_takers_lock_no_more_than_a_share_together() -> None:
-    """Locking costs them nothing, so it is bounded."""
+def shared(stakes: int) -> tuple[World, SimNode, SimNode, SimNode]:
+    """Alice offers 1 BTC by lock; a fifth of what she can spend is so many tenths of 0.4 BTC."""
     world = World()
-    alice = world.add("alice", max_locked_msat=LOTS * 1_000 * 3 // 2)
+    spendable_msat = LOTS * 1_000 * stakes // 10 * 5
+    alice = world.add("alice", locked_percent=20, spendable_msat=spendable_msat)
     bob, carol = world.meet("bob", "carol")
     world.mine(0)
     world.run(100)
     offered(world, alice)
-    assert len(bob.tell(place("buy", LOTS, settlements=("htlc",)))["trades"]) == 1
-    world.run(500)
+    return world, alice, bob, carol
+
+
+def buys(node: SimNode) -> str:
+    """Why a node cannot have 0.4 BTC locked now, or ""."""
     order = place("buy", LOTS, settlements=("htlc",), time_in_force="ioc")
-    assert carol.tell(order)["skipped"][0]["reason"] == "above_max_held"
+    return "".join(one["reason"] for one in node.tell(order)["skipped"])
+
+
+def test_takers_lock_no_more_than_a_share_together() -> None:
+    """Locking costs them nothing, so it is bounded."""
+    world, _, bob, carol = shared(15)
+    assert buys(bob) == ""
+    world.run(500)
+    assert buys(carol) == "above_max_held"
+
+
+def test_the_share_follows_the_funds() -> None:
+    """What was received meanwhile counts, and what was spent does not."""
+    world, alice, bob, carol = shared(10)
+    alice.handle(happened.FundsSeen(alice.k.core.spendable_msat - 1))
+    assert buys(bob) == "above_max_held"
+    world.run(MINUTE)
+    alice.handle(happened.FundsSeen(LOTS * 10_000))
+    assert buys(bob) == ""
+    world.run(500)
+    assert buys(carol) == ""
+
+
+def test_a_claim_of_what_has_come_back_locks_nothing() -> None:
+    """Else anybody could use a seller's share up by claims, until its operator has ended them."""
+    world, alice, bob, carol = shared(10)
+    assert buys(bob) == ""
+    world.run(500)
+    trade = only_trade(bob).trade_id.hex()
+    bob.tell(SendTrade(trade))
+    world.mine(trade_of(bob, trade).htlc_expiry_height - world.height - 10)
+    world.run(MINUTE)
+    bob.tell(SentTrade(trade))
+    world.run(4_000)
+    assert states(alice, bob, trade) == ("disputed", "disputed")
+    assert buys(carol) == ""

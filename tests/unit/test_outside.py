@@ -332,7 +332,7 @@ def test_a_lock_is_not_told_without_the_height_to_compare_it_with() -> None:
     assert event == happened.PaymentSeen(TRADE, HASH, "in_flight")
 
 
-def test_the_height_is_told_at_each_change(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_height_and_funds_are_told_at_each_change(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also after the backend was away."""
     monkeypatch.setattr("zmqex.runtime.outside.HEIGHT_EVERY_S", 0)
     backend, events = Lightning(), list[happened.Event]()
@@ -340,18 +340,22 @@ def test_the_height_is_told_at_each_change(monkeypatch: pytest.MonkeyPatch) -> N
     async def story() -> None:
         async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
             calls = LightningCalls(backend, events.append, lambda _work: None)
-            task = tasks.create_task(calls.follow_height())
+            task = tasks.create_task(calls.follow_backend())
             for _ in range(10):
                 await asyncio.sleep(0)
             assert len(backend.asked) > 3
-            assert events == [happened.HeightSeen(100)]
+            assert events == [happened.HeightSeen(100), happened.FundsSeen(1)]
             backend._error, backend.height = LightningUnavailableError("down"), 101
             for _ in range(10):
                 await asyncio.sleep(0)
             backend._error = None
             for _ in range(10):
                 await asyncio.sleep(0)
-            assert events == [happened.HeightSeen(100), happened.HeightSeen(101)]
+            assert events[2:] == [happened.HeightSeen(101)]
+            backend.balance_msat = 7
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert events[3:] == [happened.FundsSeen(7)]
             task.cancel()
 
     asyncio.run(story())

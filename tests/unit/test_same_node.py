@@ -187,7 +187,7 @@ def test_the_kernel_hears_that_another_node_answers_and_that_ours_is_back(
     async def story() -> None:
         async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
             calls = LightningCalls(guarded(backend), events.append, lambda _work: None)
-            task = tasks.create_task(calls.follow_height())
+            task = tasks.create_task(calls.follow_backend())
             await turns()
             backend.node, backend.height = OTHER, 200
             await turns()
@@ -200,6 +200,7 @@ def test_the_kernel_hears_that_another_node_answers_and_that_ours_is_back(
     asyncio.run(story())
     assert events == [
         happened.HeightSeen(100),
+        happened.FundsSeen(1),
         happened.OtherNodeSeen(OTHER),
         happened.OtherNodeSeen(b""),
         happened.HeightSeen(101),

@@ -74,7 +74,9 @@ class Settings(msgspec.Struct, frozen=True):
     max_trade_msat: int = 0
     max_held_msat: int = 0
     max_day_msat: int = 0
-    max_locked_msat: int = 0  # what takers by `htlc` may have locked of ours together
+    # All takers by `htlc` together may have this share locked of what can be spent, 0: all of it.
+    locked_percent: int = 0
+    spendable_msat: int = 0  # when the node started; `FundsSeen` says it anew
     auto_cancel_blocks: int = 0
     pay_instructions: str = "agree on how the quote is sent; play money needs no real transfer"
     # (identity or b"", host, hello port) of peers that the operator named.
@@ -118,6 +120,7 @@ class Core:
         self.now = _BEGINNING
         self.other_nodes: dict[str, bytes] = {}  # asset -> who answers in place of our node
         self.height = 0  # of the Lightning backend's chain; 0 before it was heard
+        self.spendable_msat = settings.spendable_msat
         # (hash, asset) of each payment that Lightning was told to make and has not answered yet.
         self.paying: set[tuple[bytes, str]] = set()
         self.counters: dict[str, int] = {}

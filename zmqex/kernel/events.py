@@ -231,6 +231,13 @@ class HeightSeen(Event, frozen=True):
     asset: str = BASE
 
 
+class FundsSeen(Event, frozen=True):
+    """What our backend can spend now, in millisatoshi: what is locked is not in it."""
+
+    spendable_msat: int
+    asset: str = BASE
+
+
 class LightningFailed(Event, frozen=True):
     """A call failed.  `indeterminate`: it may have happened, so look up before anything else."""
 

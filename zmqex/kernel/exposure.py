@@ -37,18 +37,15 @@ class Exposure:
         peer = self._trades.counterparty(trade)
         if _above(_stake_msat(trade), settings.max_trade_msat):
             return RejectReason.ABOVE_MAX_TRADE
-        if _locks(trade) and settings.max_locked_msat:
-            lockers = filter(_locks, (*self._trades.running(), *waiting))
-            locked = sum(map(_stake_msat, lockers))
-            if _above(locked + _stake_msat(trade), settings.max_locked_msat):
-                return RejectReason.ABOVE_MAX_HELD
+        if _locks(trade) and self._is_locked_too_much(trade, waiting):
+            return RejectReason.ABOVE_MAX_HELD
         if not settings.max_held_msat and not settings.max_day_msat:
             return None
         held_msat = day_msat = _stake_msat(trade)
         trades, yesterday_ms = self._trades, now_ms - DAY_MS
         others = {one.trade_id: one for one in (*trades.running(), *trades.since(yesterday_ms))}
         for other in (*others.values(), *waiting):
-            if other.state in _CAME_TO_NOTHING or other.trade_id == trade.trade_id:
+            if _is_nothing(other) or other.trade_id == trade.trade_id:
                 continue
             if other.state is not State.SETTLED and self._trades.counterparty(other) == peer:
                 held_msat += _stake_msat(other)
@@ -57,6 +54,21 @@ class Exposure:
         if _above(held_msat, settings.max_held_msat):
             return RejectReason.ABOVE_MAX_HELD
         return RejectReason.ABOVE_MAX_DAY if _above(day_msat, settings.max_day_msat) else None
+
+    def _is_locked_too_much(self, trade: Trade, waiting: Iterable[Trade]) -> bool:
+        """Whether takers would have more of ours locked than a share of what can be spent now.
+
+        What is locked cannot be spent, so the share grows smaller as they lock it.
+        """
+        percent = self._core.settings.locked_percent
+        lockers = filter(_locks, (*self._trades.running(), *waiting))
+        locked_msat = _stake_msat(trade) + sum(map(_stake_msat, lockers))
+        return percent > 0 and locked_msat * 100 > self._core.spendable_msat * percent
+
+
+def _is_nothing(trade: Trade) -> bool:
+    """Whether a trade came to nothing, and be it that somebody claims more."""
+    return trade.state in _CAME_TO_NOTHING or trade.late
 
 
 def _stake_msat(trade: Trade) -> int:
@@ -67,7 +79,7 @@ def _stake_msat(trade: Trade) -> int:
 def _locks(trade: Trade) -> bool:
     """Whether a taker of ours can have our base locked."""
     sells = trade.role is TradeRole.MAKER and trade.side == "sell"
-    return sells and trade.settlement == HTLC
+    return sells and trade.settlement == HTLC and not trade.late
 
 
 def _above(amount_msat: int, limit_msat: int) -> bool:

@@ -35,6 +35,7 @@ from zmqex.kernel.events import (
     CommandReceived,
     DialBackEnded,
     Event,
+    FundsSeen,
     HeightSeen,
     HelloAnswered,
     HelloFailed,
@@ -158,6 +159,7 @@ class Kernel:
             PaymentSeen: self._on_lightning,
             LightningFailed: self._on_lightning,
             HeightSeen: self._on_height,
+            FundsSeen: self._on_funds,
             OtherNodeSeen: self._on_other_node,
             CommandReceived: self._on_command,
             ClientGone: self.endings.on_client_gone,
@@ -315,6 +317,10 @@ class Kernel:
         if event.asset == BASE:
             self.core.height = event.height
             self.lock_buyer.on_height()
+
+    def _on_funds(self, event: FundsSeen) -> None:
+        if event.asset == BASE:
+            self.core.spendable_msat = event.spendable_msat
 
     def _on_other_node(self, event: OtherNodeSeen) -> None:
         """Nothing that hangs on our node goes on before it is back; its operator is told why."""

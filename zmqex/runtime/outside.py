@@ -40,6 +40,7 @@ from zmqex.kernel.effects import (
 )
 from zmqex.kernel.events import (
     Event,
+    FundsSeen,
     HeightSeen,
     HoldAnswered,
     HoldFailed,
@@ -286,24 +287,28 @@ class LightningCalls:
         finally:
             self._watched.discard(payment_hash)
 
-    async def follow_height(self) -> None:
-        """Tell the block height, and whether it is still our node that says it, at each change."""
-        told, other = 0, b""
+    async def follow_backend(self) -> None:
+        """Tell the height, what can be spent, and whose node says it, each when it changes."""
+        told: dict[type[Event], Event] = {OtherNodeSeen: OtherNodeSeen(b"", self._asset)}
         while True:
             # A backend that is away says it when it is back.
             with contextlib.suppress(LightningUnavailableError, IndeterminateError):
-                height, seen = told, b""
-                try:
-                    height = (await self._lightning.info()).height
-                except OtherNodeError as error:
-                    seen = error.node
-                if seen != other:
-                    other = seen
-                    self._post(OtherNodeSeen(other, self._asset))
-                if height != told:
-                    told = height
-                    self._post(HeightSeen(height, self._asset))
+                for news in await self._news():
+                    if told.get(type(news)) != news:
+                        told[type(news)] = news
+                        self._post(news)
             await asyncio.sleep(HEIGHT_EVERY_S)
+
+    async def _news(self) -> tuple[Event, ...]:
+        try:
+            own = await self._lightning.info()
+        except OtherNodeError as error:
+            return (OtherNodeSeen(error.node, self._asset),)
+        return (
+            OtherNodeSeen(b"", self._asset),
+            HeightSeen(own.height, self._asset),
+            FundsSeen(own.balance_msat, self._asset),
+        )
 
     def _failed(
         self,

@@ -124,7 +124,7 @@ class _Process:
             self._node.on_wake = self._sources.wake
             for work in (
                 self._beat(),
-                *(calls.follow_height() for calls in self._lightning_calls.values()),
+                *(calls.follow_backend() for calls in self._lightning_calls.values()),
             ):
                 self._node.spawn(work)
             self._start()
@@ -214,8 +214,8 @@ class _Process:
             max_trade_msat=config.max_trade_msat,
             max_held_msat=config.max_held_msat,
             max_day_msat=config.max_day_msat,
-            # A node that has nothing yet is not without a limit.
-            max_locked_msat=max(lightning.balance_msat * LOCKED_PERCENT // 100, 1),
+            locked_percent=LOCKED_PERCENT,
+            spendable_msat=lightning.balance_msat,
             auto_cancel_blocks=lightning.auto_cancel_blocks,
             markets=config.markets,
             holds_strict=config.holds == "strict",
