@@ -140,3 +140,22 @@ def test_nothing_leaves_before_its_commit_and_all_earlier_ones(
         assert all(needs[one] > commits_done for one in range(len(told), sent))
     assert len([one for one in out if isinstance(one, SendRequest)]) == sent
     assert gate.waiting == 0
+
+
+def test_what_fails_at_once_does_not_keep_an_event_from_the_disk() -> None:
+    """The kernel has decided it, and builds on it."""
+    disk, out = Disk(), list[Effect]()
+
+    def carry_out(effect: Effect) -> None:
+        if isinstance(effect, Log):
+            raise OSError("no room for a log line")
+        out.append(effect)
+
+    gate = Gate(disk.commit, carry_out)
+    writes = (PutCounter("a", 1),)
+    with pytest.raises(OSError, match="no room"):
+        gate.pass_through([Persist(writes), Log("info", "x", {}), say(1)])
+    assert disk.written == [writes]
+    disk.finish()
+    gate.pass_through([say(2)])
+    assert out == [say(2)]
