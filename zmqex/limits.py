@@ -313,6 +313,8 @@ PRIVATE_FILE_BYTES_MAX: Final = 1024 * 1024
 # --- Lightning -------------------------------------------------------------------------------
 # A watched invoice is looked up so often where the backend does not tell by itself.
 WATCH_EVERY_S: Final = 5
+# And looked at first so long after it was made, or found open.
+WATCH_AFTER_S: Final = 0.005
 # The block height changes every ten minutes; what depends on it has hours.
 HEIGHT_EVERY_S: Final = 5
 # A Lightning node of the operator's answers in milliseconds, over Tor in seconds.

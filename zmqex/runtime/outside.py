@@ -53,7 +53,7 @@ from zmqex.kernel.events import (
     PaymentSeen,
     PlayPayWanted,
 )
-from zmqex.limits import HEIGHT_EVERY_S, SECOND_MS
+from zmqex.limits import HEIGHT_EVERY_S, SECOND_MS, WATCH_AFTER_S
 from zmqex.market.instruments import BASE
 from zmqex.reasons import RejectReason
 
@@ -279,6 +279,9 @@ class LightningCalls:
     async def _follow(self, payment_hash: bytes, told: InvoiceState) -> None:
         """Tell each change of an invoice that the kernel has not heard of yet."""
         try:
+            if told == "open":
+                # Whoever pays it must be told of it first; that is more urgent than watching.
+                await asyncio.sleep(WATCH_AFTER_S)
             async with contextlib.aclosing(self._lightning.watch(payment_hash)) as changes:
                 async for info in changes:
                     if info.state != told:
