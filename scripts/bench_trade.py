@@ -4,8 +4,8 @@ The maker is `zmqex serve` in a process of its own, with its embedded Redis, its
 and the play backend.  The takers are light ones in this process; what they sign and check is not
 measured.  The floor is in a third process, asked in turn with the maker, each after a rest, so that
 neither pays for what the other leaves behind: a CURVE round trip, one Redis script and one synced
-SQLite transaction.  A take costs two such transactions, because the
-preimage must be on the disk before there is an invoice, and the accept before anybody hears of it.
+SQLite transaction.  The second floor has the signatures that a take needs, and another transaction,
+as where the preimage must be on the disk before there is an invoice (`htlc`).
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def rows() -> list[Row]:
             "goal": 0.5,
         },
         {
-            "name": "the same against what a safe trade needs, p50",
+            "name": "the same against a floor that signs and commits twice, p50",
             "value": round(statistics.median(ours), 2),
             "unit": "ms",
             "floor": "the floor with two transactions and its signatures",

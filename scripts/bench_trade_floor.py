@@ -5,9 +5,10 @@
 
 A CURVE ROUTER that answers each request after one Lua script in Redis and one synced SQLite
 transaction, with the libraries and settings that the program uses.  A request that begins with
-SAFE gets what a safe trade needs at least: the take's signature is checked, then the script, a
-transaction for the preimage, the signature of the invoice, a transaction for the accept, and its
-signature.  Prints its port.  Not for: anything but `bench_trade`.
+SAFE gets the signatures of a take, and a transaction before its invoice as well: the take's
+signature is checked, then the script, a transaction for the preimage, the signature of the
+invoice, a transaction for the accept, and its signature.  Prints its port.  Not for: anything but
+`bench_trade`.
 """
 
 from __future__ import annotations

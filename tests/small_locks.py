@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tests.small_model import Action, Label, Order, Run, Saved, timers
+from tests.small_model import Action, Label, Run
+from tests.small_state import Order, Saved, timers
 from tests.small_takers import IDS, MAKER, TAKERS, preimage_of, text_of
 from zmqex.kernel import effects as out
 from zmqex.kernel import events as happened

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from tests.outside import MemoryJournal
+from tests.small_state import Order, Saved, copy_of, timers
 from tests.small_takers import (
     IDS,
     MAKER,
@@ -42,26 +42,30 @@ from zmqex.kernel.kernel import Kernel
 from zmqex.kernel.records import Trade
 from zmqex.kernel.requests import Incoming
 from zmqex.market.instruments import BASE, Currencies
+from zmqex.protocol.codec import decode, decode_envelope, decode_frame, decode_trade_message
 from zmqex.protocol.messages import (
+    Accept,
     QuoteSent,
     Take,
     TradeCancel,
     TradeInvoice,
     TradeMessage,
+    TradeSaid,
 )
+from zmqex.reasons import RejectReason
 from zmqex.trading.states import TERMINAL, State
 
 START_MS = 1_800_000_000_000
 SOON_MS = 31_000  # every repeat of a look-up is due
 HOLD_MS = 16 * 60_000
 MARKET = "BTC/USD"
+_INVOICE = "lnbcrt1"  # and the hash
 PRICE = 100_000_000  # so that one lot costs a cent
 _CURRENCIES = Currencies()
 _WORKING = {State.RESERVED, State.INVOICED, State.CANCELLING, State.PAYING}
 
 # What was asked of Lightning within the hold is answered before NEVER_MADE_MS after it.
 _SHORT = {
-    ("CreateInvoice",),
     ("CreateHoldInvoice",),
     ("InvoiceSeen", "unknown"),
     ("InvoiceCreated", ""),
@@ -78,55 +82,10 @@ _NETWORK = {
 
 Action = tuple[Any, ...]
 Label = tuple[Any, ...]
-Change = Callable[[Kernel], None]
 
 
 def _silent(*_: object) -> None:
     """Say nothing."""
-
-
-class Order(msgspec.Struct, frozen=True):
-    """What is tried: one order, and how much each taker asks for."""
-
-    side: str
-    lots: int
-    asked: tuple[int, ...]
-    people: bool = True  # takers may cancel, the maker may close the order
-    change: Change = lambda _kernel: None  # what makes a naive variant of the node
-    only: str = ""  # look for this violation alone
-    settlement: str = "plain"
-    takes: bool = False  # the node is the taker of another maker's order; `side` is its own
-    repeats: int = 2  # how often a payer's same question may be on its way
-
-
-class Lightning(msgspec.Struct):
-    """Invoices and payments by hash: nothing expires here, so a payment may come late."""
-
-    invoices: dict[bytes, str] = msgspec.field(default_factory=dict)
-    payments: dict[bytes, str] = msgspec.field(default_factory=dict)
-    locks: dict[bytes, int] = msgspec.field(default_factory=dict)  # hash -> where its lock ends
-    owner: dict[bytes, int] = msgspec.field(default_factory=dict)
-
-    def copy(self) -> Lightning:
-        """An independent copy."""
-        return Lightning(*map(dict, msgspec.structs.astuple(self)))
-
-
-def _journal(journal: MemoryJournal) -> MemoryJournal:
-    copy = MemoryJournal()
-    for name, value in vars(journal).items():
-        setattr(copy, name, dict(value) if isinstance(value, dict) else value)
-    return copy
-
-
-class Saved(msgspec.Struct, frozen=True):
-    """All that outlives the process."""
-
-    journal: MemoryJournal
-    lightning: Lightning
-    offered: frozenset[int]
-    clock_ms: int
-    height: int = 1_000
 
 
 class Run:
@@ -137,9 +96,9 @@ class Run:
     def __init__(self, order: Order, saved: Saved) -> None:
         """Start the node from what is on disk."""
         self.order = order
-        self.journal = _journal(saved.journal)
+        self.journal = copy_of(saved.journal)
         self.lightning = saved.lightning.copy()
-        self.offered = set(saved.offered)
+        self.told = set(saved.told)
         self.clock_ms = saved.clock_ms
         self.height = saved.height
         self.pending: list[tuple[Label, out.Effect | happened.Event]] = []
@@ -156,9 +115,8 @@ class Run:
 
     def saved(self) -> Saved:
         """What a crash leaves."""
-        offered = frozenset(self.offered)
-        journal, lightning = _journal(self.journal), self.lightning.copy()
-        return Saved(journal, lightning, offered, self.clock_ms, self.height)
+        journal, lightning = copy_of(self.journal), self.lightning.copy()
+        return Saved(journal, lightning, frozenset(self.told), self.clock_ms, self.height)
 
     # --- the kernel ------------------------------------------------------------------------------
 
@@ -166,13 +124,15 @@ class Run:
         """One event, as `Kernel.handle` carries it, and its effects."""
         core = self.kernel.core
         self._steps += 1
-        moment = f"{self.clock_ms} {self.journal.commits} {self._steps}".encode()
+        made = len(self.lightning.owner)  # so that a node which begins again draws another hash
+        moment = f"{self.clock_ms} {self.journal.commits} {self._steps} {made}".encode()
         entropy = hashlib.sha256(moment).digest()
         core.begin(happened.Now(self.clock_ms, self.clock_ms - START_MS, entropy))
         core.run_timers()
         call()
         for effect in core.finish():
             self._effect(effect)
+        self.pending = [one for one in self.pending if self._matters(one[1])]
 
     def _effect(self, effect: out.Effect) -> None:
         match effect:
@@ -182,6 +142,8 @@ class Run:
             case out.ReserveHold():
                 answer = happened.HoldAnswered(effect.trade_id, "reserved")
                 self.pending.append((("hold", self._at(effect.trade_id)), answer))
+            case out.SendReply():
+                self._reply(effect.frame)
             case (
                 out.CreateInvoice()
                 | out.CreateHoldInvoice()
@@ -191,7 +153,7 @@ class Run:
                 | out.PayInvoice()
                 | out.LookupPayment()
             ):
-                of = self.lightning.owner[effect.payment_hash]
+                of = self.lightning.owner.setdefault(effect.payment_hash, self._at(effect.trade_id))
                 self._wait(("call", of, type(effect).__name__), effect)
             case _:
                 pass  # words for peers, log lines, the hold server's own bookkeeping
@@ -200,6 +162,32 @@ class Run:
         same = sum(one == label for one, _ in self.pending)
         if same < (self.order.repeats if {*label} & _OF_PAYERS else 1):
             self.pending.append((label, what))
+
+    def _reply(self, frame: bytes) -> None:
+        """A taker is answered; an accept gives it the invoice."""
+        reply = decode_frame(frame)
+        if reply.kind == "take":
+            envelope = decode(reply.body, TradeSaid).envelope
+            accept = decode_trade_message(decode_envelope(envelope).body)
+            assert isinstance(accept, Accept)
+            if accept.invoice:
+                self.told.add(_hash_in(accept.invoice))
+
+    def _matters(self, what: out.Effect | happened.Event) -> bool:
+        """Whether somebody waits for it: of an invoice that was called off, nobody does.
+
+        So it stays open, as it would where its cancellation is lost.
+        """
+        payment_hash = getattr(what, "payment_hash", None)
+        if payment_hash is None:
+            return not isinstance(what, happened.HoldAnswered) or bool(self._reservation(what))
+        waits = self.kernel.admission._reserving.values()
+        return payment_hash in self.journal.hashes or any(
+            one.trade.payment_hash == payment_hash for one in waits
+        )
+
+    def _reservation(self, event: happened.HoldAnswered) -> Any:  # noqa: ANN401
+        return self.kernel.admission._reserving.get(event.trade_id)
 
     def _remember_hashes(self) -> None:
         for payment_hash, of in self.journal.hashes.items():
@@ -218,10 +206,14 @@ class Run:
             if at not in trades and at not in self._reserving():
                 yield ("take", at)
             yield from self._moves_of(at, trades.get(at))
+            if self._told_besides(at):
+                yield ("pay", at, "what is in no journal")
         yield from self._calls()
         live = [trade for trade in trades.values() if trade.state in _WORKING | {State.QUOTE_SENT}]
+        live += [one.trade for one in self.kernel.admission._reserving.values()]
         holding = any(self.clock_ms < trade.hold_expires_ms for trade in live)
-        if holding and not any(label[2:] in _SHORT for label, _ in self.pending):
+        written = [label for label, _ in self.pending if label[1] in trades]
+        if holding and not any(label[2:] in _SHORT for label in written):
             yield ("hold ends",)
         due_ms = self.clock_ms - START_MS + SOON_MS
         if any(due <= due_ms and name[0] == "trade" for due, name in timers(self.kernel)):
@@ -239,15 +231,17 @@ class Run:
             yield ("go", *label)
             if label[0] == "call":
                 busy.add(label[1])
-                if label[2] == "PayInvoice":
+                early = label[2] == "CreateInvoice" and label[1] in self._reserving()
+                if label[2] == "PayInvoice" or early:
                     yield ("fail", *label)
+            if label[0] == "hold":
+                yield ("fail", *label)
 
     def _moves_of(self, at: int, trade: Trade | None) -> Iterator[Action]:
         if trade is None:
             return
         if self.order.side == "buy":
-            invoice = self.lightning.invoices.get(trade.payment_hash)
-            if at in self.offered and invoice == "open":
+            if self.lightning.invoices.get(trade.payment_hash) == "open":
                 yield ("pay", at)
         else:
             if trade.state is State.RESERVED:
@@ -294,7 +288,9 @@ class Run:
                 self.clock_ms += SOON_MS if kind == "soon" else HOLD_MS
                 self._poke(lambda: None)
             case "pay" | "land" | "bounce":
-                self._money(kind, self.trades()[rest[0]].payment_hash)
+                at, *besides = rest
+                told = self._told_besides(at) if besides else [self.trades()[at].payment_hash]
+                self._money(kind, told[0])
             case "go" | "fail":
                 self._go(tuple(rest), fails=kind == "fail")
             case _:
@@ -307,6 +303,8 @@ class Run:
         """Carry out a call, or tell the node of what has come of one."""
         at = next(at for at, (one, _) in enumerate(self.pending) if one == label)
         _, what = self.pending.pop(at)
+        if isinstance(what, happened.HoldAnswered) and fails:
+            what = msgspec.structs.replace(what, outcome="full")
         if isinstance(what, happened.Event):
             self._poke(lambda: self.kernel._calls[type(what)](what))
         else:
@@ -319,10 +317,17 @@ class Run:
         payment_hash, trade = effect.payment_hash, effect.trade_id
         invoices, payments = self.lightning.invoices, self.lightning.payments
         match effect:
+            case out.CreateInvoice() if fails:
+                # The worst that it can be: it was made, and nobody knows.
+                invoices.setdefault(payment_hash, "open")
+                word = RejectReason.LIGHTNING_UNAVAILABLE
+                return happened.LightningFailed(
+                    trade, payment_hash, "create_invoice", indeterminate=True, reason=word, why=""
+                )
             case out.CreateInvoice() | out.CreateHoldInvoice():
                 invoices.setdefault(payment_hash, "open")
-                self.offered.add(self._at(trade))
-                return happened.InvoiceCreated(trade, payment_hash, "lnbcrt1")
+                text = _INVOICE + payment_hash.hex()
+                return happened.InvoiceCreated(trade, payment_hash, text)
             case out.CancelInvoice():
                 if invoices.get(payment_hash) == "open":
                     invoices[payment_hash] = "canceled"
@@ -395,8 +400,22 @@ class Run:
             at: self.journal.trades[one] for at, one in enumerate(IDS) if one in self.journal.trades
         }
 
-    def _reserving(self) -> set[int]:
-        return {self._at(one) for one in self.kernel.admission._reserving}
+    def _reserving(self) -> dict[int, tuple[Any, ...]]:
+        """The takes that are in no journal yet, by the number of their taker."""
+        return {
+            self._at(key): (one.held, one.invoiced, bool(one.trade.invoice), one.doomed)
+            for key, one in self.kernel.admission._reserving.items()
+        }
+
+    def _told_besides(self, at: int) -> list[bytes]:
+        """The open invoices that a taker was given and that no trade on disk knows."""
+        return [
+            one
+            for one in self.told
+            if self.lightning.owner[one] == at
+            and one not in self.journal.hashes
+            and self.lightning.invoices[one] == "open"
+        ]
 
     def key(self) -> tuple[Any, ...]:
         """Everything that the future depends on, without names and numbers that only count."""
@@ -408,8 +427,8 @@ class Run:
             tuple(self._key_of(at, trade) for at, trade in sorted(self.trades().items())),
             # In order for each trade; what is on its way for two of them has no order.
             tuple(sorted((label for label, _ in self.pending), key=lambda one: one[1])),
-            tuple(sorted(self._reserving())),
-            tuple(sorted(self.offered)),
+            tuple(sorted(self._reserving().items())),
+            tuple(len(self._told_besides(at)) for at in range(len(IDS))),
         )
 
     def _key_of(self, at: int, trade: Trade) -> tuple[Any, ...]:
@@ -447,9 +466,14 @@ class Run:
                 paid.append(lightning.owner[payment_hash])
         if len(set(paid)) != len(paid):
             return "a trade was paid twice"
+        if set(paid) - set(trades):
+            return "what was paid is in no journal"
         if sum(trades[at].quantity_lots for at in paid) > self.order.lots:
             return "oversold"
         names = {name for _, name in timers(self.kernel)}
+        for at in self._reserving():
+            if ("trade", IDS[at]) not in names:
+                return f"nothing ends what waits for trade {at}"
         for at, trade in trades.items():
             if (
                 trade.state is State.CANCELLED
@@ -472,10 +496,5 @@ class Run:
         )
 
 
-def timers(kernel: Kernel) -> Iterator[tuple[int, Any]]:
-    """When each timer is due, and its name."""
-    core = kernel.core
-    for due, serial in core._timers:
-        entry = core._timer_calls.get(serial)
-        if entry is not None:
-            yield due, entry[0]
+def _hash_in(invoice: str) -> bytes:
+    return bytes.fromhex(invoice.removeprefix(_INVOICE))

@@ -16,7 +16,8 @@ import msgspec
 
 from tests.small_locks import LockRun
 from tests.small_makers import LIES, accept, legs, resting, word
-from tests.small_model import SOON_MS, START_MS, Action, Label, Order, Run, Saved, timers
+from tests.small_model import SOON_MS, START_MS, Action, Label, Run
+from tests.small_state import Order, Saved, timers
 from tests.small_takers import MAKER_NODE, TAKERS, text_of
 from zmqex.bolt11 import decode
 from zmqex.kernel import effects as out

@@ -14,7 +14,8 @@ import msgspec
 
 from tests.outside import MemoryJournal
 from tests.small_locks import LockRun
-from tests.small_model import MARKET, PRICE, START_MS, Action, Lightning, Order, Run, Saved
+from tests.small_model import MARKET, PRICE, START_MS, Action, Run
+from tests.small_state import Lightning, Order, Saved
 from tests.small_taking import TakerRun
 from zmqex.errors import ZmqexError
 from zmqex.kernel.commands import PlaceOrder

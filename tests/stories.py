@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from tests.outside import Ledger, MemoryJournal
-from tests.world import SimNode, World
+from tests.world import DELAY_MS, SimNode, World
 from zmqex.kernel.commands import (
     CancelTrade,
     Command,
@@ -25,6 +25,7 @@ from zmqex.kernel.effects import AnswerCommand
 from zmqex.kernel.kernel import Kernel
 from zmqex.kernel.records import Trade
 from zmqex.kernel.requests import Answer
+from zmqex.limits import PUBLISH_EVERY_MS
 from zmqex.protocol.codec import decode, encode
 from zmqex.protocol.messages import Message, Order, TradeMessage, TradeSaid
 from zmqex.trading.states import TERMINAL, Claim, State, TradeRole
@@ -70,6 +71,7 @@ def only_trade(node: SimNode) -> Trade:
 
 def available(node: SimNode, side: str = "bids") -> list[int]:
     """What can be taken of each order on one side of a node's book, best first."""
+    node.world.run(PUBLISH_EVERY_MS + DELAY_MS)  # what has just changed is published by then
     orders = node.tell(GetBook(MARKET, orders=True))["orders"]
     wanted = "buy" if side == "bids" else "sell"
     return [one["available_lots"] for one in orders if one["side"] == wanted]

@@ -12,7 +12,7 @@ from tests.property.test_small_model import (
     release_under_any_lock,
     send_under_any_lock,
 )
-from tests.small_model import Change, Order
+from tests.small_state import Change, Order
 from tests.small_walk import ViolationError, walk
 from zmqex.kernel.events import LightningFailed
 from zmqex.kernel.kernel import Kernel

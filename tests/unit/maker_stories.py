@@ -41,12 +41,13 @@ def confirmed_without_funds() -> tuple[World, SimNode, SimNode, str]:
 
 
 def reserved() -> tuple[World, SimNode, SimNode, bytes]:
-    """A buying maker holds, but Lightning gives its invoice no answer; the taker is gone."""
+    """A maker that buys by `htlc` holds, but its invoice gets no answer; the taker is gone."""
     world, (alice, bob) = scene()
+    world.mine(0)
     alice.ledger.fail_create = "indeterminate"
-    alice.tell(place("buy", BTC))
+    alice.tell(place("buy", BTC, settlements=("htlc",)))
     world.run(300)
-    bob.command(place("sell", 4 * BTC // 10))
+    bob.command(place("sell", 4 * BTC // 10, settlements=("htlc",)))
     world.run(100)
     bob.crash()
     trade = only_trade(alice)

@@ -153,10 +153,10 @@ def _ok(answer: Answer) -> bool:
 
 
 def test_a_repeat_while_the_invoice_is_made_waits_for_it() -> None:
-    """Held and written, but no invoice yet: both askers get the accept when it is there."""
-    world, alice, bob = scene()
+    """By `htlc`, held and written, but no invoice yet: both get the accept when it is there."""
+    world, alice, bob = scene(settlements=("htlc",))
     alice.ledger.fail_create = "indeterminate"
-    said = signed(bob, take_of(world, alice, bob))
+    said = signed(bob, take_of(world, alice, bob, settlement="htlc", payment_hash=b"h" * 32))
     answers: list[Answer] = []
     for _ in range(2):
         bob.k.core.begin(world.now())

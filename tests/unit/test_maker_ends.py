@@ -228,13 +228,14 @@ def test_an_invoice_is_not_made_for_the_last_second_of_a_hold() -> None:
     assert available(alice) == [BTC]
 
 
-def test_a_taker_hears_at_once_that_no_invoice_can_be_made() -> None:
+def test_a_taker_hears_at_once_that_no_hold_invoice_can_be_made() -> None:
     """It goes elsewhere, while the maker keeps the hold until Lightning is back and says so."""
     world, (alice, bob) = scene()
+    world.mine(0)
     alice.ledger.fail_create, alice.ledger.fail_look = "rejected", True
-    alice.tell(place("buy", BTC))
+    alice.tell(place("buy", BTC, settlements=("htlc",)))
     world.run(300)
-    bob.command(place("sell", BTC))
+    bob.command(place("sell", BTC, settlements=("htlc",)))
     world.run(200)
     assert (only_trade(bob).state, only_trade(bob).reason) == (
         State.REFUSED,
@@ -254,13 +255,13 @@ def test_an_invoice_that_turns_up_after_the_hold_was_given_up_is_cancelled() -> 
     world.run(5_000)
     assert only_trade(alice).state is State.CANCELLING
     assert available(alice) == [6 * BTC // 10]
-    effect = out.CreateInvoice(
+    effect = out.CreateHoldInvoice(
         trade_id=only_trade(alice).trade_id,
         payment_hash=only_trade(alice).payment_hash,
-        preimage=only_trade(alice).preimage,
         amount_msat=only_trade(alice).base_msat,
         memo="",
         expiry_s=600,
+        min_final_cltv=40,
     )
     text = alice.ledger.create(effect)
     alice.handle(happened.InvoiceCreated(effect.trade_id, effect.payment_hash, text))
@@ -289,20 +290,14 @@ def test_play_money_says_so_on_every_invoice_and_real_money_does_not() -> None:
     memos: list[str] = []
 
     def spy(_node: SimNode, effect: out.Effect) -> None:
-        if isinstance(effect, out.CreateInvoice):
+        if isinstance(effect, out.CreateInvoice | out.CreateHoldInvoice):
             memos.append(effect.memo)
 
-    for side in ("buy", "sell"):
-        world, (alice, bob) = scene()
-        buyer, seller = (alice, bob) if side == "buy" else (bob, alice)
-        buyer.ledger.fail_create = "indeterminate"
-        alice.tell(place(side, BTC))
-        world.run(300)
-        bob.command(place("sell" if side == "buy" else "buy", BTC))
-        world.run(100)
-        if side == "sell":
-            quote_leg(world, buyer, seller, only_trade(alice).trade_id.hex())
-        world.spy = spy
+    world, (alice, bob) = scene()
+    bob.ledger.fail_create = "indeterminate"
+    quote_leg(world, bob, alice, taken(world, alice, bob, "sell"))
+    for there, buyer in ((world, bob), reserved()[:2]):
+        there.spy = spy
         trade = only_trade(buyer)
         memos.clear()
         buyer.handle(happened.InvoiceSeen(trade.payment_hash, "unknown"))

@@ -98,15 +98,15 @@ def test_large_news_is_cut_into_batches_that_fit() -> None:
     assert len(host.n.replicas.own_log(MARKET).fold.orders) == 360
 
 
-def test_updates_leave_at_once_then_four_times_a_second() -> None:
-    """The first at once, the last always, those between not at all."""
+def test_updates_leave_a_moment_later_then_four_times_a_second() -> None:
+    """The first after those that ask, the last always, those between not at all."""
     wire, host = host_of()
     key, place = new(host, 1)
     say(host, place)
     times: list[tuple[int, Operation]] = []
     for held in range(100):
         host.effects.clear()
-        say(host, Update(key, 1_000, held))
+        assert say(host, Update(key, 1_000, held)) == []
         wire.run(10)
         for batch in batches(host.effects):
             times.extend((wire.monotonic_ms, one) for one in batch.operations)

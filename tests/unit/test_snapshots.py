@@ -120,6 +120,7 @@ def test_whoever_is_far_behind_takes_the_snapshot_that_is_cheaper() -> None:
             alice.n.publisher._updated_ms.clear()
             changed = Update(key, 900 - number, 0)
             alice.do(lambda changed=changed: alice.n.publisher.append(MARKET, changed))  # type: ignore[misc]
+            wire.run(limits.PUBLISH_EVERY_MS)
     bob.n.core.counted.clear()
     wire.cut.clear()
     wire.run(20_000)
@@ -131,6 +132,7 @@ def test_whoever_is_far_behind_takes_the_snapshot_that_is_cheaper() -> None:
         alice.n.publisher._updated_ms.clear()
         changed = Update(keys[0], 900 - number, 0)
         alice.do(lambda changed=changed: alice.n.publisher.append(MARKET, changed))  # type: ignore[misc]
+        wire.run(limits.PUBLISH_EVERY_MS)
     wire.cut.clear()
     wire.run(20_000)
     assert bob.head(alice) == alice.head(alice)

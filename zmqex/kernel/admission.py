@@ -1,8 +1,9 @@
 """Takes of our orders come in: checked, held, written down - or refused with one word.
 
 The order of work: everything that can be checked, then the reservation in memory, the hold in
-Redis, the journal.  Redis only turns the crowd away; the journal decides.  What happens to an
-admitted trade is the maker's part (maker.py).
+Redis and, on a hash that only we know, the invoice; then the journal, and only then the answer.
+Redis only turns the crowd away; the journal decides.  What happens to an admitted trade is the
+maker's part (maker.py).
 """
 
 from __future__ import annotations
@@ -18,8 +19,21 @@ from zmqex.errors import RemoteProtocolError
 from zmqex.kernel import terms
 from zmqex.kernel.caps import Caps
 from zmqex.kernel.core import Core
-from zmqex.kernel.effects import AskBeforeAccept, RebuildHolds, ReleaseHold, ReserveHold
-from zmqex.kernel.events import AcceptDecided, HoldAnswered, HoldFailed
+from zmqex.kernel.effects import (
+    AskBeforeAccept,
+    CancelInvoice,
+    RebuildHolds,
+    ReleaseHold,
+    ReserveHold,
+)
+from zmqex.kernel.events import (
+    AcceptDecided,
+    HoldAnswered,
+    HoldFailed,
+    InvoiceCreated,
+    LightningFailed,
+)
+from zmqex.kernel.invoices import create_invoice, is_made_first, log_failure
 from zmqex.kernel.orders import OwnOrders
 from zmqex.kernel.records import PutCounter, Trade
 from zmqex.kernel.sessions import Incoming, Sessions
@@ -35,16 +49,21 @@ from zmqex.protocol.messages import Accept, Take, TradeSaid
 from zmqex.reasons import RejectReason
 from zmqex.trading import swap
 from zmqex.trading.settlement import HTLC, SWAP, amounts, draws_preimage
-from zmqex.trading.states import Claim, State, TradeRole
+from zmqex.trading.states import Claim, Input, State, TradeRole
 
 
 class Reservation(msgspec.Struct):
-    """A take that has passed every check and waits for the hold server; not yet in the journal."""
+    """A take that has passed every check and waits for the outside; not yet in the journal.
+
+    Nobody was told anything of it, its invoice included, so all of it can be given back.
+    """
 
     trade: Trade
     envelope: bytes
     answers: list[Incoming]
-    doomed: bool = False
+    doomed: RejectReason | None = None  # why nothing comes of it, whatever is answered
+    held: bool = False  # the hold server is not waited for any more
+    invoiced: bool = False  # nor is Lightning
 
 
 class Admission:
@@ -60,6 +79,8 @@ class Admission:
         self._waiting: dict[bytes, list[Incoming]] = {}
         self.recovering: set[bytes] = set()  # trades that must be looked up before any new take
         self.on_admitted: Callable[[Trade], None] = lambda _trade: None
+        # What a take is answered with when it is written down; None: its invoice comes later.
+        self.accept_of: Callable[[Trade], Accept | None] = lambda _trade: None
         self.may_hold: Callable[[], bool] = lambda: True
         self._caps = Caps(core, sessions, trades)
         orders.reserved_lots = self._reserved_lots
@@ -78,10 +99,10 @@ class Admission:
             self._sessions.refuse(incoming, reason)
 
     def doom(self, trade_id: bytes) -> None:
-        """The taker has changed its mind before the hold server answered."""
+        """The taker has changed its mind before its take was written down."""
         reservation = self._reserving.get(trade_id)
         if reservation is not None:
-            reservation.doomed = True
+            reservation.doomed = RejectReason.ORDER_CLOSED
 
     # --- a take --------------------------------------------------------------------------------
 
@@ -125,12 +146,12 @@ class Admission:
         elif trade.state in {State.CANCELLED, State.CANCELLING} or not trade.take_digest:
             reason = RejectReason(trade.reason) if trade.reason else RejectReason.CANCELLED
             self._sessions.refuse(incoming, reason)
-        elif (accept := self._accept_of(trade)) is not None:
+        elif (accept := self._accept_said(trade)) is not None:
             self._sessions.answer(incoming, TradeSaid(accept))
         else:
             self._waiting.setdefault(trade.trade_id, []).append(incoming)
 
-    def _accept_of(self, trade: Trade) -> bytes | None:
+    def _accept_said(self, trade: Trade) -> bytes | None:
         accepts = (
             line.envelope
             for line in self._trades.lines.get(trade.trade_id, {}).values()
@@ -183,12 +204,13 @@ class Admission:
         if too_much is not None:
             self._refuse_take(incoming, take.trade_id, too_much)
             return
-        self._reserving[trade.trade_id] = Reservation(trade, envelope, [incoming])
+        reservation = Reservation(trade, envelope, [incoming])
+        self._reserving[trade.trade_id] = reservation
         self._caps.note(trade, incoming.route.address)
         if self._core.settings.asks_before_accept:
             self._core.emit(AskBeforeAccept(trade.trade_id, _facts(trade)))
         else:
-            self._reserve(trade)
+            self._reserve(reservation)
 
     def on_accept_decided(self, event: AcceptDecided) -> None:
         """The operator's own program has said yes or no; what it decides on is held meanwhile."""
@@ -196,12 +218,16 @@ class Admission:
         if reservation is None:
             return
         if event.accepted:
-            self._reserve(reservation.trade)
+            self._reserve(reservation)
         else:
-            del self._reserving[event.trade_id]
-            self._refuse_reservation(reservation, RejectReason.DECLINED)
+            self._forget(reservation, RejectReason.DECLINED)
 
-    def _reserve(self, trade: Trade) -> None:
+    def _reserve(self, reservation: Reservation) -> None:
+        """Ask the hold server and, for an invoice on a hash of ours, Lightning at the same time."""
+        trade, key = reservation.trade, reservation.trade.trade_id
+        left_ms = max(trade.hold_expires_ms - self._core.now.wall_ms, SECOND_MS)
+        # Whoever never answers holds nothing for longer than a hold lasts.
+        self._core.call_after(("trade", key), left_ms, lambda: self._time_up(key))
         self._core.emit(
             ReserveHold(
                 trade.order_id,
@@ -212,6 +238,10 @@ class Admission:
                 trade.hold_ttl_ms,
             )
         )
+        if is_made_first(trade):
+            self._core.emit(create_invoice(self._core, trade, left_ms // SECOND_MS))
+        else:
+            reservation.invoiced = True
 
     def _why_not(self, take: Take, address: str) -> RejectReason | int:  # noqa: PLR0911 - one row per rule
         """The first reason to refuse a take, or the quantity in lots that will be held."""
@@ -283,39 +313,67 @@ class Admission:
             retry = self._caps.wait_ms(incoming.peer)
         self._sessions.refuse(incoming, reason, retry_after_ms=retry)
 
-    # --- the hold ------------------------------------------------------------------------------
+    # --- the hold and the invoice ----------------------------------------------------------------
 
     def on_hold_answered(self, event: HoldAnswered) -> None:
         """The hold server has said yes or no to a reservation."""
-        reservation = self._reserving.pop(event.trade_id, None)
+        reservation = self._reserving.get(event.trade_id)
         if reservation is None:
             return
         if event.outcome in {"full", "stale_fence"}:
+            self._call_off(reservation, RejectReason.HELD)
             # Redis only turns the crowd away; if it remembers more than the journal, tell it.
             self.rebuild_holds()
-            self._refuse_reservation(reservation, RejectReason.HELD)
-        elif (refusal := self._why_not_now(reservation)) is not None:
-            trade = reservation.trade
-            self._core.emit(ReleaseHold(trade.order_id, trade.trade_id, trade.fence))
-            self._refuse_reservation(reservation, refusal)
         else:
-            self._commit(reservation)
+            reservation.held = True
+            self._decide(reservation)
 
     def on_hold_failed(self, event: HoldFailed) -> None:
         """The hold server is silent: strict nodes refuse, the others let the journal decide."""
-        reservation = self._reserving.pop(event.trade_id, None)
+        reservation = self._reserving.get(event.trade_id)
         if reservation is None:
             return
         self._core.count("hold_server_silent")
         if self._core.settings.holds_strict:
-            self._refuse_reservation(reservation, RejectReason.HOLDS_UNAVAILABLE)
-        elif (refusal := self._why_not_now(reservation)) is not None:
-            self._refuse_reservation(reservation, refusal)
+            reservation.doomed = RejectReason.HOLDS_UNAVAILABLE
+        reservation.held = True
+        self._decide(reservation)
+
+    def on_lightning(self, event: InvoiceCreated | LightningFailed) -> bool:
+        """Take Lightning's answer about the invoice of a reservation; False: it is of no such."""
+        reservation = self._reserving.get(event.trade_id)
+        if reservation is None or reservation.trade.payment_hash != event.payment_hash:
+            return False
+        reservation.invoiced = True
+        if isinstance(event, InvoiceCreated):
+            reservation.trade = self._trades.advanced(
+                reservation.trade, Input.INVOICE_MADE, invoice=event.invoice
+            )
         else:
+            log_failure(self._core, event)
+            reservation.doomed = RejectReason.LIGHTNING_UNAVAILABLE
+        self._decide(reservation)
+        return True
+
+    def _decide(self, reservation: Reservation) -> None:
+        """Write the trade down when all have answered; call it off as soon as it is clear.
+
+        Not before the hold server has answered: what is given back earlier could be held after.
+        """
+        refusal = self._why_not_now(reservation)
+        if not reservation.held:
+            return
+        if refusal is not None:
+            self._give_back(reservation, refusal)
+        elif reservation.invoiced:
+            del self._reserving[reservation.trade.trade_id]
             self._commit(reservation)
 
+    def _time_up(self, trade_id: bytes) -> None:
+        self._give_back(self._reserving[trade_id], RejectReason.HOLD_ENDED)
+
     def _why_not_now(self, reservation: Reservation) -> RejectReason | None:
-        """What has happened to a take while the hold server was asked."""
+        """What has happened to a take while the outside was asked."""
         if not self.may_hold():
             return RejectReason.HOLDS_UNAVAILABLE
         trade = reservation.trade
@@ -323,17 +381,37 @@ class Admission:
             # An accept has named it meanwhile, for a take of our own.
             return RejectReason.WRONG_PAYMENT_HASH
         closed = self._orders.why_closed(trade.order_id) is not None
-        return RejectReason.ORDER_CLOSED if reservation.doomed or closed else None
+        return reservation.doomed or (RejectReason.ORDER_CLOSED if closed else None)
 
-    def _refuse_reservation(self, reservation: Reservation, reason: RejectReason) -> None:
-        self._caps.forget(reservation.trade.trade_id)
+    def _give_back(self, reservation: Reservation, reason: RejectReason) -> None:
+        trade = reservation.trade
+        self._core.emit(ReleaseHold(trade.order_id, trade.trade_id, trade.fence))
+        self._call_off(reservation, reason)
+
+    def _call_off(self, reservation: Reservation, reason: RejectReason) -> None:
+        """Nothing comes of it.  Should its invoice outlive this, nobody can pay it all the same."""
+        trade = reservation.trade
+        if is_made_first(trade):
+            self._core.emit(CancelInvoice(trade.trade_id, trade.payment_hash))
+        self._core.cancel_timer(("trade", trade.trade_id))
+        self._forget(reservation, reason)
+
+    def _forget(self, reservation: Reservation, reason: RejectReason) -> None:
+        key = reservation.trade.trade_id
+        del self._reserving[key]
+        self._caps.forget(key)
         for incoming in reservation.answers:
-            self._refuse_take(incoming, reservation.trade.trade_id, reason)
+            self._refuse_take(incoming, key, reason)
 
     def _commit(self, reservation: Reservation) -> None:
-        self._core.persist(PutCounter("fence", reservation.trade.fence))
-        trade = self._trades.add(reservation.trade, reservation.envelope)
+        trade = reservation.trade
+        self._core.persist(PutCounter("fence", trade.fence))
+        message = self.accept_of(trade)
+        accept = b"" if message is None else self._trades.seal(message)
+        trade = self._trades.add(trade, reservation.envelope, accept)
         self._waiting[trade.trade_id] = reservation.answers
+        if accept:
+            self.answer(trade, accept)
         self._orders.publish_update(trade.order_id)
         self.on_admitted(trade)
 

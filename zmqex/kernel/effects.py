@@ -177,12 +177,15 @@ class AskBeforeAccept(Effect, frozen=True):
     take: dict[str, Any]
 
 
-# --- Lightning: all revealing, so the intent is on disk before the outside hears of it ---------
+# --- Lightning: revealing, so the intent is on disk before the outside hears of it -------------
 # `asset` says whose network: the base's, or that of a quote that has one of its own.
 
 
 class CreateInvoice(Effect, frozen=True):
-    """Make an invoice for our own preimage."""
+    """Make an invoice for our own preimage.  Not revealing: until it is given away, nobody has it.
+
+    Whatever gives it away waits for the disk.
+    """
 
     trade_id: bytes
     payment_hash: bytes
@@ -295,7 +298,6 @@ REVEALING = (
     SendReply,
     Publish,
     ReleaseHold,
-    CreateInvoice,
     CreateHoldInvoice,
     LookupInvoice,
     SettleInvoice,

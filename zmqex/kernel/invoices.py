@@ -8,10 +8,20 @@ from __future__ import annotations
 from zmqex.bolt11 import InvalidInvoiceError, decode
 from zmqex.kernel.core import Core
 from zmqex.kernel.effects import CreateHoldInvoice, CreateInvoice, PayInvoice
+from zmqex.kernel.events import LightningFailed
 from zmqex.kernel.records import Trade
 from zmqex.limits import CLTV_LIMIT_BLOCKS
 from zmqex.trading.blocks import lock_blocks
-from zmqex.trading.settlement import HTLC, fee_limit_msat
+from zmqex.trading.settlement import HTLC, PLAIN, fee_limit_msat
+
+
+def is_made_first(trade: Trade) -> bool:
+    """Whether the invoice of a trade as maker is made before the trade is written down.
+
+    Only where the hash is ours: nobody can pay what nobody was told of.  A hash that the taker has
+    named is known outside, and an invoice of it may be another program's.
+    """
+    return trade.settlement == PLAIN and trade.side == "buy"
 
 
 def create_invoice(core: Core, trade: Trade, expiry_s: int) -> CreateInvoice | CreateHoldInvoice:
@@ -57,3 +67,15 @@ def lock_floor(core: Core, trade: Trade) -> int:
     """
     known = trade.settlement == HTLC and core.height > 0
     return core.height + decode(trade.invoice).min_final_cltv if known else 0
+
+
+def log_failure(core: Core, event: LightningFailed) -> None:
+    """One line about a call to Lightning that has failed."""
+    core.log(
+        "warning",
+        "lightning_failed",
+        trade_id=event.trade_id.hex(),
+        call=event.call,
+        indeterminate=event.indeterminate,
+        reason=event.reason.value,
+    )

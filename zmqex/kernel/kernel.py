@@ -271,6 +271,10 @@ class Kernel:
         if self._is_outdated(event):
             self.core.count("outdated_payment_word")
             return
+        if isinstance(event, InvoiceCreated | LightningFailed) and self.admission.on_lightning(
+            event
+        ):
+            return
         payment_hash = event.payment_hash
         trade = self.trades.by_hash(payment_hash)
         if trade is None and self.trades.recall(

@@ -19,7 +19,7 @@ from zmqex.kernel.effects import (
     ReleaseHold,
 )
 from zmqex.kernel.events import InvoiceCreated, InvoiceSeen, LightningFailed, PaymentSeen
-from zmqex.kernel.invoices import create_invoice, pay_invoice
+from zmqex.kernel.invoices import create_invoice, log_failure, pay_invoice
 from zmqex.kernel.orders import OwnOrders
 from zmqex.kernel.records import Trade
 from zmqex.kernel.sessions import Incoming
@@ -68,22 +68,25 @@ class Maker:
         self._retries: dict[bytes, int] = {}
         self.tombstones = Tombstones(core, trades)
 
+    def accept_of(self, trade: Trade) -> Accept | None:
+        """What a take is answered with at once; None where its invoice is still to be made."""
+        waits = trade.side == "buy" and not trade.invoice
+        return None if waits else self._accept(trade)
+
     def begin(self, trade: Trade) -> None:
-        """A take was admitted: hand out the accept, with an invoice where we buy."""
+        """A take was admitted: make its invoice, unless that was done or is not ours to do."""
         self._arm(trade)
-        if trade.side == "buy":
+        if trade.side == "buy" and not trade.invoice:
             self._create_invoice(trade)
-        else:
-            self._accept(trade)
 
     def _node_of(self, _trade: Trade) -> bytes:
         """Our Lightning node that the invoice of an accept is for."""
         return self._core.settings.lightning_node
 
-    def _accept(self, trade: Trade) -> None:
-        message = Accept(
+    def _accept(self, trade: Trade) -> Accept:
+        return Accept(
             trade_id=trade.trade_id,
-            previous=trade.last_digest,
+            previous=trade.take_digest,
             sent_at_ms=self._core.now.wall_ms,
             take_digest=trade.take_digest,
             quantity_lots=trade.quantity_lots,
@@ -97,7 +100,10 @@ class Maker:
             fence=trade.fence,
             lightning_node=self._node_of(trade),
         )
-        trade, envelope = self._trades.sign(trade, message)
+
+    def _hand_out(self, trade: Trade) -> None:
+        """Answer a take whose invoice was made after it was written down."""
+        trade, envelope = self._trades.sign(trade, self._accept(trade))
         self._admission.answer(trade, envelope)
 
     # --- invoices of a buying maker ------------------------------------------------------------
@@ -115,7 +121,7 @@ class Maker:
             return
         trade = self._trades.move(trade, Input.INVOICE_MADE, invoice=event.invoice)
         if trade.state is State.INVOICED:
-            self._accept(trade)
+            self._hand_out(trade)
         else:
             self._core.emit(CancelInvoice(trade.trade_id, trade.payment_hash))
 
@@ -410,7 +416,7 @@ class Maker:
 
     def on_lightning_failed(self, trade: Trade, event: LightningFailed) -> None:
         """A call failed: look up whatever may have happened, give up what surely has not."""
-        self._log_failure(trade, event)
+        log_failure(self._core, event)
         ours = trade.state is State.PAYING and event.payment_hash == trade.payment_hash
         if ours and event.call == "pay" and not event.indeterminate:
             self._payment_failed(trade, event.reason)
@@ -438,16 +444,6 @@ class Maker:
         reason = RejectReason.WRONG_PAYMENT_HASH.value
         trade = self._trades.move(trade, Input.END_ASKED, reason=reason)
         self.returned(self._trades.move(trade, self._never))
-
-    def _log_failure(self, trade: Trade, event: LightningFailed) -> None:
-        self._core.log(
-            "warning",
-            "lightning_failed",
-            trade_id=trade.trade_id.hex(),
-            call=event.call,
-            indeterminate=event.indeterminate,
-            reason=event.reason.value,
-        )
 
     def extend(self, trade: Trade) -> None:
         """Keep the Redis hold while the trade goes on after its 15 minutes."""

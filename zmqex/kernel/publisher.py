@@ -119,15 +119,14 @@ class Publisher:
             raise StorageError(f"the own log does not fit together at {where}: {refused.value}")
 
     def append(self, market: str, operation: Operation) -> None:
-        """Say something about an own order; it leaves at the end of this event.
+        """Say something about an own order; it leaves at the end of this event, or soon after.
 
         A placement so soon after another one leaves with those that follow, in one batch.
-        Updates of one order leave at most every UPDATE_EVERY_MS, the first at once, the last
+        Updates of one order leave at most every UPDATE_EVERY_MS, the first a moment later, the last
         always.  What is said of orders that the log does not have (it was lost) is dropped.
         """
-        pending = self._pending.setdefault(market, [])
         if isinstance(operation, Place):
-            pending.append(operation)
+            self._pending.setdefault(market, []).append(operation)
             key = order_id(self._core.settings.network, self._core.identity, operation.order)
             self._placed.setdefault(market, {})[key] = decode(operation.order, Order)
             return
@@ -139,7 +138,7 @@ class Publisher:
             self._update(market, operation)
             return
         self._drop_update(key)
-        pending.append(operation)
+        self._pending.setdefault(market, []).append(operation)
 
     def published(self, market: str, key: bytes) -> tuple[int, int] | None:
         """What our log says of an own order: remaining and held lots; None: it is not there."""
@@ -234,25 +233,27 @@ class Publisher:
         return [log.fold.head() for log in logs if log.fold.epoch][:HEADS_MAX]
 
     def _update(self, market: str, update: Update) -> None:
+        """Say it with the placement, if that has not left either; else a moment later.
+
+        It waits so that whoever has taken is answered first, and one signature speaks for many.
+        """
         key, now_ms = update.order_id, self._core.now.monotonic_ms
-        pending = self._pending[market]
-        for index, other in enumerate(pending):
-            if isinstance(other, Update) and other.order_id == key:
-                pending[index] = update
-                return
-        due_ms = self._updated_ms.get(key, now_ms - UPDATE_EVERY_MS) + UPDATE_EVERY_MS
-        if now_ms >= due_ms:
-            self._updated_ms[key] = now_ms
+        if key in self._placed.get(market, {}):
+            pending = self._pending[market]
+            pending[:] = [one for one in pending if not _is_update_of(one, key)]
             pending.append(update)
-            self._core.cancel_timer(("update", key))
-            self._waiting.pop(key, None)
+        elif key in self._waiting:
+            self._waiting[key] = market, update
         else:
             self._waiting[key] = market, update
+            due_ms = self._updated_ms.get(key, now_ms - UPDATE_EVERY_MS) + UPDATE_EVERY_MS
+            due_ms = max(due_ms, now_ms + PUBLISH_EVERY_MS)
             self._core.call_at(("update", key), due_ms, lambda: self._update_due(key))
 
     def _update_due(self, key: bytes) -> None:
         market, update = self._waiting.pop(key)
-        self.append(market, update)
+        self._updated_ms[key] = self._core.now.monotonic_ms
+        self._pending.setdefault(market, []).append(update)
 
     def _drop_update(self, key: bytes) -> None:
         self._updated_ms.pop(key, None)
@@ -319,6 +320,10 @@ class Publisher:
 
 def _counter(market: str) -> str:
     return "epoch/" + market
+
+
+def _is_update_of(operation: Operation, key: bytes) -> bool:
+    return isinstance(operation, Update) and operation.order_id == key
 
 
 def _chunks(operations: list[Operation]) -> list[list[Operation]]:

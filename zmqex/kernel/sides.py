@@ -32,6 +32,7 @@ class Sides:
         self.lock_buyer = LockBuyer(core, trades, self._maker, self._taker)
         self.lock_seller = LockSeller(core, trades, self._maker, self._taker)
         self._trades = trades
+        admission.accept_of = lambda trade: self.maker(trade).accept_of(trade)
         admission.on_admitted = lambda trade: self.maker(trade).begin(trade)
         taking.on_accepted = lambda trade: self.taker(trade).accepted(trade)
         taking.on_abandoned = lambda trade, reason: self.taker(trade).abandon(trade, reason)

@@ -20,7 +20,7 @@ from zmqex.kernel.effects import (
     SettleInvoice,
 )
 from zmqex.kernel.events import InvoiceCreated, InvoiceSeen, LightningFailed, PaymentSeen
-from zmqex.kernel.invoices import memo_of
+from zmqex.kernel.invoices import log_failure, memo_of
 from zmqex.kernel.maker import Maker
 from zmqex.kernel.orders import OwnOrders
 from zmqex.kernel.records import Trade
@@ -32,7 +32,7 @@ from zmqex.limits import (
     SECOND_MS,
     SWAP_PAY_WITHIN_MS,
 )
-from zmqex.protocol.messages import TradeInvoice, TradeSettled
+from zmqex.protocol.messages import Accept, TradeInvoice, TradeSettled
 from zmqex.reasons import RejectReason
 from zmqex.trading import swap
 from zmqex.trading.settlement import Expected, fee_limit_msat, proves_payment, why_not_pay
@@ -53,6 +53,10 @@ class SwapMaker(Maker):
         super().__init__(core, trades, orders, admission)
         # Trades of which Lightning's last word was that our payment of leg 2 never reached it.
         self._unsent: set[bytes] = set()
+
+    def accept_of(self, _trade: Trade) -> Accept | None:
+        """The invoice of leg 1 is on a hash of the taker: it comes after the trade is on disk."""
+        return None
 
     def begin(self, trade: Trade) -> None:
         """A take was admitted: make the hold invoice of leg 1."""
@@ -98,7 +102,7 @@ class SwapMaker(Maker):
             return
         trade = self._trades.move(trade, Input.INVOICE_MADE, invoice=event.invoice)
         if trade.state is State.INVOICED:
-            self._accept(trade)
+            self._hand_out(trade)
         else:
             self._look(trade)
 
@@ -272,7 +276,7 @@ class SwapMaker(Maker):
 
     def on_lightning_failed(self, trade: Trade, event: LightningFailed) -> None:
         """A call failed: look up whatever may have happened, give up what surely has not."""
-        self._log_failure(trade, event)
+        log_failure(self._core, event)
         leg1, leg2 = self._legs(trade)
         paying = trade.state is State.PAYING and event.asset == leg2.asset
         if paying and event.call == "pay" and not event.indeterminate:

@@ -157,15 +157,20 @@ class Trades:
 
     # --- changing ------------------------------------------------------------------------------
 
-    def add(self, trade: Trade, envelope: bytes = b"") -> Trade:
-        """A new trade, revision 1; with the other party's message that has begun it."""
-        if envelope:
-            trade = msgspec.structs.replace(trade, last_digest=digest(envelope))
+    def add(self, trade: Trade, heard: bytes = b"", said: bytes = b"") -> Trade:
+        """A new trade, revision 1; with the other party's message that has begun it, our answer."""
+        key, parties = trade.trade_id, (self.counterparty(trade), self._core.identity)
+        lines = [
+            TradeLine(key, digest(envelope), sender, envelope)
+            for sender, envelope in zip(parties, (heard, said), strict=True)
+            if envelope
+        ]
+        if lines:
+            trade = msgspec.structs.replace(trade, last_digest=lines[-1].digest)
         self._index(trade)
         self._write(trade)
-        if envelope:
-            other = self.counterparty(trade)
-            self._keep(TradeLine(trade.trade_id, trade.last_digest, other, envelope))
+        for line in lines:
+            self._keep(line)
         self._log(trade, "trade_begun")
         return trade
 
@@ -174,19 +179,26 @@ class Trades:
 
         Raises LocalProtocolError where the table has no such row: ask `can` first.
         """
-        state = self._after(trade, happened)
-        if state is None:
-            msg = f"{happened} is illegal in {trade.settlement}/{trade.role}/{trade.state}"
-            raise LocalProtocolError(msg)
-        paid = trade.paid or happened in _PAID
-        changes |= own_nodes.written_down(self._core, trade, self.our_side(trade), happened)
-        after = self._replace(trade, state=state, paid=paid, **changes)
+        after = self._replace(trade, **self._along(trade, happened), **changes)
         self._log(after, "trade_moved", was=trade.state.value, because=happened.value)
-        if state in TERMINAL or state is State.DISPUTED:
+        if after.state in TERMINAL or after.state is State.DISPUTED:
             self._core.cancel_timer(("trade", trade.trade_id))
         for call in self.on_moved:
             call(trade, after)
         return self.by_id[trade.trade_id]
+
+    def advanced(self, trade: Trade, happened: Input, **changes: Any) -> Trade:  # noqa: ANN401
+        """A trade that is not written down yet, moved along the table; see `add`."""
+        return msgspec.structs.replace(trade, **self._along(trade, happened), **changes)
+
+    def _along(self, trade: Trade, happened: Input) -> dict[str, Any]:
+        """What an input does to a trade, by the table."""
+        state = self._after(trade, happened)
+        if state is None:
+            msg = f"{happened} is illegal in {trade.settlement}/{trade.role}/{trade.state}"
+            raise LocalProtocolError(msg)
+        nodes = own_nodes.written_down(self._core, trade, self.our_side(trade), happened)
+        return {"state": state, "paid": trade.paid or happened in _PAID, **nodes}
 
     def amend(self, trade: Trade, **changes: Any) -> Trade:  # noqa: ANN401
         """Change fields without a move; persists it."""
@@ -200,11 +212,14 @@ class Trades:
 
     def sign(self, trade: Trade, message: TradeMessage) -> tuple[Trade, bytes]:
         """Sign a message of a trade and write it down; returns the trade and envelope bytes."""
-        kind = str(message.__struct_config__.tag)
-        envelope = self._core.seal(kind, encode(message))
+        envelope = self.seal(message)
         line = TradeLine(trade.trade_id, digest(envelope), self._core.identity, envelope)
         self._keep(line)
         return self.amend(trade, last_digest=line.digest), envelope
+
+    def seal(self, message: TradeMessage) -> bytes:
+        """Sign a message of a trade, and do nothing else with it: envelope bytes."""
+        return self._core.seal(str(message.__struct_config__.tag), encode(message))
 
     def say(self, trade: Trade, kind: type[TradeMessage], **fields: Any) -> Trade:  # noqa: ANN401
         """Sign a message and deliver it for sure: it stays in the outbox until acknowledged."""

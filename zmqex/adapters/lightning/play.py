@@ -152,7 +152,7 @@ class PlayLightning:
         new = ledger.NewInvoice(
             payment_hash, preimage, amount_msat, text, expires_ms, min_final_cltv
         )
-        # Made for a caller that has its preimage and hash on disk: power that fails in this moment
+        # Its preimage and hash are on disk before anybody hears of it: power that fails until then
         # may take the invoice with it, unpaid, and the look-up by its hash says so.
         text, is_new = await self._write(lambda one: ledger.add_invoice(one, new), synced=False)
         if is_new:
