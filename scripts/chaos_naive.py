@@ -37,10 +37,18 @@ class NaiveMaker(Maker):
 
 
 def long_lived(
-    trade_id: bytes, payment_hash: bytes, preimage: bytes, amount_msat: int, memo: str, _s: int
+    trade_id: bytes,
+    payment_hash: bytes,
+    preimage: bytes,
+    amount_msat: int,
+    memo: str,
+    _expiry_s: int,
+    *,
+    first: bool = False,
 ) -> CreateInvoice:
     """An invoice that outlives the lock."""
-    return CreateInvoice(trade_id, payment_hash, preimage, amount_msat, memo, INVOICE_S)
+    terms = (amount_msat, memo, INVOICE_S)
+    return CreateInvoice(trade_id, payment_hash, preimage, *terms, first=first)
 
 
 # Module, name -> what stands there in a naive node.

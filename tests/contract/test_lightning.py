@@ -64,10 +64,12 @@ def play(request: pytest.FixtureRequest, tmp_path: Path) -> Play:
     return run
 
 
-async def invoice_of(pair: Pair, preimage: bytes, *, amount_msat: int = AMOUNT_MSAT) -> str:
+async def invoice_of(
+    pair: Pair, preimage: bytes, *, amount_msat: int = AMOUNT_MSAT, first: bool = False
+) -> str:
     """The payee's invoice."""
     return await pair.payee.create_invoice(
-        preimage, amount_msat=amount_msat, memo="a memo", expiry_s=900
+        preimage, amount_msat=amount_msat, memo="a memo", expiry_s=900, first=first
     )
 
 
@@ -125,8 +127,12 @@ def test_an_invoice_says_what_was_asked_for(play: Play, *, hold: bool) -> None:
         preimage = secrets.token_bytes(32)
         payment_hash = hash_of(preimage)
         texts = [
-            await (hold_invoice_of(pair, payment_hash) if hold else invoice_of(pair, preimage))
-            for _ in range(2)
+            await (
+                hold_invoice_of(pair, payment_hash)
+                if hold
+                else invoice_of(pair, preimage, first=first)
+            )
+            for first in (True, False)
         ]
         assert texts[0] == texts[1]
         invoice = decode(texts[0])

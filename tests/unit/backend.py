@@ -44,11 +44,11 @@ class Lightning:
         return OWN.node
 
     async def create_invoice(
-        self, preimage: bytes, *, amount_msat: int, memo: str, expiry_s: int
+        self, preimage: bytes, *, amount_msat: int, memo: str, expiry_s: int, first: bool = False
     ) -> str:
         """See the port."""
         self._hear("create_invoice")
-        return f"lnbcrt {preimage.hex()} {amount_msat} {memo} {expiry_s}"
+        return f"lnbcrt {preimage.hex()} {amount_msat} {memo} {expiry_s}{' first' * first}"
 
     async def create_hold_invoice(
         self,

@@ -99,6 +99,20 @@ def test_a_take_that_breaks_a_rule_is_refused_before_anything_is_held(
     assert alice.journal.counters.get("fence", 0) == 0
 
 
+def test_no_fence_comes_twice_also_after_a_restart() -> None:
+    """The counter is saved with the trade; what came to nothing before it was never told."""
+    world, alice, bob = scene()
+    assert word(ask(world, alice, bob, take_of(world, alice, bob))) == "accepted"
+    carol = world.add("carol")
+    world.run(3_000)
+    alice.crash()
+    alice.start()
+    world.introduce(alice)
+    world.run(5_000)
+    assert word(ask(world, alice, carol, take_of(world, alice, carol))) == "accepted"
+    assert sorted(one.fence for one in alice.journal.trades.values()) == [1, 2]
+
+
 def test_a_take_in_the_name_or_with_the_signature_of_somebody_else_is_refused() -> None:
     """Carol replays bob's take, and signs one of her own with the wrong words."""
     world, alice, bob = scene()

@@ -363,6 +363,7 @@ def test_a_node_that_dies_before_the_commit_has_sold_nothing(until: Crash) -> No
     there.ask()
     first = there.asked[LIGHTNING]
     assert isinstance(first, out.CreateInvoice)
+    assert first.first
     until(there)
     assert there.answers == []
     there.alice.crash()

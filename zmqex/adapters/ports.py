@@ -119,9 +119,12 @@ class Lightning(Protocol):
         """Whose node answers, by its 33-byte key: asked anew each time."""
 
     async def create_invoice(
-        self, preimage: bytes, *, amount_msat: int, memo: str, expiry_s: int
+        self, preimage: bytes, *, amount_msat: int, memo: str, expiry_s: int, first: bool = False
     ) -> str:
-        """Make an invoice for a preimage of ours; the same preimage and terms again: the same."""
+        """Make an invoice for a preimage of ours; the same preimage and terms again: the same.
+
+        `first`: there is none of this preimage, so the backend need not look.
+        """
 
     async def create_hold_invoice(
         self,

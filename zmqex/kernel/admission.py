@@ -33,7 +33,7 @@ from zmqex.kernel.events import (
     InvoiceCreated,
     LightningFailed,
 )
-from zmqex.kernel.invoices import create_invoice, is_made_first, log_failure
+from zmqex.kernel.invoices import first_invoice, is_made_first, log_failure
 from zmqex.kernel.orders import OwnOrders
 from zmqex.kernel.records import PutCounter, Trade
 from zmqex.kernel.sessions import Incoming, Sessions
@@ -64,6 +64,7 @@ class Reservation(msgspec.Struct):
     doomed: RejectReason | None = None  # why nothing comes of it, whatever is answered
     held: bool = False  # the hold server is not waited for any more
     invoiced: bool = False  # nor is Lightning
+    accept: bytes = b""  # signed while the hold server is asked
 
 
 class Admission:
@@ -239,7 +240,7 @@ class Admission:
             )
         )
         if is_made_first(trade):
-            self._core.emit(create_invoice(self._core, trade, left_ms // SECOND_MS))
+            self._core.emit(first_invoice(self._core, trade, left_ms // SECOND_MS))
         else:
             reservation.invoiced = True
 
@@ -349,6 +350,7 @@ class Admission:
             reservation.trade = self._trades.advanced(
                 reservation.trade, Input.INVOICE_MADE, invoice=event.invoice
             )
+            reservation.accept = self._sign_accept(reservation.trade)
         else:
             log_failure(self._core, event)
             reservation.doomed = RejectReason.LIGHTNING_UNAVAILABLE
@@ -404,16 +406,18 @@ class Admission:
             self._refuse_take(incoming, key, reason)
 
     def _commit(self, reservation: Reservation) -> None:
-        trade = reservation.trade
-        self._core.persist(PutCounter("fence", trade.fence))
-        message = self.accept_of(trade)
-        accept = b"" if message is None else self._trades.seal(message)
-        trade = self._trades.add(trade, reservation.envelope, accept)
+        self._core.persist(PutCounter("fence", reservation.trade.fence))
+        accept = reservation.accept or self._sign_accept(reservation.trade)
+        trade = self._trades.add(reservation.trade, reservation.envelope, accept)
         self._waiting[trade.trade_id] = reservation.answers
         if accept:
             self.answer(trade, accept)
         self._orders.publish_update(trade.order_id)
         self.on_admitted(trade)
+
+    def _sign_accept(self, trade: Trade) -> bytes:
+        message = self.accept_of(trade)
+        return b"" if message is None else self._trades.seal(message)
 
     def rebuild_holds(self) -> None:
         """Make the hold server agree with the journal, and with what is on its way there."""

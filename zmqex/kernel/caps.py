@@ -82,10 +82,10 @@ class Caps:
 
     def room_lots(self, taker: bytes, order_id: bytes, order: Order) -> int:
         """How much of an order this taker may hold: strangers share a part of it."""
-        whole = bool(order.flags & OrderFlags.ALL_OR_NONE)
+        share = order.quantity_lots * self._core.settings.stranger_percent // 100
+        whole = share == order.quantity_lots or bool(order.flags & OrderFlags.ALL_OR_NONE)
         if whole or not self._is_stranger(taker):
             return order.quantity_lots
-        share = order.quantity_lots * self._core.settings.stranger_percent // 100
         held = sum(
             trade.quantity_lots
             for trade in self._sharing("order", order_id)

@@ -184,7 +184,8 @@ class AskBeforeAccept(Effect, frozen=True):
 class CreateInvoice(Effect, frozen=True):
     """Make an invoice for our own preimage.  Not revealing: until it is given away, nobody has it.
 
-    Whatever gives it away waits for the disk.
+    Whatever gives it away waits for the disk.  `first`: the preimage was drawn for this call, so
+    there is no invoice of it.
     """
 
     trade_id: bytes
@@ -194,6 +195,7 @@ class CreateInvoice(Effect, frozen=True):
     memo: str
     expiry_s: int
     asset: str = BASE
+    first: bool = False
 
 
 class CreateHoldInvoice(Effect, frozen=True):

@@ -24,8 +24,22 @@ def is_made_first(trade: Trade) -> bool:
     return trade.settlement == PLAIN and trade.side == "buy"
 
 
+def first_invoice(core: Core, trade: Trade, expiry_s: int) -> CreateInvoice:
+    """Ask our Lightning node for an invoice on a preimage that was drawn just now."""
+    memo = memo_of(core, trade)
+    return CreateInvoice(
+        trade.trade_id,
+        trade.payment_hash,
+        trade.preimage,
+        trade.base_msat,
+        memo,
+        expiry_s,
+        first=True,
+    )
+
+
 def create_invoice(core: Core, trade: Trade, expiry_s: int) -> CreateInvoice | CreateHoldInvoice:
-    """Ask our Lightning node for the invoice of a trade in which we buy the base."""
+    """Ask our Lightning node for the invoice of a trade in which we buy the base, maybe again."""
     key, payment_hash, amount_msat = trade.trade_id, trade.payment_hash, trade.base_msat
     memo = memo_of(core, trade)
     if trade.settlement == HTLC:

@@ -66,11 +66,12 @@ class Overcharging(PlayLightning):
     """A payee that asks for one satoshi more than was agreed."""
 
     async def create_invoice(
-        self, preimage: bytes, *, amount_msat: int, memo: str, expiry_s: int
+        self, preimage: bytes, *, amount_msat: int, memo: str, expiry_s: int, first: bool = False
     ) -> str:
         """Make an invoice for too much."""
+        much = amount_msat + 1_000
         return await super().create_invoice(
-            preimage, amount_msat=amount_msat + 1_000, memo=memo, expiry_s=expiry_s
+            preimage, amount_msat=much, memo=memo, expiry_s=expiry_s, first=first
         )
 
 

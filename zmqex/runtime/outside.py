@@ -204,6 +204,7 @@ class LightningCalls:
                     amount_msat=effect.amount_msat,
                     memo=effect.memo,
                     expiry_s=effect.expiry_s,
+                    first=effect.first,
                 )
                 return InvoiceCreated(effect.trade_id, effect.payment_hash, text, self._asset)
             case CreateHoldInvoice():

@@ -185,25 +185,24 @@ class ClnLightning:
     # --- being paid ------------------------------------------------------------------------------
 
     async def create_invoice(
-        self, preimage: bytes, *, amount_msat: int, memo: str, expiry_s: int
+        self, preimage: bytes, *, amount_msat: int, memo: str, expiry_s: int, first: bool = False
     ) -> str:
         """Make an invoice for a preimage of ours, or give the text of the one that exists."""
         payment_hash = hashlib.sha256(preimage).digest()
         if amount_msat < 1:
             raise RejectedError(RejectReason.INVALID_INVOICE, "an invoice needs an amount")
-        await self._refuse_cancelled(payment_hash)
+        if not first:
+            await self._refuse_cancelled(payment_hash)
         try:
-            answer = await self._rpc.call(
-                "invoice",
-                {
-                    "amount_msat": amount_msat,
-                    "label": _label(payment_hash),
-                    "description": memo,
-                    "expiry": expiry_s,
-                    "cltv": MIN_FINAL_CLTV_BLOCKS,
-                    "preimage": preimage.hex(),
-                },
-            )
+            terms = {
+                "amount_msat": amount_msat,
+                "label": _label(payment_hash),
+                "description": memo,
+                "expiry": expiry_s,
+                "cltv": MIN_FINAL_CLTV_BLOCKS,
+                "preimage": preimage.hex(),
+            }
+            answer = await self._rpc.call("invoice", terms)
             text = str(answer.get("bolt11", ""))
         except NodeRefusal as refusal:
             known = await self._plain(payment_hash)

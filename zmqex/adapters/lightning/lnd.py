@@ -180,7 +180,13 @@ class LndLightning:
     # --- being paid ------------------------------------------------------------------------------
 
     async def create_invoice(
-        self, preimage: bytes, *, amount_msat: int, memo: str, expiry_s: int
+        self,
+        preimage: bytes,
+        *,
+        amount_msat: int,
+        memo: str,
+        expiry_s: int,
+        first: bool = False,  # noqa: ARG002 - LND looks in any case
     ) -> str:
         """Make an invoice for a preimage of ours, with hints of private channels."""
         body = {

@@ -103,13 +103,22 @@ class PlayLightning:
     # --- being paid ------------------------------------------------------------------------------
 
     async def create_invoice(
-        self, preimage: bytes, *, amount_msat: int, memo: str, expiry_s: int
+        self, preimage: bytes, *, amount_msat: int, memo: str, expiry_s: int, first: bool = False
     ) -> str:
-        """Make an invoice for a preimage of ours; the same preimage again gives the same text."""
+        """Make an invoice for a preimage of ours; the same preimage again gives the same text.
+
+        The `first` is given before the ledger has it: whatever is asked of that comes after it.
+        """
         payment_hash = hashlib.sha256(preimage).digest()
-        return await self._create(
-            payment_hash, preimage, amount_msat, memo, expiry_s, MIN_FINAL_CLTV_BLOCKS
+        new = self._new(payment_hash, preimage, amount_msat, memo, expiry_s, MIN_FINAL_CLTV_BLOCKS)
+        if not first:
+            return await self._add(new, memo)
+        # A ledger that fails at it tells whoever asks it anything afterwards.
+        self._database.submit(
+            lambda one: ledger.add_invoice(one, new), lambda _done: None, synced=False
         )
+        self._watches.made(payment_hash)
+        return new.text
 
     async def create_hold_invoice(
         self,
@@ -121,9 +130,10 @@ class PlayLightning:
         min_final_cltv: int,
     ) -> str:
         """Make an invoice whose payment is held; the same hash again gives the same text."""
-        return await self._create(payment_hash, None, amount_msat, memo, expiry_s, min_final_cltv)
+        new = self._new(payment_hash, None, amount_msat, memo, expiry_s, min_final_cltv)
+        return await self._add(new, memo)
 
-    async def _create(
+    def _new(
         self,
         payment_hash: bytes,
         preimage: bytes | None,
@@ -131,7 +141,7 @@ class PlayLightning:
         memo: str,
         expiry_s: int,
         min_final_cltv: int,
-    ) -> str:
+    ) -> ledger.NewInvoice:
         now_ms = self._clock_ms()
         draft = Draft(
             network=InvoiceNetwork.REGTEST,
@@ -149,20 +159,25 @@ class PlayLightning:
         except LocalProtocolError as error:
             raise RejectedError(RejectReason.INVALID_INVOICE, str(error)) from error
         expires_ms = now_ms + expiry_s * SECOND_MS
-        new = ledger.NewInvoice(
+        return ledger.NewInvoice(
             payment_hash, preimage, amount_msat, text, expires_ms, min_final_cltv
         )
-        # Its preimage and hash are on disk before anybody hears of it: power that fails until then
-        # may take the invoice with it, unpaid, and the look-up by its hash says so.
+
+    async def _add(self, new: ledger.NewInvoice, memo: str) -> str:
+        """Write an invoice down, or give the text of the one that there is.
+
+        Its preimage and hash are on disk before anybody hears of it: power that fails until then
+        may take the invoice with it, unpaid, and the look-up by its hash says so.
+        """
         text, is_new = await self._write(lambda one: ledger.add_invoice(one, new), synced=False)
         if is_new:
-            self._watches.made(payment_hash)
+            self._watches.made(new.payment_hash)
             return text
         known = decode(text)
         if (known.amount_msat, known.description, known.min_final_cltv) != (
-            amount_msat,
+            new.amount_msat,
             memo,
-            min_final_cltv,
+            new.min_final_cltv,
         ):
             message = "there is another invoice for this payment hash"
             raise RejectedError(RejectReason.WRONG_PAYMENT_HASH, message)

@@ -76,12 +76,12 @@ class SameNode:
     # --- the port --------------------------------------------------------------------------------
 
     async def create_invoice(
-        self, preimage: bytes, *, amount_msat: int, memo: str, expiry_s: int
+        self, preimage: bytes, *, amount_msat: int, memo: str, expiry_s: int, first: bool = False
     ) -> str:
         """See the port."""
         return await self._asked(
             lambda: self._backend.create_invoice(
-                preimage, amount_msat=amount_msat, memo=memo, expiry_s=expiry_s
+                preimage, amount_msat=amount_msat, memo=memo, expiry_s=expiry_s, first=first
             )
         )
 
