@@ -36,6 +36,7 @@ def test_the_book_shows_levels_owners_and_what_is_stale() -> None:
         "orders": 2,
         "own_lots": 1_000,
         "stale_lots": 0,
+        "settlement_lots": {"plain": 2_000},
     }
     orders = {bytes.fromhex(one["order_id"]): one for one in book["orders"]}
     assert (orders[own]["own"], orders[own]["all_or_none"]) == (True, True)
@@ -48,6 +49,22 @@ def test_the_book_shows_levels_owners_and_what_is_stale() -> None:
     assert book["bids"][0]["stale_lots"] == 500
     host.command(GetBook(MARKET, 0))
     assert len(host.answers()[-1].result["bids"]) == 2
+
+
+def test_the_book_says_how_much_may_be_settled_by_what() -> None:
+    """In each level what may be settled in two ways counts for both; each order names its own."""
+    _, host, maker = scene()
+    maker.say(host, b"h", maker.beat())
+    host.place(1)
+    both, lock = maker.new(1, settlements=("htlc", "plain")), maker.new(2, settlements=("htlc",))
+    maker.say(host, maker.topic, maker.publish(both[1], lock[1]))
+    host.command(GetBook(MARKET, 10, orders=True))
+    book = host.answers()[-1].result
+    (level,) = book["bids"]
+    assert level["settlement_lots"] == {"plain": 2_000, "htlc": 2_000}
+    assert level["quantity_lots"] == 3_000
+    named = {bytes.fromhex(one["order_id"]): one["settlements"] for one in book["orders"]}
+    assert (named[both[0]], named[lock[0]]) == (["htlc", "plain"], ["htlc"])
 
 
 def test_an_empty_or_unknown_market_has_a_clear_answer() -> None:

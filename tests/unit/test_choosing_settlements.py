@@ -7,7 +7,7 @@ import pytest
 from tests.stories import BTC, place
 from tests.wire import order
 from tests.world import SimNode, World
-from zmqex.kernel.commands import ShowOrder, TakeOrder
+from zmqex.kernel.commands import MatchOrder, ShowOrder, TakeOrder
 from zmqex.kernel.effects import Persist
 
 
@@ -46,7 +46,8 @@ def test_a_take_by_a_settlement_that_the_order_does_not_name_is_refused(asked: s
     _, node, order_id = rest_foreign("barter", "swapped")
     answer = node.ask(TakeOrder(order_id, BTC, settlement=asked))
     assert (answer.ok, answer.result["reason"]) == (False, "unsupported_settlement")
-    assert answer.result["message"].endswith("it names barter or swapped")
+    said = "it is settled by barter or swapped; this node settles by"
+    assert said in answer.result["message"]
 
 
 def test_an_order_takes_only_what_shares_a_settlement_with_it() -> None:
@@ -56,8 +57,21 @@ def test_an_order_takes_only_what_shares_a_settlement_with_it() -> None:
     assert answer["trades"] == []
     (skipped,) = answer["skipped"]
     assert (skipped["order_id"], skipped["reason"]) == (order_id, "unsupported_settlement")
+    assert skipped["detail"].startswith("it is settled by barter; this node settles by")
     assert answer["order"]["settlements"] == ["plain"]
     assert node.tell(ShowOrder(order_id))["order"]["settlements"] == ["barter"]
+
+
+def test_who_passes_an_order_over_is_told_how_to_take_it() -> None:
+    """The option and its word, where this node can settle so; else why it cannot."""
+    _, node, order_id = rest_foreign("barter", "htlc")
+    (skipped,) = node.tell(place("sell", BTC, time_in_force="ioc"))["skipped"]
+    assert skipped["detail"] == "it is settled by barter or htlc; take it with --settlement htlc"
+    refused = node.ask(TakeOrder(order_id, BTC))
+    assert refused.result["message"].endswith(skipped["detail"])
+    question = MatchOrder(market="BTC/USD", side="sell", quantity_lots=BTC, price_ticks=100)
+    (match,) = node.tell(question)["matches"]
+    assert match["settlements"] == ["barter", "htlc"]
 
 
 def test_a_trade_says_how_it_is_settled() -> None:

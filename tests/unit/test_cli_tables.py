@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from zmqex.cli import tables
+from zmqex.cli import book_tables, tables
 from zmqex.cli.context import INVOCATION, show_list
 
 Captured = pytest.CaptureFixture[str]
@@ -87,7 +88,7 @@ def order(**changes: object) -> dict[str, Any]:
     }
 
 
-def level(ticks: int, lots: int, cumulative: int, **marks: int) -> dict[str, int]:
+def level(ticks: int, lots: int, cumulative: int, **marks: Any) -> dict[str, Any]:  # noqa: ANN401
     """A level of the book."""
     return {
         "price_ticks": ticks,
@@ -96,6 +97,7 @@ def level(ticks: int, lots: int, cumulative: int, **marks: int) -> dict[str, int
         "orders": 1,
         "own_lots": 0,
         "stale_lots": 0,
+        "settlement_lots": {"plain": lots},
         **marks,
     }
 
@@ -181,7 +183,7 @@ def test_text_of_peers_drives_no_terminal_and_is_no_markup(capsys: Captured) -> 
 
 def test_the_book_has_asks_above_bids_below_and_the_spread_between(capsys: Captured) -> None:
     """Best prices meet in the middle, sums grow outwards, own and stale lots are marked."""
-    tables.console().print(tables.book_table(book()))
+    tables.console().print(book_tables.book_table(book()))
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     rows = [line.split() for line in lines[2:-1]]
 
@@ -194,26 +196,60 @@ def test_the_book_has_asks_above_bids_below_and_the_spread_between(capsys: Captu
     assert lines[-1] == "3 makers, 1 stale"
 
 
+@pytest.mark.parametrize(
+    ("settlement_lots", "marks"),
+    [
+        ({"plain": BTC}, ""),
+        ({"plain": BTC, "htlc": BTC}, ""),
+        ({"htlc": BTC}, "htlc"),
+        ({"htlc": BTC, "swap": BTC}, "htlc, swap"),
+        ({"plain": BTC // 4, "htlc": 3 * BTC // 4}, "htlc 0.75"),
+    ],
+)
+def test_the_book_marks_what_is_not_settled_as_usual(
+    settlement_lots: dict[str, int], marks: str, capsys: Captured
+) -> None:
+    """How much of a level by what, unless all of it may be settled by `plain`."""
+    ask = level(10_100, BTC, BTC, settlement_lots=settlement_lots)
+    tables.console().print(book_tables.book_table(book(asks=[ask], bids=[])))
+    row = _trimmed(capsys).splitlines()[2]
+    assert row.endswith(marks or "\u2588")
+
+
+def test_in_80_columns_the_marks_of_the_book_are_whole(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bars give way to them."""
+    settled = {"plain": BTC // 4, "htlc": 3 * BTC // 4}
+    ask = level(5_000_000, BTC, BTC, own_lots=BTC // 10, settlement_lots=settled)
+    monkeypatch.setattr(tables, "console", lambda: Console(width=80, highlight=False))
+    tables.console().print(book_tables.book_table(book(asks=[ask], bids=[])))
+    row = _trimmed(capsys).splitlines()[2]
+    assert row.endswith("own 0.1, htlc 0.75")
+    assert len(row) <= 80
+    assert row.split()[:3] == ["50000", "1", "1"]
+
+
 def test_bars_grow_with_the_depth_and_none_is_invisible(
     capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The largest sum fills the column; a lot still shows; an ASCII terminal gets ASCII."""
     tiny = book(asks=[level(10_100, 1, 1)], bids=[level(10_000, BTC, BTC)])
-    tables.console().print(tables.book_table(tiny))
+    tables.console().print(book_tables.book_table(tiny))
     assert capsys.readouterr().out.count("\u2588") == 1 + 20
 
     class Ascii:
         encoding = "ascii"
 
     monkeypatch.setattr(sys, "stdout", Ascii())
-    table = tables.book_table(tiny)
+    table = book_tables.book_table(tiny)
     monkeypatch.undo()
-    assert list(table.columns[4].cells) == ["#", "spread 1 USD", "#" * 20]
+    assert [str(cell) for cell in table.columns[4].cells] == ["#", "spread 1 USD", "#" * 20]
 
 
 def test_an_empty_book_and_empty_lists_are_said(capsys: Captured) -> None:
     """Nothing is a sentence, not an empty table."""
-    tables.console().print(tables.book_table(book(asks=[], bids=[], spread_ticks=None)))
+    tables.console().print(book_tables.book_table(book(asks=[], bids=[], spread_ticks=None)))
     assert "no spread" in capsys.readouterr().out
     for show, sentence in (
         (tables.show_orders, "No orders."),
@@ -251,7 +287,7 @@ def test_candidates_say_who_named_them_and_why_they_are_not_connected(capsys: Ca
 
 def test_a_peers_book_says_whose_it_is(capsys: Captured) -> None:
     """`book --from` names the peer and what was verified."""
-    tables.console().print(tables.book_table(book(peer="z" * 52, snapshots=7, stale_makers=0)))
+    tables.console().print(book_tables.book_table(book(peer="z" * 52, snapshots=7, stale_makers=0)))
 
     assert "of peer zzzzzzzz, 7 signed snapshots verified; 3 makers\n" in _trimmed(capsys)
 
@@ -301,6 +337,53 @@ def test_a_placed_order_says_what_was_taken_skipped_and_rests(capsys: Captured) 
     assert "0.6 BTC rests in the book" in text
     assert "taken at once: 0.4 BTC" in text
     assert "Trades" in text
+
+
+@pytest.mark.parametrize(
+    ("left_ms", "said"),
+    [
+        (7 * 86_400_000, "7d"),
+        (6 * 86_400_000 + 23 * 3_600_000, "6d 23h"),
+        (3_600_000 + 60_000, "1h 1m"),
+        (59_000, "59s"),
+        (-1, "0s"),
+    ],
+)
+def test_an_open_order_says_how_long_it_lives(
+    left_ms: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The two largest units; of a closed one nothing."""
+    monkeypatch.setattr(tables, "wall_ms", lambda: 1_700_000_000_000)
+    assert tables.lives({"expires_at_ms": 1_700_000_000_000 + left_ms}) == said
+    assert tables.lives(order(state="closed")) == ""
+
+
+def test_in_80_columns_nothing_of_a_table_is_cut(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A number that ends in dots is another number: lines are broken in its stead."""
+    narrow = Console(width=80, highlight=False)
+    monkeypatch.setattr(tables, "console", lambda: narrow)
+    long = {"price_ticks": 5_012_345, "quote_units": 2_004_938_000}
+    tables.show_orders([order(**long, settlements=["htlc", "plain"], renew=True)])
+    tables.show_trades([trade(**long)])
+    narrow.print(book_tables.book_orders_table(book(orders=[resting()])))
+    text = capsys.readouterr().out
+    assert "\u2026" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    for whole in ("ab" * 6, "cd" * 6, "50123.45", "0.6 BTC", "by htlc", "base_done"):
+        assert whole in text, whole
+
+
+def resting() -> dict[str, Any]:
+    """An order of the book by itself."""
+    return {
+        **order(settlements=["htlc"]),
+        "maker": "m" * 52,
+        "own": True,
+        "stale": True,
+        "all_or_none": True,
+    }
 
 
 def test_a_closed_order_says_why(capsys: Captured) -> None:

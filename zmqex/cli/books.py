@@ -11,7 +11,7 @@ import typer
 from rich.console import RenderableType
 from rich.live import Live
 
-from zmqex.cli import tables
+from zmqex.cli import book_tables, tables
 from zmqex.cli.context import INVOCATION, Json, note, show_json, usage
 from zmqex.errors import InputError
 from zmqex.kernel.commands import GetBook, GetPeerBook, MatchOrder
@@ -44,7 +44,7 @@ def book(
 
     def look() -> RenderableType:
         shown = INVOCATION.call(command)
-        return tables.book_orders_table(shown) if orders else tables.book_table(shown)
+        return book_tables.book_orders_table(shown) if orders else book_tables.book_table(shown)
 
     _show(look, watch=watch)
 
@@ -70,7 +70,7 @@ def match(
             note(f"Peer {silent['peer'][:8]} did not answer: {silent['reason']}")
         matches = answer["matches"]
         instrument = INVOCATION.instrument(command.market)
-        return tables.matches_table(matches, instrument) if matches else "Nothing crosses."
+        return book_tables.matches_table(matches, instrument) if matches else "Nothing crosses."
 
     _show(look, watch=watch)
 

@@ -457,6 +457,8 @@ def show(order_id: OrderId, *, as_json: Json = False) -> None:
         show_json(answer)
         return
     tables.show_orders([answer["order"]])
+    if answer["order"]["state"] == "open":
+        say(f"It lives until {tables.when(answer['order']['expires_at_ms'])}.")
     if answer["trades"]:
         tables.show_trades(answer["trades"])
 

@@ -11,18 +11,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from zmqex.adapters.clock import wall_ms
 from zmqex.cli.context import INVOCATION
 from zmqex.findings import Finding
-from zmqex.market.instruments import Instrument
+from zmqex.limits import SECOND_MS
 from zmqex.market.units import decimal_text, format_notional, format_price, format_quantity
 from zmqex.settings import show_address
 from zmqex.trading.settlement import PLAIN, QUOTE_UNIT_MSAT, SWAP
 
 ID_CHARS: Final = 12
-_BAR: Final = 20
-_BOOK_WIDTH: Final = 60
 _MINUTE_MS: Final = 60_000
 _MSAT_DECIMALS: Final = 11
+# Never broken; the other columns take a second line where the terminal is narrow.
+_WHOLE: Final = {"Id", "Order", "Trade", "Maker", "Taker", "With", "Side", "Quantity"}
 _NO_PEERS: Final = "No peers yet; `peers add HOST:PORT` names one."
 _TURNS: Final = {
     "you": "your turn: ",
@@ -46,11 +47,17 @@ def plain(text: object) -> str:
     return escape(shown)
 
 
-def _table(title: str, *columns: str) -> Table:
+def new_table(title: str, *columns: str) -> Table:
+    """An empty table; where the terminal is too narrow, lines are broken and nothing is cut."""
     table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for column in columns:
         right = column in {"Quantity", "Total", "Price", "Left", "Held", "Filled", "Orders", "Sum"}
-        table.add_column(column, justify="right" if right else "left", no_wrap=True)
+        table.add_column(
+            column,
+            justify="right" if right else "left",
+            no_wrap=column in _WHOLE,
+            overflow="fold",
+        )
     return table
 
 
@@ -78,15 +85,14 @@ def left(ms: int) -> str:
 
 def show_orders(orders: list[dict[str, Any]]) -> None:
     """A table of own orders."""
-    table = _table(
-        "Orders", "Id", "Side", "Quantity", "Price", "Filled", "Held", "Left", "State", "Expires"
+    table = new_table(
+        "Orders", "Id", "Side", "Quantity", "Price", "Filled", "Held", "Left", "State", "Ends in"
     )
     for order in orders:
         instrument = INVOCATION.instrument(order["market"])
         lots = [order[f"{name}_lots"] for name in ("filled", "held", "remaining")]
         state = order["state"] + (f" ({order['close_reason']})" if order["close_reason"] else "")
-        if order["settlements"] != [PLAIN]:
-            state += f", by {plain(' or '.join(order['settlements']))}"
+        state = ", ".join([state, *by(order["settlements"])])
         table.add_row(
             order["order_id"][:ID_CHARS],
             order["side"],
@@ -94,7 +100,7 @@ def show_orders(orders: list[dict[str, Any]]) -> None:
             format_price(order["price_ticks"], instrument),
             *(format_quantity(one, instrument) for one in lots),
             state,
-            when(order["expires_at_ms"]) + (" renews" if order["renew"] else ""),
+            lives(order) + (" renews" if order["renew"] else ""),
         )
     console().print(table if orders else "No orders.")
 
@@ -135,6 +141,21 @@ def show_placed(answer: dict[str, Any]) -> None:
         show_trades(answer["trades"])
 
 
+def lives(order: dict[str, Any]) -> str:
+    """How long an open order lives from now, like 6d 23h; `order show` has the exact end."""
+    if order.get("state", "open") == "closed":
+        return ""
+    seconds = max(order["expires_at_ms"] - wall_ms(), 0) // SECOND_MS
+    units = ((seconds // 86_400, "d"), (seconds // 3_600 % 24, "h"), (seconds // 60 % 60, "m"))
+    told = [f"{number}{unit}" for number, unit in units if number]
+    return " ".join(told[:2]) or f"{seconds}s"
+
+
+def by(settlements: list[str]) -> list[str]:
+    """How an order is settled, as a mark; usual is `plain`."""
+    return [] if settlements in ([], [PLAIN]) else [f"by {plain(' or '.join(settlements))}"]
+
+
 # --- trades ----------------------------------------------------------------------------------
 
 
@@ -143,7 +164,7 @@ def show_trades(trades: list[dict[str, Any]]) -> None:
     if not trades:
         console().print("No trades.")
         return
-    table = _table(
+    table = new_table(
         f"Trades ({trades[0]['money']})",
         "Id",
         "We",
@@ -152,8 +173,9 @@ def show_trades(trades: list[dict[str, Any]]) -> None:
         "Total",
         "With",
         "State",
-        "Whose turn",
+        "Turn",
     )
+    table.columns[6].no_wrap = True  # one word
     for trade in trades:
         instrument = INVOCATION.instrument(trade["market"])
         state = trade["state"].upper() if trade["turn"] == "nobody" else trade["state"]
@@ -228,7 +250,7 @@ def show_trade(trade: dict[str, Any], messages: list[dict[str, Any]]) -> None:
 
 def show_holds(holds: list[dict[str, Any]]) -> None:
     """Every hold on our orders."""
-    table = _table(
+    table = new_table(
         "Holds", "Trade", "Order", "Taker", "Quantity", "State", "Left", "Fence", "Redis"
     )
     for hold in holds:
@@ -247,113 +269,12 @@ def show_holds(holds: list[dict[str, Any]]) -> None:
     console().print(table if holds else "No holds.")
 
 
-# --- the book ----------------------------------------------------------------------------------
-
-
-def book_table(book: dict[str, Any]) -> Table:
-    """Asks above, the spread, bids below; bars show the cumulative depth."""
-    instrument = INVOCATION.instrument(book["market"])
-    base, quote = instrument.base, instrument.quote
-    table = Table(
-        title=book["market"],
-        title_justify="left",
-        caption=_caption(book),
-        caption_justify="left",
-        header_style="bold",
-        box=None,
-        pad_edge=False,
-        min_width=_BOOK_WIDTH,
-    )
-    for name in (f"Price {quote}", f"Quantity {base}", f"Sum {base}", "Orders"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("Depth", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    sums = [one["cumulative_lots"] for one in (*book["asks"], *book["bids"])]
-    largest = max(sums, default=1)
-    for level in reversed(book["asks"]):
-        table.add_row(*_level(level, instrument, largest), style="red")
-    spread = book["spread_ticks"]
-    middle = "no spread" if spread is None else f"spread {format_price(spread, instrument)}"
-    table.add_row("", "", "", "", middle, style="bold")
-    for level in book["bids"]:
-        table.add_row(*_level(level, instrument, largest), style="green")
-    return table
-
-
-def _caption(book: dict[str, Any]) -> str:
-    """Whose orders these are."""
-    stale = f", {book['stale_makers']} stale" if book["stale_makers"] else ""
-    makers = book["makers"]
-    text = f"{makers} maker{'' if makers == 1 else 's'}{stale}"
-    if "peer" not in book:
-        return text
-    return (
-        f"of peer {plain(book['peer'][:8])}, {book['snapshots']} signed snapshots verified; {text}"
-    )
-
-
-def _bar(lots: int, largest: int) -> str:
-    """A bar of 1 to _BAR characters, rounded up so that nothing is invisible."""
-    block = "\u2588" if (sys.stdout.encoding or "").lower().startswith("utf") else "#"
-    return block * max(-(-lots * _BAR // max(largest, 1)), 1)
-
-
-def _level(level: dict[str, Any], instrument: Instrument, largest: int) -> list[str]:
-    marks = [
-        f"{name} {format_quantity(level[f'{name}_lots'], instrument).split()[0]}"
-        for name in ("own", "stale")
-        if level[f"{name}_lots"]
-    ]
-    return [
-        format_price(level["price_ticks"], instrument).split()[0],
-        format_quantity(level["quantity_lots"], instrument).split()[0],
-        format_quantity(level["cumulative_lots"], instrument).split()[0],
-        str(level["orders"]),
-        _bar(level["cumulative_lots"], largest),
-        ", ".join(marks),
-    ]
-
-
-def book_orders_table(book: dict[str, Any]) -> Table:
-    """Every order of a book by itself, best first."""
-    instrument = INVOCATION.instrument(book["market"])
-    table = _table("Orders", "Id", "Maker", "Side", "Price", "Left", "Held", "Expires", "")
-    for order in book["orders"]:
-        marks = [name for name in ("own", "stale", "all_or_none") if order[name]]
-        table.add_row(
-            order["order_id"][:ID_CHARS],
-            order["maker"][:8],
-            order["side"],
-            format_price(order["price_ticks"], instrument),
-            format_quantity(order["remaining_lots"], instrument),
-            format_quantity(order["held_lots"], instrument),
-            when(order["expires_at_ms"]),
-            ", ".join(marks).replace("_", "-"),
-        )
-    return table
-
-
-def matches_table(matches: list[dict[str, Any]], instrument: Instrument) -> Table:
-    """What crosses, best first."""
-    table = _table("Matches", "Order", "Maker", "Quantity", "Price", "Found in")
-    for match in matches:
-        source = match["source"] if match["source"] == "book" else f"peer {match['source'][:8]}"
-        table.add_row(
-            match["order_id"][:ID_CHARS],
-            match["maker"][:8],
-            format_quantity(match["quantity_lots"], instrument),
-            format_price(match["price_ticks"], instrument),
-            plain(source),
-        )
-    return table
-
-
 # --- peers and the node --------------------------------------------------------------------------
 
 
 def show_peers(peers: list[dict[str, Any]]) -> None:
     """Every known peer."""
-    table = _table("Peers", "Peer", "State", "Address", "From", "Heard", "Skew", "Orders", "Why")
+    table = new_table("Peers", "Peer", "State", "Address", "From", "Heard", "Skew", "Orders", "Why")
     for peer in peers:
         heard = "" if peer["heard_ms_ago"] is None else f"{peer['heard_ms_ago'] // 1_000} s ago"
         skew = "" if peer["skew_ms"] is None else f"{peer['skew_ms']} ms"
@@ -372,7 +293,7 @@ def show_peers(peers: list[dict[str, Any]]) -> None:
 
 def show_candidates(candidates: list[dict[str, Any]]) -> None:
     """Every address where a peer might be: who named it, and how it stands."""
-    table = _table("Candidates", "Address", "From", "Peer", "State", "Tried", "Next", "Why")
+    table = new_table("Candidates", "Address", "From", "Peer", "State", "Tried", "Next", "Why")
     for one in candidates:
         retry_ms = one["retry_ms"]
         table.add_row(
@@ -389,7 +310,7 @@ def show_candidates(candidates: list[dict[str, Any]]) -> None:
 
 def show_makers(makers: list[dict[str, Any]]) -> None:
     """The order log of every maker and market."""
-    table = _table(
+    table = new_table(
         "Makers", "Maker", "Market", "Orders", "Epoch", "Sequence", "Lag", "State", "Why"
     )
     for maker in makers:

@@ -15,6 +15,7 @@ from zmqex.kernel.core import Core
 from zmqex.kernel.orders import OwnOrders
 from zmqex.kernel.records import Trade
 from zmqex.kernel.replicas import FoundOrder
+from zmqex.kernel.terms import how_to_settle
 from zmqex.kernel.trades import Trades
 from zmqex.kernel.views import order_view, trade_view
 from zmqex.limits import ANSWER_WAIT_MS
@@ -44,7 +45,7 @@ _NOT_TAKEN: Final[Mapping[RejectReason, str]] = {
     RejectReason.MALFORMED: "its pay mode is none that this node knows",
     RejectReason.OWN_ORDER: "it is your own",
     RejectReason.STALE_MAKER: "its maker has not been heard for a while",
-    RejectReason.UNSUPPORTED_SETTLEMENT: "it cannot be settled so by both nodes: it names",
+    RejectReason.UNSUPPORTED_SETTLEMENT: "",  # see `terms.how_to_settle`
     RejectReason.INVALID_QUANTITY: "the quantity must be more than 0",
     RejectReason.INSUFFICIENT_QUANTITY: "can be taken of it now, not more",
 }
@@ -84,15 +85,23 @@ class Job(msgspec.Struct):
     failed: set[bytes] = msgspec.field(default_factory=set)  # those of the trades that came to none
     skipped: list[dict[str, Any]] = msgspec.field(default_factory=list)
 
-    def skip(self, maker: bytes, order_id: bytes, reason: str, for_ms: int = 0) -> None:
-        """Name a maker that was passed over, why, and for how long it is not asked again."""
+    def skip(
+        self, maker: bytes, order_id: bytes, reason: str, for_ms: int = 0, settles: str = ""
+    ) -> None:
+        """Name a maker that was passed over, why, and for how long it is not asked again.
+
+        `settles`: what is to be said of how its order is settled, where that is why.
+        """
+        detail = _SKIPPED.get(reason, reason.replace("_", " "))
+        if reason == RejectReason.UNSUPPORTED_SETTLEMENT:
+            detail = settles or detail
         self.skipped.append(
             {
                 "maker": to_text(maker),
                 "order_id": order_id.hex(),
                 "reason": reason,
                 "for_ms": for_ms,
-                "detail": _SKIPPED.get(reason, reason.replace("_", " ")),
+                "detail": detail,
             }
         )
 
@@ -182,7 +191,7 @@ class Answers:
         """An order cannot be taken; nobody was asked."""
         why = _NOT_TAKEN[reason]
         if reason is RejectReason.UNSUPPORTED_SETTLEMENT:
-            why = f"{why} {' or '.join(found.order.settlements)}"
+            why = how_to_settle(self._core, found)
         if reason is RejectReason.INSUFFICIENT_QUANTITY:
             instrument = self._core.currencies.instrument(found.order.market)
             why = f"{format_quantity(found.available_lots, instrument)} {why}"

@@ -5,7 +5,7 @@ Not for: keeping books up to date (`replicas`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from zmqex.errors import RemoteProtocolError
@@ -35,6 +35,7 @@ _HAS_NONE: Final = (
     RejectReason.OLD_EPOCH,
     RejectReason.SEQUENCE_GAP,
 )
+Rows = Mapping[bytes, Mapping[bytes, Row]]  # by maker and order id
 _LOTS: Final = ("quantity_lots", "cumulative_lots", "own_lots", "stale_lots")
 
 
@@ -97,9 +98,9 @@ class Books:
     ) -> dict[str, Any]:
         """The answer's shape, as promised in `commands.GetBook`."""
         depth = command.depth or len(book)
-        bids, bid_orders = self._side(book, Side.BUY, depth)
-        asks, ask_orders = self._side(book, Side.SELL, depth)
         rows = {fold.maker: fold.orders for fold in folds}
+        bids, bid_orders = self._side(book, Side.BUY, depth, rows)
+        asks, ask_orders = self._side(book, Side.SELL, depth, rows)
         makers = [fold.maker for fold in folds if fold.orders]
         bid, ask = book.best_bid(), book.best_ask()
         shown = [*bid_orders, *ask_orders] if command.orders else []
@@ -114,7 +115,7 @@ class Books:
         }
 
     def _side(
-        self, book: Book, side: Side, depth: int
+        self, book: Book, side: Side, depth: int, rows: Rows
     ) -> tuple[list[dict[str, Any]], list[BookOrder]]:
         """The best levels of a side, and their orders."""
         levels: list[dict[str, Any]] = []
@@ -132,6 +133,7 @@ class Books:
                         "orders": 0,
                         "own_lots": 0,
                         "stale_lots": 0,
+                        "settlement_lots": {},
                     }
                 )
             level, lots = levels[-1], order.available_lots
@@ -143,10 +145,15 @@ class Books:
                 level["own_lots"] += lots
             elif self._replicas.is_stale(order.maker):
                 level["stale_lots"] += lots
+            by = level["settlement_lots"]
+            for word in rows[order.maker][order.order_id].order.settlements:
+                by[word] = by.get(word, 0) + lots
             orders.append(order)
         for level in levels:
             # Orders of strangers may add up to more than any number that can be told.
             level.update({name: min(level[name], INTEGER_MAX) for name in _LOTS})
+            by = level["settlement_lots"]
+            by.update({word: min(lots, INTEGER_MAX) for word, lots in by.items()})
         return levels, orders
 
     def _order(self, order: BookOrder, row: Row) -> dict[str, Any]:
@@ -163,6 +170,7 @@ class Books:
             "own": order.maker == self._core.identity,
             "stale": self._replicas.is_stale(order.maker),
             "all_or_none": bool(order.flags & OrderFlags.ALL_OR_NONE),
+            "settlements": list(row.order.settlements),
         }
 
 

@@ -120,9 +120,11 @@ class GetBook(CommandBase, frozen=True, tag="get_book"):
 
     `{"market", "bids": [LEVEL], "asks": [LEVEL], "spread_ticks": int | None, "makers",
     "orders": [BOOK_ORDER], "stale_makers"}`; LEVEL: `{"price_ticks", "quantity_lots", "orders",
-    "cumulative_lots", "own_lots", "stale_lots"}` (the first two count stale lots too); BOOK_ORDER
-    (with `orders`): `{"order_id", "maker", "side", "price_ticks", "remaining_lots", "held_lots",
-    "available_lots", "minimum_lots", "expires_at_ms", "own", "stale", "all_or_none"}`, best first.
+    "cumulative_lots", "own_lots", "stale_lots", "settlement_lots": {"plain": ...}}` (the first two
+    count stale lots too; lots that may be settled in two ways count for both); BOOK_ORDER (with
+    `orders`): `{"order_id", "maker", "side", "price_ticks", "remaining_lots", "held_lots",
+    "available_lots", "minimum_lots", "expires_at_ms", "own", "stale", "all_or_none",
+    "settlements"}`, best first.
     """
 
     market: Text

@@ -309,7 +309,8 @@ class Desk:
     def _skip(self, job: Job, maker: bytes, order_id: bytes, reason: str) -> None:
         aside = self._sessions.set_aside_until(maker)
         for_ms = 0 if aside is None else aside[0] - self._core.now.monotonic_ms
-        job.skip(maker, order_id, reason, for_ms)
+        found = self._replicas.row(order_id)
+        job.skip(maker, order_id, reason, for_ms, terms.how_to_settle(self._core, found))
 
     def _asks_again(self, job: Job, trade: Trade) -> bool:
         """A maker that had too much of us at once is asked again, a moment later, a few times."""
@@ -381,9 +382,9 @@ class Desk:
             aside = self._sessions.set_aside_until(fill.maker)
             reason = aside[1] if aside else RejectReason.STALE_MAKER
             if not aside and not self._replicas.is_stale(fill.maker):
-                common = self._settles(fill.order_id, job.settlements)
-                too_many = RejectReason.TOO_MANY_HOLDS  # TAKES_PER_ORDER_MAX
-                reason = too_many if common else RejectReason.UNSUPPORTED_SETTLEMENT
+                reason = RejectReason.TOO_MANY_HOLDS  # TAKES_PER_ORDER_MAX
+                if not self._settles(fill.order_id, job.settlements):
+                    reason = RejectReason.UNSUPPORTED_SETTLEMENT
             if to_text(fill.maker) not in named:
                 named.add(to_text(fill.maker))
                 self._skip(job, fill.maker, fill.order_id, reason.value)

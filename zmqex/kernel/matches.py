@@ -154,6 +154,7 @@ class Matching:
             crosses = price <= worst if order.side == Side.BUY else price >= worst
             if match.maker == self._core.identity or not crosses:
                 continue  # nobody takes from himself, and a peer may say anything
+            ours = self._replicas.row(match.order_id)
             question.found.setdefault(
                 match.order_id.hex(),
                 {
@@ -162,6 +163,7 @@ class Matching:
                     "quantity_lots": match.quantity_lots,
                     "price_ticks": match.price_ticks,
                     "source": source,
+                    "settlements": list(ours.order.settlements) if ours else [],
                 },
             )
 

@@ -184,6 +184,20 @@ def choose_settlement(core: Core, wanted: tuple[str, ...], found: FoundOrder) ->
     return ""
 
 
+def how_to_settle(core: Core, found: FoundOrder | None) -> str:
+    """How an order of another maker is settled, and what to say to take it, if anything helps."""
+    if found is None:
+        return ""
+    order, our_side = found.order, other_side(found.order.side)
+    whys = {
+        one: why_not_settle(core, one, TradeRole.TAKER, our_side, order.market)
+        for one in order.settlements
+    }
+    way = next((one for one, why in whys.items() if not why), "")
+    hint = f"take it with --settlement {way}" if way else next(iter(whys.values()))
+    return f"it is settled by {' or '.join(whys)}; {hint}"
+
+
 def outside_band(
     core: Core, book: Book, order: IncomingOrder, usable: Callable[[BookOrder], bool]
 ) -> str:
