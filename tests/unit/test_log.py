@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import struct
+import time
 from typing import Any
 
 import pytest
@@ -11,8 +13,8 @@ from tests.wire import MARKET, NETWORK, START_MS, order
 from zmqex.limits import CLOCK_SKEW_MAX_MS, ORDER_LIFE_MAX_MS
 from zmqex.protocol.codec import encode
 from zmqex.protocol.identity import ZERO_DIGEST, digest, order_id
-from zmqex.protocol.log import Fold, Plan, topic
-from zmqex.protocol.messages import Batch, Close, Fill, Operation, Place, Update
+from zmqex.protocol.log import Fold, Plan, Row, topic
+from zmqex.protocol.messages import Batch, Close, Fill, Head, Operation, Place, Update
 from zmqex.reasons import RejectReason
 
 MAKER = b"m" * 32
@@ -53,6 +55,15 @@ def say(fold: Fold, *operations: Operation) -> RejectReason | None:
     before = state(fold)
     plan = fold.check(said, digest(encode(said)))
     assert state(fold) == before
+    if isinstance(plan, RejectReason):
+        return plan
+    fold.apply(plan)
+    return None
+
+
+def say_unseen(fold: Fold, *operations: Operation) -> RejectReason | None:
+    """Apply the next batch, or tell the refusal, and look at nothing: that would cost more."""
+    plan = fold.check(batch(fold, *operations), b"d" * 32)
     if isinstance(plan, RejectReason):
         return plan
     fold.apply(plan)
@@ -202,6 +213,53 @@ def test_a_head_only_log_follows_the_chain_without_orders() -> None:
     fold.forget_orders()
     assert say(fold, Update(key, 1, 0), Close(b"u" * 32, "x")) is None
     assert (fold.sequence, fold.orders, fold.head_only) == (2, {}, True)
+
+
+def crowded(remaining: dict[bytes, int]) -> Fold:
+    """Return a log that stands at a head with open orders of these ids, equal but for that."""
+    fold = new_fold()
+    rows = {key: Row(place(1)[1].order, lots, 0) for key, lots in remaining.items()}
+    fold.restore(Head(MARKET, EPOCH, 1, b"h" * 32, len(rows), ZERO_DIGEST), rows)
+    return fold
+
+
+def test_a_change_reaches_its_own_row_wherever_its_bytes_stand_as_well() -> None:
+    """Two rows side by side read like another order's from the first one's middle on."""
+    numbers, numbers_before = (7 << 56, 0), (1_000, 0)
+    key = b"\x07" + b"k" * 15 + struct.pack(">QQ", *numbers_before)
+    before, after = b"\x07" + b"b" * 15 + key[:16], struct.pack(">QQ", *numbers) + b"a" * 16
+    for operation in (Close(key, "cancelled"), Update(key, 900, 1)):
+        fold = crowded({before: numbers_before[0], after: 5, key: numbers[0]})
+        assert say(fold, operation) is None
+        assert fold.root() == root_from_the_text(fold)
+        assert [one for one, _ in fold.bucket(7)] == sorted(fold.orders)
+
+
+def test_a_change_costs_the_same_however_many_orders_share_its_bucket() -> None:
+    """A maker can choose ids that all start alike, and change them as often as it may."""
+    ids = [number.to_bytes(4, "big") * 8 for number in range(10_000)]
+    took_s = []
+    for bucket in (lambda key: key[-1:], lambda _key: b"\x07"):
+        keys = [bucket(key) + key[1:] for key in ids]
+        fold = crowded(dict.fromkeys(keys, 1_000))
+        began_s = time.perf_counter()
+        for start in range(7_424, 10_000, 128):
+            changes = [Update(key, 900, 0) for key in keys[start : start + 128]]
+            assert say_unseen(fold, *changes) is None
+        took_s.append(time.perf_counter() - began_s)
+        assert fold.root() == root_from_the_text(fold)
+    assert took_s[1] < 10 * took_s[0]
+
+
+def test_orders_that_come_and_go_leave_nothing_behind() -> None:
+    """Nobody need ask for the root in between."""
+    fold = new_fold()
+    for number in range(1_000):
+        key, placed = place(number % 7)
+        assert say_unseen(fold, placed, Update(key, 5, 1)) is None
+        assert say_unseen(fold, Close(key, "cancelled")) is None
+        assert sum(map(len, fold._buckets)) <= 48 * 2
+    assert fold.root() == root_from_the_text(fold)
 
 
 def test_a_market_has_its_own_topic() -> None:

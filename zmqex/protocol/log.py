@@ -148,7 +148,7 @@ class Fold:
         if not self._root:
             for number, known in enumerate(self._digests):
                 if not known:
-                    self._digests[number] = _packed_digest(self._buckets[number])
+                    self._digests[number] = _packed_digest(self._packed(number))
             self._root = root_of(b"".join(self._digests))
         return self._root
 
@@ -159,7 +159,7 @@ class Fold:
 
     def bucket(self, number: int) -> list[tuple[bytes, Row]]:
         """The open orders whose ids start with that byte, in order of id."""
-        packed = _sorted_rows(self._buckets[number])
+        packed = _sorted_rows(self._packed(number))
         return [(key, self.orders[key]) for key, _, _ in map(_ROW.unpack, packed)]
 
     def read_order(self, raw: bytes) -> Order | RejectReason:
@@ -187,21 +187,35 @@ class Fold:
         self.order_bytes = 0  # of the open orders' terms
         self.frozen: list[Frozen] = []
         self._buckets = [bytearray() for _ in range(BUCKETS)]  # packed rows, in any order
+        self._unpacked = [0] * BUCKETS  # how many changes these rows do not show yet
         self._digests = [EMPTY_BUCKET] * BUCKETS  # b"" where a bucket has changed since
         self._root = _EMPTY_ROOT  # b"" where any has
 
     def _change(self, key: bytes, row: Row | None) -> None:
-        """Put another row, or none, in the place of an open order's."""
-        before = self.orders[key]
-        packed = _pack_row(key, before.remaining_lots, before.held_lots)
+        """Put another row, or none, in the place of an open order's.
+
+        Its bucket is packed anew when its digest is wanted, or when half of it is out of date: so
+        no change costs more because ids start alike, which their maker can bring about.
+        """
         if row is None:
-            del self.orders[key]
-            self.order_bytes -= len(before.raw)
-            changed = b""
+            self.order_bytes -= len(self.orders.pop(key).raw)
         else:
             self.orders[key] = row
-            changed = _pack_row(key, row.remaining_lots, row.held_lots)
-        self._buckets[key[0]] = self._buckets[key[0]].replace(packed, changed)
+        number = key[0]
+        self._unpacked[number] = changes = self._unpacked[number] + 1
+        if 2 * changes * _ROW.size > len(self._buckets[number]):
+            self._packed(number)
+
+    def _packed(self, number: int) -> bytearray:
+        """The packed rows of a bucket as its orders are now, in any order."""
+        if self._unpacked[number]:
+            orders = self.orders
+            # One that was closed and came back is there twice.
+            keys = dict.fromkeys([key for key, _, _ in _ROW.iter_unpack(self._buckets[number])])
+            rows = [(key, orders[key]) for key in keys if key in orders]
+            self._buckets[number] = bytearray(_pack_rows(rows))
+            self._unpacked[number] = 0
+        return self._buckets[number]
 
     def _fill(self, plan: Plan, batch: Batch) -> RejectReason | None:
         """Put into a plan what a batch makes of each order that it speaks of, or say why not."""
@@ -260,7 +274,10 @@ class Fold:
             return RejectReason.UNKNOWN_ORDER
         if isinstance(operation, Update):
             remaining, held = operation.remaining_lots, operation.held_lots
-            if not held <= remaining <= row.order.quantity_lots:
+            most = row.remaining_lots
+            if remaining > most:  # hardly ever: else the terms need not be read
+                most = row.order.quantity_lots
+            if not held <= remaining <= most:
                 return RejectReason.INVALID_QUANTITY
             rows[key] = Row(row.raw, remaining, held)
         elif isinstance(operation, Close):
@@ -310,8 +327,11 @@ class Frozen:
 
 def bucket_digest(rows: Iterable[tuple[bytes, Row]]) -> bytes:
     """The digest of a bucket's rows, which come in any order."""
-    packed = [_pack_row(key, row.remaining_lots, row.held_lots) for key, row in rows]
-    return _packed_digest(b"".join(packed))
+    return _packed_digest(_pack_rows(rows))
+
+
+def _pack_rows(rows: Iterable[tuple[bytes, Row]]) -> bytes:
+    return b"".join([_pack_row(key, row.remaining_lots, row.held_lots) for key, row in rows])
 
 
 def _packed_digest(packed: bytes | bytearray) -> bytes:
