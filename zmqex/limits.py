@@ -272,6 +272,10 @@ REQUESTS_PENDING_MAX: Final = 4_096
 # A peer's requests: a burst of a book's worth of pages, then a steady rate.
 REQUESTS_PER_SECOND: Final = 100
 REQUESTS_BURST: Final = 500
+# What it may be told in answer to questions that read (books, logs, heads, peers): at once a book
+# of 400,000 orders, then a steady rate that leaves a small line free for trades.
+ANSWER_BYTES_PER_SECOND: Final = 2 * 1024 * 1024
+ANSWER_BYTES_BURST: Final = 32 * 1024 * 1024
 REQUEST_SOURCES_MAX: Final = 1_024
 # What one peer may stream: messages cost a signature check each (2,000 are a fifth of a core), a
 # batch's operations and its bytes what comes after.  At once: a large maker's whole book, or what a

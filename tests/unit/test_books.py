@@ -11,6 +11,7 @@ from tests.wire import MARKET, Host, Wire
 from zmqex import limits
 from zmqex.kernel import effects as out
 from zmqex.kernel.commands import GetBook, GetPeerBook, GetStatus
+from zmqex.limits import PEERS_PAGE_MAX
 from zmqex.protocol.identity import seal, to_text
 from zmqex.protocol.log import Frozen
 from zmqex.protocol.messages import Heads, Rows, Snapshot, Update
@@ -120,13 +121,12 @@ def test_a_peers_book_that_lies_is_refused(fault: str) -> None:
     beat, digests = peer.beat(), Frozen(peer.fold).digests
     forged = seal(key, "play", "heartbeat", msgspec.msgpack.decode(beat)[0])
     if fault == "heads":
-        peer.reply(host, "heads", Heads([peer.beat()]))
+        peer.reply(host, "heads", Heads([peer.beat()] * PEERS_PAGE_MAX))
         peer.reply(host, "heads", Heads([peer.beat()]))
     elif fault == "head signature":
         peer.reply(host, "heads", Heads([forged]))
     else:
         peer.reply(host, "heads", Heads([beat]))
-        peer.reply(host, "heads", Heads([]))
         if fault == "snapshot signature":
             beat = forged
         elif fault == "other head":
@@ -153,7 +153,6 @@ def test_a_peers_book_may_be_empty_or_lack_a_maker() -> None:
     for reason, shown in (("sequence_gap", True), ("shutting_down", False)):
         fetched(host, peer)
         peer.reply(host, "heads", Heads([peer.beat()]))
-        peer.reply(host, "heads", Heads([]))
         peer.reject(host, "snapshot", reason)
         assert host.answers()[-1].ok is shown
 
@@ -167,7 +166,6 @@ def test_a_peers_book_with_too_many_orders_ends_with_what_fits(
     peer.publish(peer.new(1)[1], peer.new(2)[1])
     fetched(host, peer)
     peer.reply(host, "heads", Heads([peer.beat()]))
-    peer.reply(host, "heads", Heads([]))
     peer.give_snapshot(host)
     assert host.answers()[-1].result["snapshots"] == 0
 

@@ -127,6 +127,7 @@ def test_the_operator_sees_where_each_candidate_came_from_and_why_it_is_not_conn
     bob.handle(happened.CandidatesFound(found))
     assert rows(bob)["10.1.1.1"]["state"] == "dialling"
     bob.handle(happened.HelloAnswered(liar.address, HELLO, "dht", liar.record(network="main")))
+    assert rows(bob)[liar.address]["why"] == "its record is refused: wrong_network"
     wire.run(1_000)
     seen = rows(bob)
     live = seen[alice.address]
@@ -136,7 +137,6 @@ def test_the_operator_sees_where_each_candidate_came_from_and_why_it_is_not_conn
     silent = seen["10.1.1.1"]
     assert (silent["state"], silent["why"], silent["failures"]) == ("waiting", "silent", 1)
     assert 0 < silent["retry_ms"] <= 1_250
-    assert seen[liar.address]["why"] == "its record is refused: wrong_network"
     alice.handle(happened.Stopping())
     wire.run(10)
     assert rows(bob)[alice.address]["why"] == "it has left"

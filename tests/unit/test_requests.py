@@ -12,8 +12,10 @@ from zmqex.kernel.requests import Answer, Refusal
 from zmqex.protocol.codec import decode, encode_frame
 from zmqex.protocol.messages import (
     Empty,
+    Heads,
     Limits,
     Pong,
+    Reject,
 )
 from zmqex.reasons import RejectReason
 
@@ -161,6 +163,35 @@ def test_a_peer_may_ask_so_often_and_no_more() -> None:
     assert stranger.refused(host, "ping").reason == "rate_limited"
 
 
+def test_a_peer_is_told_so_many_bytes_and_no_more() -> None:
+    """The answer that goes beyond is given; then whoever reads waits, and nobody else does."""
+    wire, host, stranger = alone()
+    stranger.greet(host)
+    other = Stranger(wire, "other", "10.9.9.8")
+    other.greet(host)
+    page = Heads([b"x" * (limits.FRAME_BYTES_MAX - 1_000)])
+    host.n.sessions.serve(
+        "heads", lambda incoming: host.n.sessions.answer(incoming, page), reading=True
+    )
+    told, begun_ms = 0, wire.monotonic_ms
+    while (reply := stranger.ask(host, "heads")).kind == "heads":
+        told += limits.FRAME_BYTES_MAX - 1_000
+        wire.run(10)  # so that its questions are not too many
+    allowed = limits.ANSWER_BYTES_BURST
+    allowed += (wire.monotonic_ms - begun_ms) * limits.ANSWER_BYTES_PER_SECOND // 1_000
+    assert abs(told - allowed) < limits.FRAME_BYTES_MAX
+    refusal = decode(reply.body, Reject)
+    assert refusal.reason == "rate_limited"
+    assert 0 < refusal.retry_after_ms <= 1_000
+    assert host.n.core.counted["over_answer_bytes"] == 1
+    assert stranger.ask(host, "ping").kind == "ping"
+    assert other.ask(host, "heads").kind == "heads"
+    wire.run(refusal.retry_after_ms - 1)
+    assert stranger.ask(host, "heads").kind == "reject"
+    wire.run(1)
+    assert stranger.ask(host, "heads").kind == "heads"
+
+
 def test_rates_are_kept_for_so_many_askers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who asked longest ago is forgotten first: its next question starts a fresh burst."""
     monkeypatch.setattr("zmqex.kernel.requests.REQUEST_SOURCES_MAX", 2)
@@ -191,3 +222,5 @@ def test_limits_are_told() -> None:
     }
     assert told["batch_operations"] == limits.BATCH_OPERATIONS_MAX
     assert told["requests_per_second"] == limits.REQUESTS_PER_SECOND
+    assert told["answer_bytes_per_second"] == limits.ANSWER_BYTES_PER_SECOND
+    assert told["answer_bytes_burst"] == limits.ANSWER_BYTES_BURST

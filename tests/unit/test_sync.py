@@ -102,7 +102,7 @@ def test_who_has_no_log_is_not_told_and_what_is_known_is_not_read_again() -> Non
     assert beat in heads
     assert len(heads) == 2  # the maker's and ours
     before = counted(host, "ignored_old_heartbeat")
-    answer_heads(peer, host, beat)
+    answer_heads(peer, host, *[beat] * limits.PEERS_PAGE_MAX)
     assert counted(host, "ignored_old_heartbeat") == before
     asked = [decode(one.body, Page).after for one in peer.asked(host, "heads")]
     assert asked == [b"", maker.identity]
@@ -115,7 +115,9 @@ def test_a_new_peer_is_asked_for_all_heads_then_for_logs() -> None:
     key, place = absent.new(1)
     absent.publish(place)
     assert host.n.sessions.peers[peer.identity].state is State.SYNCING
-    answer_heads(peer, host, absent.beat(later_ms=-60_000))
+    full = [absent.beat(later_ms=-60_000 - one) for one in range(limits.PEERS_PAGE_MAX)]
+    answer_heads(peer, host, *full)
+    assert decode(peer.asked(host, "heads")[-1].body, Page).after == absent.identity
     answer_heads(peer, host)
     assert host.n.sessions.peers[peer.identity].state is State.SYNCING
     wire.run(limits.GAP_WAIT_MS + 1)
@@ -138,11 +140,42 @@ def test_a_log_that_nobody_could_be_asked_for_is_fetched_from_the_next_peer() ->
     assert log_of(host, maker).state == "behind"
     maker.befriend(host)
     answer_heads(maker, host, maker.beat(later_ms=-1))
-    answer_heads(maker, host)
     wire.run(limits.GAP_WAIT_MS + 1)
     maker.reply(host, "log", LogPage(maker.envelopes, 0))
     wire.run(0)
     assert resting(host) == [key]
+
+
+@pytest.mark.parametrize("size", [limits.PEERS_PAGE_MAX - 1, 8])
+def test_a_page_of_heads_that_may_have_been_cut_is_not_the_last(size: int) -> None:
+    """By its number or by its bytes; any other one saves the question for an empty page."""
+    weight = limits.LOG_PAGE_BYTES_MAX // (2 * size)
+    for number, page in ((size, 100), (size, weight - 1)):
+        assert Heads([b"x" * page] * number).is_last
+    assert not Heads([b"x" * 100] * limits.PEERS_PAGE_MAX).is_last
+    assert not Heads([b"x" * (weight + 1)] * size).is_last
+    assert Heads([]).is_last
+
+
+def test_a_peer_that_has_told_enough_for_now_is_asked_for_heads_again_when_it_says() -> None:
+    """From where it stopped, some times; then what it did not tell has to come by itself."""
+    wire, host, peer = scene()
+    absent = Maker(wire, "absent", "10.7.7.7")
+    full = [absent.beat(later_ms=-one) for one in range(limits.PEERS_PAGE_MAX)]
+    answer_heads(peer, host, *full)
+    for tries in range(limits.SYNC_RETRIES_MAX):
+        asked = len(peer.asked(host, "heads"))
+        assert asked == tries + 2
+        peer.reject(host, "heads", "rate_limited", 40)
+        wire.run(39)
+        assert len(peer.asked(host, "heads")) == asked
+        wire.run(1)
+        assert decode(peer.asked(host, "heads")[-1].body, Page).after == absent.identity
+        assert host.n.sessions.peers[peer.identity].state is State.SYNCING
+    peer.reject(host, "heads", "rate_limited", 40)
+    wire.run(5_000)
+    assert len(peer.asked(host, "heads")) == limits.SYNC_RETRIES_MAX + 2
+    assert host.n.sessions.peers[peer.identity].state is State.LIVE
 
 
 def test_heads_that_cannot_be_believed_end_the_sync() -> None:

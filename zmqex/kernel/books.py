@@ -215,13 +215,13 @@ class Fetch:
             if isinstance(answer, Refusal):
                 self._done(self, answer)
             else:
-                self._on_heads(after, decode(answer, Heads).heartbeats)
+                self._on_heads(after, decode(answer, Heads))
 
         self._sessions.request(self._peer, "heads", Page(after), on_answer)
 
-    def _on_heads(self, after: bytes, heartbeats: list[bytes]) -> None:
+    def _on_heads(self, after: bytes, page: Heads) -> None:
         last = after
-        for raw in heartbeats:
+        for raw in page.heartbeats:
             envelope = decode_envelope(raw)
             beat = decode(envelope.body, Heartbeat)
             last = max(last, beat.maker)
@@ -229,9 +229,9 @@ class Fetch:
                 raise RemoteProtocolError("a heartbeat with a wrong signature", penalty=10)
             heads = [head for head in beat.heads if head.market == self._market and head.sequence]
             self._wanted.extend((beat.maker, head) for head in heads)
-        if heartbeats and last <= after:
+        if page.heartbeats and last <= after:
             raise RemoteProtocolError("heads that do not go on", penalty=5)
-        if heartbeats and len(self._wanted) < MAKERS_MAX:
+        if not page.is_last and len(self._wanted) < MAKERS_MAX:
             self._ask_heads(last)
         else:
             self._next_log()

@@ -43,6 +43,11 @@ class TokenBucket:
         self._parts = left
         return 0
 
+    def owe(self, now_ms: int, tokens: int) -> None:
+        """Take tokens that may not be there: nothing more is until they are paid back."""
+        self.take(now_ms, 0)
+        self._parts -= tokens * SECOND_MS
+
 
 class Budgets:
     """The stream budgets of every peer: messages, operations and bytes a second."""

@@ -41,7 +41,7 @@ class Exchange:
         self._waiting: dict[bytes, None] = {}  # live peers that have not been asked yet
         self._under_way = 0
         self._barren = 0  # exchanges in a row that told of nobody new
-        links.serve("peers", self._on_asked)
+        links.serve("peers", self._on_asked, reading=True)
         links.on_live.append(self.ask)
 
     def start(self) -> None:

@@ -45,7 +45,7 @@ class Matching:
         self._core = core
         self._sessions = sessions
         self._replicas = replicas
-        sessions.serve("matches", self._on_matches)
+        sessions.serve("matches", self._on_matches, reading=True)
 
     def _on_matches(self, incoming: Incoming) -> None:
         order = decode(incoming.body, MatchesRequest).order

@@ -17,6 +17,8 @@ from zmqex.kernel.core import Core
 from zmqex.kernel.effects import SendReply, SendRequest
 from zmqex.kernel.events import ReplyReceived, RequestReceived, Route
 from zmqex.limits import (
+    ANSWER_BYTES_BURST,
+    ANSWER_BYTES_PER_SECOND,
     REQUEST_DEADLINE_MS,
     REQUEST_SOURCES_MAX,
     REQUESTS_BURST,
@@ -79,7 +81,8 @@ class Requests:
         self._pending: dict[int, _Pending] = {}
         self._last_id = 0
         self._handlers: dict[str, tuple[Handler, bool]] = {}
-        self._buckets: dict[tuple[bytes, str], TokenBucket] = {}
+        self._reading: set[str] = set()  # kinds whose answers are charged by their bytes
+        self._buckets: dict[tuple[bytes, str], tuple[TokenBucket, TokenBucket]] = {}
         self.can_ask: Callable[[bytes], bool] = lambda _peer: False
         self.who: Callable[[Route], bytes] = lambda _route: b""
         self.why_not: Callable[[bytes], Refusal | None] = lambda _peer: None
@@ -162,13 +165,20 @@ class Requests:
 
     # --- being asked -----------------------------------------------------------------------------
 
-    def serve(self, kind: str, handler: Handler, *, strangers: bool = False) -> None:
+    def serve(
+        self, kind: str, handler: Handler, *, strangers: bool = False, reading: bool = False
+    ) -> None:
         """Answer this kind of question; with `strangers` also before the asker has greeted.
+
+        What is `reading` gets long answers, and none while the asker has had too many bytes: what
+        changes something is never late for that.
 
         The handler calls `answer` or `refuse` once, now or later; RemoteProtocolError from it
         refuses the question as MALFORMED and blames the asker.
         """
         self._handlers[kind] = handler, strangers
+        if reading:
+            self._reading.add(kind)
 
     def on_request(self, event: RequestReceived) -> None:
         """Check rate, form, kind and asker, in this order of cost; then hand over."""
@@ -180,7 +190,7 @@ class Requests:
             self._malformed(peer, error)
             return
         incoming = Incoming(route, frame.request_id, frame.kind, frame.body, peer)
-        wait_ms = self._wait_ms(peer, route)
+        wait_ms = self._wait_ms(incoming)
         banned = self.why_not(peer)
         served = self._handlers.get(frame.kind)
         if wait_ms:
@@ -203,6 +213,9 @@ class Requests:
     def answer(self, incoming: Incoming, body: Message) -> None:
         """Answer a question; the reply has its kind."""
         frame = encode_frame(incoming.kind, incoming.request_id, body)
+        if incoming.kind in self._reading:
+            _, told = self._buckets_of(incoming)
+            told.owe(self._core.now.monotonic_ms, len(frame))
         self._core.emit(SendReply(incoming.route, frame))
 
     def refuse(
@@ -268,14 +281,28 @@ class Requests:
         self._core.count("malformed")
         self.blame(peer, error.penalty, str(error))
 
-    def _wait_ms(self, peer: bytes, route: Route) -> int:
+    def _wait_ms(self, incoming: Incoming) -> int:
         """How long this asker must wait; strangers of one address share."""
         now_ms = self._core.now.monotonic_ms
-        key = (peer, "") if peer else (b"", route.address)
-        bucket = self._buckets.pop(key, None)
-        if bucket is None:
-            bucket = TokenBucket(REQUESTS_PER_SECOND, REQUESTS_BURST, now_ms)
+        asked, told = self._buckets_of(incoming)
+        wait_ms = asked.take(now_ms)
+        if not wait_ms and incoming.kind in self._reading:
+            wait_ms = told.take(now_ms, 0)
+            if wait_ms:
+                self._core.count("over_answer_bytes")
+        return wait_ms
+
+    def _buckets_of(self, incoming: Incoming) -> tuple[TokenBucket, TokenBucket]:
+        """The questions of an asker, and the bytes that it was told."""
+        now_ms = self._core.now.monotonic_ms
+        key = (incoming.peer, "") if incoming.peer else (b"", incoming.route.address)
+        buckets = self._buckets.pop(key, None)
+        if buckets is None:
+            buckets = (
+                TokenBucket(REQUESTS_PER_SECOND, REQUESTS_BURST, now_ms),
+                TokenBucket(ANSWER_BYTES_PER_SECOND, ANSWER_BYTES_BURST, now_ms),
+            )
             if len(self._buckets) >= REQUEST_SOURCES_MAX:
                 del self._buckets[next(iter(self._buckets))]  # the one that asked longest ago
-        self._buckets[key] = bucket
-        return bucket.take(now_ms)
+        self._buckets[key] = buckets
+        return buckets

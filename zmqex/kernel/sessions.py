@@ -47,6 +47,8 @@ _PUBLISHED: Final = (
     ("peers", limits.PEERS_MAX),
     ("requests_per_second", limits.REQUESTS_PER_SECOND),
     ("requests_burst", limits.REQUESTS_BURST),
+    ("answer_bytes_per_second", limits.ANSWER_BYTES_PER_SECOND),
+    ("answer_bytes_burst", limits.ANSWER_BYTES_BURST),
     ("stream_messages_per_second", limits.STREAM_MESSAGES_PER_SECOND),
     ("stream_messages_burst", limits.STREAM_MESSAGES_BURST),
     ("stream_operations_per_second", limits.STREAM_OPERATIONS_PER_SECOND),

@@ -49,8 +49,8 @@ class Snapshots:
         self._core = core
         self._sessions = sessions
         self._replicas = replicas
-        sessions.serve("snapshot", self._on_snapshot)
-        sessions.serve("rows", self._on_rows)
+        sessions.serve("snapshot", self._on_snapshot, reading=True)
+        sessions.serve("rows", self._on_rows, reading=True)
 
     def anchor(self, log: MakerLog, heartbeat: bytes, head: Head) -> None:
         """A heartbeat says where this log stands: from now on that head can be served."""

@@ -64,11 +64,12 @@ class Sync:
         self._sessions = sessions
         self._replicas = replicas
         self._settling: dict[bytes, None] = {}  # peers whose heads are all known
+        self._waits: dict[bytes, int] = {}  # peers that have said "later", and how often
         self._repairing: dict[tuple[bytes, str], None] = {}
         self._turn = 0
-        sessions.serve("heads", self._on_heads)
-        sessions.serve("log", self._on_log)
-        sessions.serve("book", self._on_book)
+        sessions.serve("heads", self._on_heads, reading=True)
+        sessions.serve("log", self._on_log, reading=True)
+        sessions.serve("book", self._on_book, reading=True)
         sessions.on_live.append(self._on_live)
         sessions.on_start.append(self._ask_again_for_own)
 
@@ -76,6 +77,8 @@ class Sync:
 
     def _on_live(self, peer: bytes) -> None:
         self._settling.pop(peer, None)
+        self._core.cancel_timer(("heads", peer))
+        self._waits.pop(peer, None)
         self._ask_heads(peer, b"")
         self._ask_for_own(peer)
 
@@ -120,9 +123,10 @@ class Sync:
 
     def _heads_answered(self, peer: bytes, after: bytes, answer: Answer) -> None:
         if isinstance(answer, Refusal):
-            self._heads_done(peer)
+            self._heads_refused(peer, after, answer)
             return
-        heartbeats = decode(answer, Heads).heartbeats
+        page = decode(answer, Heads)
+        heartbeats = page.heartbeats
         # Most of what is told has been told by others already, and need not be read again.
         makers = self._replicas.makers.values()
         known = {maker.heartbeat: maker.identity for maker in makers if maker.heartbeat}
@@ -142,14 +146,25 @@ class Sync:
         def then(wrong: int) -> None:
             if wrong:
                 self._sessions.blame(peer, 10 * wrong, "heartbeats with a wrong signature")
-            if heartbeats and not wrong:
+            if not wrong and not page.is_last:
                 self._ask_heads(peer, last)
             else:
                 self._heads_done(peer)
 
         self._replicas.claims.verify(claims, then)
 
+    def _heads_refused(self, peer: bytes, after: bytes, refusal: Refusal) -> None:
+        """Go on later where a peer has told as much as it may for now."""
+        waits = self._waits.get(peer, 0)
+        if refusal.reason is not RejectReason.RATE_LIMITED or waits == SYNC_RETRIES_MAX:
+            self._heads_done(peer)
+            return
+        self._waits[peer] = waits + 1
+        wait_ms = min(refusal.retry_after_ms, RETRY_LAST_MS)
+        self._core.call_after(("heads", peer), wait_ms, lambda: self._ask_heads(peer, after))
+
     def _heads_done(self, peer: bytes) -> None:
+        self._waits.pop(peer, None)
         self._settling[peer] = None
         # A repair that found nobody to ask has somebody now.
         for maker in self._replicas.makers.values():

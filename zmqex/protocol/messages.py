@@ -17,6 +17,7 @@ from zmqex.limits import (
     BATCH_OPERATIONS_MAX,
     HEADS_MAX,
     LOG_PAGE_BATCHES_MAX,
+    LOG_PAGE_BYTES_MAX,
     PEERS_PAGE_MAX,
     ROWS_PAGE_MAX,
 )
@@ -246,6 +247,12 @@ class Heads(Message, frozen=True):
     """The newest heartbeat of every maker that a node knows, verbatim."""
 
     heartbeats: Annotated[list[Blob], Meta(max_length=PEERS_PAGE_MAX)]
+
+    @property
+    def is_last(self) -> bool:
+        """Whether whoever told it surely had no more: pages are filled as far as they may be."""
+        size = sum(map(len, self.heartbeats))
+        return len(self.heartbeats) < PEERS_PAGE_MAX and 2 * size < LOG_PAGE_BYTES_MAX
 
 
 class ForkProof(Message, frozen=True):
