@@ -250,6 +250,8 @@ BACK_OFF_DEAD_MS: Final = 10 * MINUTE_MS
 ADDRESSES_MAX: Final = 1_024
 # The address book keeps peers that were not seen for a month.
 PEER_FORGET_MS: Final = 30 * DAY_MS
+# Its lines: peers that are remembered, and makers that others relay.
+ADDRESS_BOOK_MAX: Final = 2_048
 # How often the address book notes that a connected peer is still there.
 PEER_NOTE_MS: Final = HOUR_MS
 # Another peer is asked whom it knows, so that two halves of a network find each other.

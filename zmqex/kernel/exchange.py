@@ -131,6 +131,7 @@ class Exchange:
                 continue
             host = record.hello.host or one.host
             if _may_tell(host, where):
+                self._links.address_book.hear(record.identity, one.record, host)
                 found.append((host, record.hello.port, SOURCE))
         new += sum(self._links.addresses.get(host, port) is None for host, port, _ in found)
         self._links.on_candidates(CandidatesFound(tuple(found)))

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from zmqex.errors import RemoteProtocolError
+from zmqex.kernel.address_book import AddressBook
 from zmqex.kernel.addresses import Address, Addresses, Step
 from zmqex.kernel.aside import Aside
 from zmqex.kernel.core import Core
@@ -19,11 +20,10 @@ from zmqex.kernel.events import CandidatesFound, HelloAnswered, HelloFailed, Rou
 from zmqex.kernel.own_record import OwnRecord
 from zmqex.kernel.peers import ASKABLE, CONNECTED, LOST, Input, Peer, State
 from zmqex.kernel.places import in_reach, is_reachable, needs_hello, why_no_place
-from zmqex.kernel.records import DropPeer, KnownPeer, PutPeer
+from zmqex.kernel.records import KnownPeer
 from zmqex.kernel.requests import Answer, Incoming, Refusal, Requests
 from zmqex.limits import (
     BAN_MS,
-    PEER_FORGET_MS,
     PEER_NOTE_MS,
     PEERS_KNOWN_MAX,
     PENALTY_BAN,
@@ -36,7 +36,7 @@ from zmqex.limits import (
 )
 from zmqex.protocol.codec import decode
 from zmqex.protocol.identity import short
-from zmqex.protocol.messages import Envelope, Greet, PeerRecord
+from zmqex.protocol.messages import Endpoint, Envelope, Greet, PeerRecord
 from zmqex.protocol.record import check_record
 from zmqex.reasons import RejectReason
 
@@ -49,6 +49,7 @@ class Links:
         self._core = core
         self._requests = requests = Requests(core)
         self.addresses = Addresses(core)
+        self.address_book = AddressBook(core)
         self.peers: dict[bytes, Peer] = {}
         self._by_curve: dict[bytes, bytes] = {}
         self._removed: dict[bytes, None] = {}
@@ -88,8 +89,8 @@ class Links:
         self._core.call_after("sessions", SECOND_MS, self._sweep)
         for identity, host, port in self._core.settings.static_peers:
             self.add(host, port, identity, "static")
-        for known in known_peers:
-            self._remember(known)
+        for known, hello in self.address_book.restore(known_peers):
+            self._remember(known, hello)
         for call in self.on_start:
             call()
 
@@ -239,6 +240,7 @@ class Links:
         self.addresses.forget_peer(identity)
         self._core.cancel_timer(("ban", identity))
         self._forget(identity)
+        self.address_book.forget(identity)
         self._core.log("info", "peer_removed", peer=short(identity), was=was)
 
     # --- proof, connection, greeting -------------------------------------------------------------
@@ -273,6 +275,7 @@ class Links:
             return ""
         peer.why = self._why_not_connect(peer, record, host, source)
         if peer.why:
+            self.address_book.hear(identity, raw, host)
             return peer.why
         peer.record, peer.raw, peer.host, peer.source = record, raw, host, source
         self._connect(peer)
@@ -399,20 +402,19 @@ class Links:
     def _note(self, peer: Peer) -> None:
         """Write down that this peer is there."""
         peer.noted_ms = self._core.now.wall_ms
-        known = KnownPeer(peer.identity, peer.raw, peer.host, peer.noted_ms, peer.pinned)
-        self._core.persist(PutPeer(known))
+        self.address_book.note(peer.identity, peer.raw, peer.host, pinned=peer.pinned)
 
     def _forget_dead(self, identity: bytes) -> None:
         """Nobody has answered at any address of this peer for very long."""
         peer = self.peers.get(identity)
         if peer is None or peer.state in LOST:
             self._forget(identity)
+            self.address_book.forget(identity)
 
     def _forget(self, identity: bytes) -> None:
         self.peers.pop(identity, None)
         self._forget_curve_keys(identity)
         self._core.emit(DisconnectPeer(identity))
-        self._core.persist(DropPeer(identity))
         self._requests.drop(identity, RejectReason.NOT_CONNECTED)
 
     def _close(self, peer: Peer, happened: Input, why: str) -> None:
@@ -436,18 +438,15 @@ class Links:
         for peer in self.peers.values():
             if peer.state in {State.CANDIDATE, State.BACKING_OFF} and not peer.pinned:
                 self._forget(peer.identity)
+                if not self.address_book.is_maker(peer.identity):
+                    self.address_book.forget(peer.identity)
                 return True
         return False
 
-    def _remember(self, known: KnownPeer) -> None:
-        """Dial a peer of the address book, or drop it where nobody has seen it for too long."""
-        record = decode(decode(known.record, Envelope).body, PeerRecord)
-        too_old = self._core.now.wall_ms - known.seen_ms > PEER_FORGET_MS
-        if record.hello is None or (too_old and not known.pinned):
-            self._core.persist(DropPeer(known.identity))
-            return
-        host = known.host or record.hello.host
-        address = self.addresses.name(host, record.hello.port, "book", pinned=known.pinned)
+    def _remember(self, known: KnownPeer, hello: Endpoint) -> None:
+        """Dial a peer of the address book."""
+        host = known.host or hello.host
+        address = self.addresses.name(host, hello.port, "book", pinned=known.pinned)
         if address is not None:
             address.proven = known.identity
             self.addresses.dial_soon(address)

@@ -71,6 +71,7 @@ class Replicas:
         self._views = Books(core, sessions, self)
         sessions.order_view = self._order_view
         sessions.maker_views = self.maker_views
+        sessions.address_book.is_maker = self._is_maker
         sessions.after_sleep.append(self._after_sleep)
         sessions.on_start.append(self._shown.look_again)
 
@@ -446,6 +447,10 @@ class Replicas:
         logs = self.logs_of(peer)
         orders = sum(len(log.fold.orders) for log in logs)
         return {"open_orders": orders, "logs": [log.view() for log in logs]}
+
+    def _is_maker(self, identity: bytes) -> bool:
+        maker = self.makers.get(identity)
+        return maker is not None and bool(maker.logs)
 
     def maker_views(self) -> list[dict[str, Any]]:
         """Every maker whose logs are known, as `ListPeers` shows it; without ourselves."""
