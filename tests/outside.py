@@ -35,7 +35,7 @@ class MemoryJournal:
         self.fences: dict[int, bytes] = {}
         self.batches: dict[tuple[str, int, int], records.OwnBatch] = {}
         self.checkpoints: dict[str, records.OwnCheckpoint] = {}
-        self.lines: dict[bytes, records.TradeLine] = {}
+        self.lines: dict[tuple[bytes, bytes], records.TradeLine] = {}
         self.outbox: dict[bytes, records.OutboxLine] = {}
         self.terms: dict[bytes, records.OrderTerms] = {}
         self.peers: dict[bytes, records.KnownPeer] = {}
@@ -98,7 +98,7 @@ class MemoryJournal:
             case records.PutBatch() | records.PutCheckpoint():
                 self._put_log(write)
             case records.PutLine(line):
-                self.lines.setdefault(line.digest, line)
+                self.lines.setdefault((line.trade_id, line.digest), line)
             case records.PutOutbox() | records.DropOutbox():
                 self._put_outbox(write)
             case records.DropTrade(trade_id):
@@ -141,8 +141,8 @@ class MemoryJournal:
         _unique(self.trades.pop(trade_id).quantity_lots == 0, "dropped trade")
         waits = any(one.trade_id == trade_id for one in self.outbox.values())
         _unique(not waits, "outbox of a dropped trade")
-        for line in [one for one in self.lines.values() if one.trade_id == trade_id]:
-            del self.lines[line.digest]
+        for key in [key for key in self.lines if key[0] == trade_id]:
+            del self.lines[key]
 
     def _put_log(self, write: records.PutBatch | records.PutCheckpoint) -> None:
         if isinstance(write, records.PutBatch):

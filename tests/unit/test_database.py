@@ -305,6 +305,27 @@ def test_a_failed_migration_leaves_the_old_version(tmp_path: Path) -> None:
     assert rows_of(path) == []
 
 
+def test_a_migration_may_make_a_table_anew_but_lose_nothing_that_others_refer_to(
+    tmp_path: Path,
+) -> None:
+    """What refers to it stays as it is; a row that is gone is told, and nothing is changed."""
+    path, old = tmp_path / "j.db", [PARENTS, CHILDREN]
+    with Database(path, old) as database:
+        database.submit(insert(1), lambda _: None)
+        database.submit(insert(2), lambda _: None)
+        database.submit(lambda c: c.execute("INSERT INTO child VALUES (2)"), lambda _: None)
+    anew = PARENTS.replace("parent", "moved")
+    anew += "INSERT INTO moved SELECT * FROM parent{};"
+    anew += "DROP TABLE parent; ALTER TABLE moved RENAME TO parent;"
+    with pytest.raises(StorageError, match="refer to"):
+        Database(path, [*old, anew.format(" WHERE id = 1")])
+    with Database(path, [*old, anew.format("")]) as database:
+        assert database.read(rows).result(5) == [1, 2]
+        answers = queue.SimpleQueue[object]()
+        database.submit(lambda c: c.execute("DELETE FROM parent WHERE id = 2"), answers.put)
+        assert isinstance(answers.get(timeout=5), StorageError)
+
+
 def test_a_file_of_a_newer_zmqex_is_refused_unchanged(tmp_path: Path) -> None:
     """The sentence says why, and nothing is written."""
     path = tmp_path / "j.db"
