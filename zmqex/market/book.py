@@ -76,53 +76,47 @@ class Book:
         The book owns the order from here on (a copy, if the order was in a book before).  With 0
         available lots it rests hidden.
         """
-        refused = self.place_all((order,), now_ms)
-        return refused[0][1] if refused else None
+        orders = self._orders
+        lots = order.available_lots
+        price_ticks = order.price_ticks
+        expires_at_ms = order.expires_at_ms
+        if (
+            expires_at_ms <= now_ms
+            or not 0 < price_ticks <= INTEGER_MAX
+            or not 0 <= lots <= INTEGER_MAX
+            or len(orders) >= self._orders_max
+        ):
+            return self.why_not(order, now_ms)
+        if order.rests is not None:  # A queue may still have it among its dead.
+            order = msgspec.structs.replace(order)
+        if orders.setdefault(order.order_id, order) is not order:
+            return RejectReason.DUPLICATE_ORDER
+        key = price_ticks if order.side is _BUY else -price_ticks
+        try:
+            queue = self._queues[key]
+        except KeyError:
+            queue = self._queues[key] = _Queue(key)
+        order.key = queue.key  # one number for all of the level, so that it stays in the cache
+        before = queue.lots
+        if not lots:
+            queue.hidden += 1
+        elif not before:
+            insort(self._bids if key > 0 else self._asks, key)
+        queue.lots = before + lots
+        queue.orders.append(order)
+        order.rests = True
+        try:
+            self._far[expires_at_ms >> SLOT_BITS].append(order)
+        except KeyError:
+            self._expiries.add(order)
+        return None
 
     def place_all(
         self, new: Iterable[BookOrder], now_ms: int
     ) -> list[tuple[BookOrder, RejectReason]]:
         """Do as `place` does with each of them, in order; those that are refused, and why."""
-        orders, orders_max, queues, far = self._orders, self._orders_max, self._queues, self._far
-        refused: list[tuple[BookOrder, RejectReason]] = []
-        for given in new:
-            lots = given.available_lots
-            price_ticks = given.price_ticks
-            expires_at_ms = given.expires_at_ms
-            reason = (
-                None
-                if expires_at_ms > now_ms
-                and 0 < price_ticks <= INTEGER_MAX
-                and 0 <= lots <= INTEGER_MAX
-                and len(orders) < orders_max
-                and given.order_id not in orders
-                else self.why_not(given, now_ms)
-            )
-            if reason is not None:
-                refused.append((given, reason))
-                continue
-            # Of one that was here before, a queue may still have its like among the dead.
-            order = given if given.rests is None else msgspec.structs.replace(given)
-            orders[order.order_id] = order
-            key = price_ticks if order.side is _BUY else -price_ticks
-            try:
-                queue = queues[key]
-            except KeyError:
-                queue = queues[key] = _Queue(key)
-            order.key = queue.key  # one number for all of the level, so that it stays in the cache
-            before = queue.lots
-            if not lots:
-                queue.hidden += 1
-            elif not before:
-                insort(self._bids if key > 0 else self._asks, key)
-            queue.lots = before + lots
-            queue.orders.append(order)
-            order.rests = True
-            try:
-                far[expires_at_ms >> SLOT_BITS].append(order)
-            except KeyError:
-                self._expiries.add(order)
-        return refused
+        place = self.place
+        return [(one, why) for one in new if (why := place(one, now_ms)) is not None]
 
     def cancel(self, order_id: bytes) -> BookOrder | None:
         """Remove the order and return it; None if it does not rest here."""
