@@ -7,7 +7,7 @@ import random
 import msgspec
 
 from zmqex.limits import INTEGER_MAX
-from zmqex.market.book import _SWEEP_MIN, Book, Level
+from zmqex.market.book import _DEAD_MIN, _SWEEP_MIN, Book, Level
 from zmqex.market.orders import BookOrder, Side
 from zmqex.reasons import RejectReason
 
@@ -104,8 +104,19 @@ def dead_until_swept(orders: int) -> int:
 
 def test_the_dead_are_swept_when_they_outnumber_the_living_and_are_worth_it() -> None:
     """No sooner: each removal costs the same, and the sweep is paid for by those it sweeps."""
-    assert dead_until_swept(2 * _SWEEP_MIN - 10) == _SWEEP_MIN
-    assert dead_until_swept(2 * _SWEEP_MIN + 10) == _SWEEP_MIN + 5
+    assert dead_until_swept(2 * _DEAD_MIN - 10) == _DEAD_MIN
+    assert dead_until_swept(2 * _DEAD_MIN + 10) == _DEAD_MIN + 5
+
+
+def test_an_order_keeps_hardly_more_of_the_dead_than_itself() -> None:
+    """Whoever keeps many levels alive by an order each cannot fill them with dead ones."""
+    book = Book()
+    for price in range(1, 101):
+        book.place(order(price, price=price), 0)
+    for number in range(1_000, 51_000):
+        book.place(order(number, price=1 + number % 100), 0)
+        book.cancel(order(number).order_id)
+    assert sum(len(queue.orders) for queue in book._queues.values()) <= 100 * 40
 
 
 def test_orders_that_come_and_go_leave_nothing_behind() -> None:

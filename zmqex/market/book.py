@@ -23,8 +23,9 @@ from zmqex.market.expiry import SLOT_BITS, ExpiryQueue
 from zmqex.market.orders import BookOrder, Side
 from zmqex.reasons import RejectReason
 
-# Dead entries are swept when they outnumber the living and this many, so each pays for itself once.
-_SWEEP_MIN: Final = 1_024
+# Dead entries are swept when they outnumber the living and these: so each pays for itself once.
+_SWEEP_MIN: Final = 1_024  # of the ends of orders
+_DEAD_MIN: Final = 32  # of one level, of which a maker may keep thousands alive by an order each
 _BUY: Final = Side.BUY
 
 
@@ -140,8 +141,8 @@ class Book:
             del self._queues[queue.key]
             return order
         queue.dead = dead = queue.dead + 1
-        if dead > _SWEEP_MIN and 2 * dead > len(queue.orders):
-            queue.orders = deque(order for order in queue.orders if order.rests)
+        if dead > _DEAD_MIN and 2 * dead > len(queue.orders):
+            queue.orders = deque([order for order in queue.orders if order.rests])
             queue.dead = 0
         return order
 
