@@ -198,6 +198,18 @@ def test_a_closed_order_without_trades_leaves_memory_sooner() -> None:
     assert (repeated["repeated"], repeated["order"]) == (True, shown[0])
 
 
+def test_a_client_that_goes_long_after_its_order_finds_nothing_to_close() -> None:
+    """The order has ended and left memory, and its client is forgotten with it."""
+    world, alice, _ = scene()
+    alice.tell(place("buy", BTC, cancel_on_disconnect=True))
+    alice.tell(CancelOrder(""))
+    world.run(2 * ENDED_KEPT_MS)
+    assert not alice.k.orders.rows
+    assert not alice.k.desk.clients
+    alice.handle(happened.ClientGone(b"cli"))
+    assert alice.up
+
+
 def test_a_bare_take_is_found_by_its_key_when_its_trade_has_left() -> None:
     """A repeat a week later takes nothing twice."""
     world, alice, bob = scene()

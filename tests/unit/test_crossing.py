@@ -20,7 +20,7 @@ from tests.stories import (
 from tests.world import SimNode, World
 from zmqex.kernel import effects as out
 from zmqex.kernel.commands import CancelOrder, ListOrders, TakeOrder
-from zmqex.limits import CROSSED_WAIT_MS, SKIP_MAKER_MS
+from zmqex.limits import CROSSED_WAIT_MS, ENDED_KEPT_MS, SKIP_MAKER_MS
 from zmqex.trading.states import State, TradeRole
 
 
@@ -222,3 +222,20 @@ def test_an_order_that_is_closed_is_not_looked_at_again() -> None:
         assert own_id not in node.k.desk._crossing._met
         assert len(node.journal.trades) == 2
     check_always(world)
+
+
+def test_what_was_met_is_forgotten_with_the_order_that_met_it() -> None:
+    """A book that crosses again long after the order has left memory finds nothing of it."""
+    world, maker, taker = with_maker("alice")
+    maker.holds = "full"
+    carol = world.add("carol")
+    world.run(2 * CROSSED_WAIT_MS + 2_000)
+    taker.tell(CancelOrder(""))
+    world.run(3 * ENDED_KEPT_MS)
+    assert taker.k.orders.rows == {}
+    world.drop = lambda _node, target, _effect: target is carol
+    carol.command(place("sell", BTC, any_price=True))
+    book = taker.k.replicas.book("BTC/USD")
+    world.run_until(lambda: book.best_ask() == book.best_bid() == 100, within_ms=20_000)
+    world.run(5_000)
+    assert taker.up

@@ -178,6 +178,7 @@ class Archive:
             self._order_later(key)
             return
         self._orders.leave(key)
+        self._desk.clients.pop(key, None)
         self._trades.archived.add(key)
         self._forget_key(key)
         self._core.persist(ArchiveOrder(key))

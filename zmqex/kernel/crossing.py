@@ -56,6 +56,7 @@ class Crossing:
         self._refused: set[tuple[bytes, bytes]] = set()  # (own order, asked in vain)
         replicas.on_changed.append(self._look_soon)
         orders.on_published = self._published
+        orders.on_closed.append(self._closed)
         trades.on_moved.append(self._moved)
 
     def _published(self, row: OwnOrder) -> None:
@@ -65,6 +66,10 @@ class Crossing:
         known = frozenset(one.order_id for one in crossing)
         self._forget_old()
         self._young[row.order_id] = self._core.now.monotonic_ms, known
+
+    def _closed(self, own_id: bytes) -> None:
+        self._young.pop(own_id, None)
+        self._met.pop(own_id, None)
 
     def _forget_old(self) -> None:
         """What is seen from now on is not of the moment of those orders."""
@@ -91,9 +96,7 @@ class Crossing:
             self._meet(self._orders.rows[own_id], market)
         for own_id in list(self._met):
             row = self._orders.rows[own_id]
-            if row.state != OPEN:
-                del self._met[own_id]
-            elif row.market == market and own_id not in self._outstanding:
+            if row.state == OPEN and row.market == market and own_id not in self._outstanding:
                 self._try(row)
 
     def _meet(self, row: OwnOrder, market: str) -> None:
