@@ -31,10 +31,12 @@ ORDER_LIFE_DEFAULT_MS: Final = 7 * DAY_MS
 ORDERS_PER_MAKER_MAX: Final = 10_000
 # A stranger, until it has been known for a while or has settled a trade.
 ORDERS_PER_STRANGER_MAX: Final = 100
-# An order that reaches further than this many percent beyond the best price on the other side is
-# more often a slip than a wish; the most that can be set.
+# An order that lies further than this many percent from the best price on the other side is more
+# often a slip than a wish; the most that can be set; how many orders of silent makers are passed
+# over in search of that price.
 PRICE_BAND_PERCENT: Final = 10
 PRICE_BAND_PERCENT_MAX: Final = 1_000
+PRICE_BAND_LOOKS_MAX: Final = 1_000
 # Everything that one node holds: about 1 KB each.
 ORDERS_TOTAL_MAX: Final = 1_000_000
 

@@ -39,7 +39,8 @@ def _both_hear(alice: Node, bob: Node, price: int, bob_at: str) -> float:
         (alice, bob, "buy", price),
         (bob, alice, "sell", 1_000 + price),
     ):
-        order_id = one.call(PlaceOrder("BTC/USD", side, BTC // 100, ticks))["order"]["order_id"]
+        order = PlaceOrder("BTC/USD", side, BTC // 100, ticks, any_price=True)
+        order_id = one.call(order)["order"]["order_id"]
         other.wait_book(order_id, BTC // 100)
 
     def known() -> bool:

@@ -48,6 +48,9 @@ def test_when_the_maker_sells_the_taker_sends_the_quote_first(user: Home) -> Non
     (order,) = alice.orders()
     order_id = order["order_id"]
     bob.wait_book(order_id, BTC // 10)
+    far = user.cli("--node", "bob", "order", "buy", "0.1BTC@1USD")
+    assert far.returncode == 2
+    assert "50 % below the best ask of 2 USD: it would rest far from the market" in far.stderr
     for words in ([], ["--json"]):
         slip = user.cli("--node", "bob", "order", "buy", "0.1BTC@20USD", *words)
         assert slip.returncode == 2

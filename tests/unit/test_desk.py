@@ -257,7 +257,7 @@ def test_a_dry_run_changes_nothing_and_tells_what_would_happen() -> None:
     assert result["average_price_ticks_numerator"] == LOTS * 202
     assert result["quote_units"] == 3 + 2  # 2.04 and 2.00 cents, each rounded up
     assert carol.k.state_hash() == before
-    assert not place(carol, "sell", LOTS, 300, key="dry")["repeated"]
+    assert not place(carol, "sell", LOTS, 102, key="dry")["repeated"]
 
 
 @pytest.mark.parametrize(

@@ -353,7 +353,7 @@ def test_all_orders_are_cancelled_at_once() -> None:
     world.run(300)
     done = place(bob, "sell", LOTS // 2, 100)["order"]["order_id"]
     bob.tell(CancelOrder(""))
-    mine = {place(bob, "sell", LOTS, price)["order"]["order_id"] for price in (200, 201)}
+    mine = {place(bob, "sell", LOTS, price)["order"]["order_id"] for price in (101, 102)}
     alice.pause()
     bob.command(order("sell", LOTS // 2, 100))
     world.run(50)

@@ -148,6 +148,8 @@ def test_what_cannot_be_replaced_stays_as_it_is() -> None:
 
 # --- the price band -------------------------------------------------------------------------------
 
+_RESTS = ": it would rest far from the market"
+
 
 @pytest.mark.parametrize(
     ("side", "ticks", "refused"),
@@ -155,14 +157,18 @@ def test_what_cannot_be_replaced_stays_as_it_is() -> None:
         ("buy", 1_100, ""),
         ("buy", 1_101, "buying at 11.01 USD is 10 % above the best ask of 10 USD"),
         ("buy", 5_000, "buying at 50 USD is 400 % above the best ask of 10 USD"),
-        ("buy", 50, ""),
+        ("buy", 900, ""),
+        ("buy", 899, f"buying at 8.99 USD is 10 % below the best ask of 10 USD{_RESTS}"),
+        ("buy", 50, f"buying at 0.5 USD is 95 % below the best ask of 10 USD{_RESTS}"),
         ("sell", 810, ""),
         ("sell", 809, "selling at 8.09 USD is 10 % below the best bid of 9 USD"),
-        ("sell", 100_000, ""),
+        ("sell", 990, ""),
+        ("sell", 991, f"selling at 9.91 USD is 10 % above the best bid of 9 USD{_RESTS}"),
+        ("sell", 100_000, f"selling at 1000 USD is 11011 % above the best bid of 9 USD{_RESTS}"),
     ],
 )
-def test_a_price_far_beyond_the_best_one_must_be_meant(side: str, ticks: int, refused: str) -> None:
-    """Refused with its sentence until the owner says so; asking too little only waits."""
+def test_a_price_far_from_the_best_one_must_be_meant(side: str, ticks: int, refused: str) -> None:
+    """Refused with its sentence until the owner says so, if it costs too much or only waits."""
     world = World()
     alice, bob = world.meet("alice", "bob")
     place(bob, "sell", LOTS, 1_000)
@@ -179,6 +185,9 @@ def test_a_price_far_beyond_the_best_one_must_be_meant(side: str, ticks: int, re
     }
     assert alice.k.orders.rows == {}
     assert alice.ask(PlaceOrder(MARKET, side, LOTS, ticks, dry_run=True)).ok
+    if refused.endswith(_RESTS):
+        # What never rests is nowhere far from the market.
+        assert alice.ask(PlaceOrder(MARKET, side, LOTS, ticks, time_in_force="ioc")).ok
     assert alice.ask(PlaceOrder(MARKET, side, LOTS, ticks, any_price=True)).ok
 
 
@@ -197,3 +206,23 @@ def test_only_prices_that_could_be_had_make_the_band() -> None:
     bob.crash()
     world.run(40_000)
     assert alice.ask(PlaceOrder(MARKET, "buy", LOTS // 2, 9_000)).ok
+
+
+@pytest.mark.parametrize("looks", [2, 3])
+def test_so_many_orders_of_silent_makers_are_passed_over_in_search_of_a_price(
+    looks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None that an order would meet is passed over unseen, only those behind them."""
+    monkeypatch.setattr("zmqex.kernel.terms.PRICE_BAND_LOOKS_MAX", looks)
+    world = World()
+    alice, bob, carol = world.meet("alice", "bob", "carol")
+    for price in (500, 501):
+        place(carol, "sell", LOTS, price)
+    place(bob, "sell", LOTS, 502)
+    world.run(300)
+    carol.crash()
+    world.run(40_000)
+    far = alice.ask(PlaceOrder(MARKET, "buy", LOTS, 100))
+    assert far.ok == (looks == 2)
+    dear = alice.ask(PlaceOrder(MARKET, "buy", LOTS, 9_000))
+    assert dear.result["reason"] == "outside_price_band"

@@ -233,7 +233,7 @@ def _place(side: str, words: list[str], given: Terms) -> None:
 
 
 def _at_this_price(command: PlaceOrder | ReplaceOrder) -> dict[str, Any]:
-    """Give a command; a price far beyond the best one needs a yes of the user."""
+    """Give a command; a price far from the best one needs a yes of the user."""
     try:
         return once(command)
     except RefusedError as error:

@@ -55,7 +55,7 @@ class PlaceOrder(CommandBase, frozen=True, tag="place_order"):
     cancel_on_disconnect: bool = False
     dry_run: bool = False
     pay_mode: Text = "auto"  # auto | manual
-    any_price: bool = False  # also far beyond the best price on the other side
+    any_price: bool = False  # also far from the best price on the other side
     # How its trades may be settled, the best first; only orders that share one are taken.
     settlements: Settlements = ("plain",)
     key: Text = ""  # a repeat with the same key returns the order made by the first

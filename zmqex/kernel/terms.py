@@ -14,7 +14,13 @@ from zmqex.kernel.orders import OwnOrders
 from zmqex.kernel.records import OwnOrder
 from zmqex.kernel.replicas import FoundOrder, Replicas
 from zmqex.kernel.trades import other_side
-from zmqex.limits import ORDER_LIFE_DEFAULT_MS, ORDERS_PER_MAKER_MAX, SWAP_LEG_MSAT_MIN
+from zmqex.limits import (
+    INTEGER_MAX,
+    ORDER_LIFE_DEFAULT_MS,
+    ORDERS_PER_MAKER_MAX,
+    PRICE_BAND_LOOKS_MAX,
+    SWAP_LEG_MSAT_MIN,
+)
 from zmqex.market.book import Book
 from zmqex.market.instruments import BASE
 from zmqex.market.orders import BookOrder, IncomingOrder, OrderFlags, Side, TimeInForce
@@ -201,23 +207,42 @@ def how_to_settle(core: Core, found: FoundOrder | None) -> str:
 def outside_band(
     core: Core, book: Book, order: IncomingOrder, usable: Callable[[BookOrder], bool]
 ) -> str:
-    """How far an order reaches beyond the best price on the other side, if that is too far.
+    """How far an order lies from the best price on the other side, if that is too far; else "".
 
-    Only in the direction in which it costs its owner: who asks for too little just waits.
+    Beyond it the order costs its owner more than need be.  Short of it nobody may ever take it,
+    which matters to one that rests.
     """
-    band, now_ms = core.settings.price_band_percent, core.now.wall_ms
-    for other in book.crossing(order.side, order.price_ticks):
-        if not other.available_lots or other.expires_at_ms <= now_ms or not usable(other):
-            continue
-        best, price = other.price_ticks, order.price_ticks
-        beyond = price - best if order.side is Side.BUY else best - price
-        if not band or beyond * _PERCENT <= best * band:
-            return ""
-        instrument = core.currencies.instrument(book.symbol)
-        doing, where, name = ("selling", "below", "bid")
-        if order.side is Side.BUY:
-            doing, where, name = ("buying", "above", "ask")
-        at, than = format_price(price, instrument), format_price(best, instrument)
-        percent = beyond * _PERCENT // best
-        return f"{doing} at {at} is {percent} % {where} the best {name} of {than}"
-    return ""
+    band, best = core.settings.price_band_percent, _best(core, book, order, usable)
+    if not band or best is None:
+        return ""
+    price, buys = order.price_ticks, order.side is Side.BUY
+    beyond = price - best if buys else best - price
+    short = beyond < 0
+    if abs(beyond) * _PERCENT <= best * band or (short and order.time_in_force not in RESTS):
+        return ""
+    instrument = core.currencies.instrument(book.symbol)
+    doing, name = ("buying", "ask") if buys else ("selling", "bid")
+    where = "above" if price > best else "below"
+    at, than = format_price(price, instrument), format_price(best, instrument)
+    percent = abs(beyond) * _PERCENT // best
+    sentence = f"{doing} at {at} is {percent} % {where} the best {name} of {than}"
+    return f"{sentence}: it would rest far from the market" if short else sentence
+
+
+def _best(
+    core: Core, book: Book, order: IncomingOrder, usable: Callable[[BookOrder], bool]
+) -> int | None:
+    """The best price that an order of this side could have now.
+
+    Where what it would meet is of no use, the next few orders are looked at, not a whole book.
+    """
+    now_ms, buys = core.now.wall_ms, order.side is Side.BUY
+    looks = PRICE_BAND_LOOKS_MAX
+    for other in book.crossing(order.side, INTEGER_MAX if buys else 1):
+        price = other.price_ticks
+        if other.available_lots and other.expires_at_ms > now_ms and usable(other):
+            return price
+        looks -= price > order.price_ticks if buys else price < order.price_ticks
+        if not looks:
+            break
+    return None
