@@ -178,16 +178,12 @@ class Run:
 
         So it stays open, as it would where its cancellation is lost.
         """
-        payment_hash = getattr(what, "payment_hash", None)
+        payment_hash, waits = getattr(what, "payment_hash", None), self.kernel.admission._reserving
         if payment_hash is None:
-            return not isinstance(what, happened.HoldAnswered) or bool(self._reservation(what))
-        waits = self.kernel.admission._reserving.values()
+            return not isinstance(what, happened.HoldAnswered) or what.trade_id in waits
         return payment_hash in self.journal.hashes or any(
-            one.trade.payment_hash == payment_hash for one in waits
+            one.trade.payment_hash == payment_hash for one in waits.values()
         )
-
-    def _reservation(self, event: happened.HoldAnswered) -> Any:  # noqa: ANN401
-        return self.kernel.admission._reserving.get(event.trade_id)
 
     def _remember_hashes(self) -> None:
         for payment_hash, of in self.journal.hashes.items():
@@ -243,6 +239,8 @@ class Run:
         if self.order.side == "buy":
             if self.lightning.invoices.get(trade.payment_hash) == "open":
                 yield ("pay", at)
+                # Power that fails may take along what a ledger has not synced.
+                yield from [("lose", at)] * (self.order.settlement == "plain")
         else:
             if trade.state is State.RESERVED:
                 yield ("sent", at)
@@ -287,7 +285,7 @@ class Run:
             case "soon" | "hold ends":
                 self.clock_ms += SOON_MS if kind == "soon" else HOLD_MS
                 self._poke(lambda: None)
-            case "pay" | "land" | "bounce":
+            case "pay" | "lose" | "land" | "bounce":
                 at, *besides = rest
                 told = self._told_besides(at) if besides else [self.trades()[at].payment_hash]
                 self._money(kind, told[0])
@@ -353,8 +351,9 @@ class Run:
         if kind == "pay":
             self.lightning.invoices[payment_hash] = "settled"
             seen = happened.InvoiceSeen(payment_hash, "settled")
-            of = self.lightning.owner[payment_hash]
-            self._wait(("watched", of), seen)
+            self._wait(("watched", self.lightning.owner[payment_hash]), seen)
+        elif kind == "lose":
+            del self.lightning.invoices[payment_hash]
         else:
             self.lightning.payments[payment_hash] = "succeeded" if kind == "land" else "failed"
 

@@ -27,6 +27,7 @@ from tests.stories import (
     taken,
     trade_of,
 )
+from tests.unit.lock_stories import taken_by_lock
 from tests.unit.maker_stories import DAY, confirmed_without_funds, reserved, scene
 from tests.world import SimNode
 from zmqex.kernel import effects as out
@@ -269,6 +270,48 @@ def test_an_invoice_that_turns_up_after_the_hold_was_given_up_is_cancelled() -> 
     assert alice.ledger.state(effect.payment_hash) == "canceled"
     assert only_trade(alice).state is State.CANCELLED
     assert available(alice) == [BTC]
+
+
+def test_an_invoice_that_lightning_has_lost_in_a_crash_is_made_again() -> None:
+    """What the taker was given can be paid, for by play money the hash is all that counts."""
+    world, (alice, bob) = scene()
+    trade_id = taken(world, alice, bob, pay_mode="manual")
+    payment_hash = trade_of(alice, trade_id).payment_hash
+    del alice.ledger.invoices[payment_hash]
+    alice.crash()
+    alice.start()
+    world.introduce(alice)
+    world.run(10_000)
+    assert state_of(alice, trade_id) is State.INVOICED
+    assert alice.ledger.state(payment_hash) == "open"
+    assert pay(bob, trade_id).ok
+    world.run(1_000)
+    assert state_of(alice, trade_id) is State.BASE_DONE
+
+
+def test_an_invoice_that_lightning_has_lost_keeps_nothing_that_is_called_off() -> None:
+    """It was made before the trade was written down, so it is gone: the quantity need not wait."""
+    world, (alice, bob) = scene()
+    trade_id = taken(world, alice, bob, pay_mode="manual")
+    del alice.ledger.invoices[trade_of(alice, trade_id).payment_hash]
+    cancel(bob, trade_id)
+    world.run(10_000)
+    assert state_of(alice, trade_id) is state_of(bob, trade_id) is State.CANCELLED
+    assert available(alice) == [BTC]
+    check_quiet(world)
+
+
+def test_a_hold_invoice_that_is_unknown_may_still_be_made() -> None:
+    """By `htlc` a call for it could be under way for as long as the hold lasts."""
+    world, (alice, bob) = scene()
+    world.mine(0)
+    trade_id = taken_by_lock(world, alice, bob, pay_mode="manual")
+    del alice.ledger.invoices[trade_of(alice, trade_id).payment_hash]
+    cancel(bob, trade_id)
+    world.run(10_000)
+    assert state_of(alice, trade_id) is State.CANCELLING
+    world.run(HOLD + 2 * MINUTE)
+    assert state_of(alice, trade_id) is State.CANCELLED
 
 
 def test_a_restart_while_a_hold_is_being_ended_goes_on_ending_it() -> None:

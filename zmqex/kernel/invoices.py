@@ -8,7 +8,7 @@ from __future__ import annotations
 from zmqex.bolt11 import InvalidInvoiceError, decode
 from zmqex.kernel.core import Core
 from zmqex.kernel.effects import CreateHoldInvoice, CreateInvoice, PayInvoice
-from zmqex.kernel.events import LightningFailed
+from zmqex.kernel.events import InvoiceState, LightningFailed
 from zmqex.kernel.records import Trade
 from zmqex.limits import CLTV_LIMIT_BLOCKS
 from zmqex.trading.blocks import lock_blocks
@@ -22,6 +22,15 @@ def is_made_first(trade: Trade) -> bool:
     named is known outside, and an invoice of it may be another program's.
     """
     return trade.settlement == PLAIN and trade.side == "buy"
+
+
+def is_lost(trade: Trade, state: InvoiceState) -> bool:
+    """Whether Lightning has forgotten an invoice that it made before the trade was written down.
+
+    The call that made it was answered then, and whatever another call makes has a text of its own,
+    which nobody is told; so it stays unpaid, unless it is made again on purpose.
+    """
+    return state == "unknown" and bool(trade.invoice) and is_made_first(trade)
 
 
 def first_invoice(core: Core, trade: Trade, expiry_s: int) -> CreateInvoice:

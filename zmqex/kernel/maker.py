@@ -19,7 +19,7 @@ from zmqex.kernel.effects import (
     ReleaseHold,
 )
 from zmqex.kernel.events import InvoiceCreated, InvoiceSeen, LightningFailed, PaymentSeen
-from zmqex.kernel.invoices import create_invoice, log_failure, pay_invoice
+from zmqex.kernel.invoices import create_invoice, is_lost, log_failure, pay_invoice
 from zmqex.kernel.orders import OwnOrders
 from zmqex.kernel.records import Trade
 from zmqex.kernel.sessions import Incoming
@@ -134,7 +134,9 @@ class Maker:
             self._cancelling(trade, event)
         elif trade.trade_id in self._ending and self._trades.can(trade, Input.END_ASKED):
             self.end_now(trade, self._ending.pop(trade.trade_id))
-        elif trade.state is State.RESERVED:
+        elif trade.state is State.RESERVED or (
+            trade.state is State.INVOICED and is_lost(trade, event.state)
+        ):
             # Looked up because nothing was known: the same preimage gives the same invoice again.
             self._arm(trade)
             self._create_invoice(trade)
@@ -147,7 +149,7 @@ class Maker:
         # "unknown" is an end only when no call that could still make the invoice is under way.
         over_ms = trade.hold_expires_ms + NEVER_MADE_MS
         never_made = event.state == "unknown" and self._core.now.wall_ms >= over_ms
-        if event.state == "canceled" or never_made:
+        if event.state == "canceled" or never_made or is_lost(trade, event.state):
             trade = self._trades.move(trade, Input.BASE_NEGATIVE)
             self.returned(trade)
         else:

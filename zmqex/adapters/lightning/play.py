@@ -46,6 +46,8 @@ from zmqex.trading.settlement import proves_payment
 T = TypeVar("T")
 
 PREFIX: Final = InvoiceNetwork.REGTEST.value
+# Longer than a take waits for its answer, and one transaction for a crowd of them.
+_WRITTEN_AFTER_S: Final = 0.003
 
 
 def ledger_name(asset: str) -> str:
@@ -74,6 +76,7 @@ class PlayLightning:
         self._wire: PlayWire | None = None
         self._watches = Watches(self.invoice, every_s=watch_every_s, nudged=True)
         self._asking: dict[bytes, asyncio.Future[PaymentInfo]] = {}
+        self._unwritten: list[ledger.NewInvoice] = []
         self.node = public_key(self._secret)
         self._ledger = self._database.read(ledger.identity).result()
 
@@ -107,18 +110,28 @@ class PlayLightning:
     ) -> str:
         """Make an invoice for a preimage of ours; the same preimage again gives the same text.
 
-        The `first` is given before the ledger has it: whatever is asked of that comes after it.
+        The `first` is given before the ledger has it, whose thread would only keep back the answer
+        that it is for; whatever is asked of the ledger comes after it.
         """
         payment_hash = hashlib.sha256(preimage).digest()
         new = self._new(payment_hash, preimage, amount_msat, memo, expiry_s, MIN_FINAL_CLTV_BLOCKS)
         if not first:
             return await self._add(new, memo)
-        # A ledger that fails at it tells whoever asks it anything afterwards.
-        self._database.submit(
-            lambda one: ledger.add_invoice(one, new), lambda _done: None, synced=False
-        )
+        if not self._unwritten:
+            asyncio.get_running_loop().call_later(_WRITTEN_AFTER_S, self._write_down)
+        self._unwritten.append(new)
         self._watches.made(payment_hash)
         return new.text
+
+    def _write_down(self) -> None:
+        """Have the ledger write what was given out; should it fail, the next caller is told."""
+        new, self._unwritten = self._unwritten, []
+        if new:
+            self._database.submit(
+                lambda one: [ledger.add_invoice(one, each) for each in new],
+                lambda _done: None,
+                synced=False,
+            )
 
     async def create_hold_invoice(
         self,
@@ -293,6 +306,7 @@ class PlayLightning:
 
     async def close(self) -> None:
         """Write what is queued and close the ledger."""
+        self._write_down()
         await asyncio.to_thread(self._database.close)
 
     # --- the ledger's thread ---------------------------------------------------------------------
@@ -310,10 +324,12 @@ class PlayLightning:
                 future.set_result(result)
 
         told = partial(_call_soon, loop, settle)
+        self._write_down()
         self._database.submit(work, told, synced=synced)
         return await future
 
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        self._write_down()
         return await asyncio.wrap_future(self._database.read(work))
 
 
