@@ -362,9 +362,9 @@ class Admission:
 
         Not before the hold server has answered: what is given back earlier could be held after.
         """
-        refusal = self._why_not_now(reservation)
         if not reservation.held:
             return
+        refusal = self._why_not_now(reservation)
         if refusal is not None:
             self._give_back(reservation, refusal)
         elif reservation.invoiced:

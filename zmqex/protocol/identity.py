@@ -13,7 +13,6 @@ from typing import Final, Protocol
 
 import nacl.bindings
 import nacl.exceptions
-import nacl.signing
 
 from zmqex.protocol.codec import encode
 from zmqex.protocol.messages import Envelope
@@ -38,8 +37,7 @@ class IdentityKey:
 
     def __init__(self, seed: bytes) -> None:
         """Make the key of a 32-byte seed."""
-        self._key = nacl.signing.SigningKey(seed)
-        self._public_key = bytes(self._key.verify_key)
+        self._public_key, self._secret_key = nacl.bindings.crypto_sign_seed_keypair(seed)
 
     @property
     def public_key(self) -> bytes:
@@ -48,7 +46,8 @@ class IdentityKey:
 
     def sign(self, context: bytes, body: bytes) -> bytes:
         """Return the Ed25519 signature (RFC 8032) over context and body."""
-        return self._key.sign(context + body).signature
+        signed = nacl.bindings.crypto_sign(context + body, self._secret_key)
+        return signed[: nacl.bindings.crypto_sign_BYTES]
 
     def __repr__(self) -> str:
         """Show the public half only."""
