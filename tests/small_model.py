@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from tests.small_state import Order, Saved, copy_of, timers
+from tests.recalling import recall
+from tests.small_state import Order, Saved, copy_of, silence, timers
 from tests.small_takers import (
     IDS,
     MAKER,
@@ -74,18 +75,8 @@ _SHORT = {
 # Of the same question, or answer, on its way one is enough; but a payer's can differ in its time.
 _OF_PAYERS = {"LookupPayment", "PaymentSeen", "PayInvoice"}
 
-# The network is not modelled, so nothing is published and nobody is looked for.
-_NETWORK = {
-    "publisher": ("restore", "append", "published", "flush"),
-    "sessions": ("start",),
-}
-
 Action = tuple[Any, ...]
 Label = tuple[Any, ...]
-
-
-def _silent(*_: object) -> None:
-    """Say nothing."""
 
 
 class Run:
@@ -107,9 +98,7 @@ class Run:
             lightning_node=MAKER_NODE, markets=(MARKET,), can_hold=True, auto_cancel_blocks=18
         )
         self.kernel = Kernel(settings, self.identity, _CURRENCIES, self.journal.snapshot())
-        for part, names in _NETWORK.items():
-            for name in names:
-                setattr(getattr(self.kernel, part), name, _silent)
+        silence(self.kernel)
         order.change(self.kernel)
         self._poke(lambda: self.kernel._on_started(happened.Started()))
 
@@ -155,6 +144,9 @@ class Run:
             ):
                 of = self.lightning.owner.setdefault(effect.payment_hash, self._at(effect.trade_id))
                 self._wait(("call", of, type(effect).__name__), effect)
+            case out.Recall():
+                found = recall(self.journal, effect)
+                self._poke(lambda: self.kernel.archive.on_recalled(found))
             case _:
                 pass  # words for peers, log lines, the hold server's own bookkeeping
 
@@ -447,6 +439,7 @@ class Run:
             trade.trade_id in kernel.disputes._asking,
             trade.trade_id in kernel.admission.recovering,
             (trade.payment_hash, BASE) in kernel.core.paying,
+            trade.trade_id in self.journal.archived_trades,
             lightning.invoices.get(trade.payment_hash),
             lightning.payments.get(trade.payment_hash),
             tuple(

@@ -62,6 +62,17 @@ class Saved(msgspec.Struct, frozen=True):
     height: int = 1_000
 
 
+def silence(kernel: Kernel) -> None:
+    """The network is not modelled, so nothing is published and nobody is looked for."""
+    for name in ("restore", "append", "published", "flush"):
+        setattr(kernel.publisher, name, _nothing)
+    kernel.sessions.start = _nothing  # type: ignore[method-assign, assignment]
+
+
+def _nothing(*_: object) -> None:
+    """Say and do nothing."""
+
+
 def timers(kernel: Kernel) -> Iterator[tuple[int, Any]]:
     """When each timer is due, and its name."""
     core = kernel.core

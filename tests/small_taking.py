@@ -66,6 +66,8 @@ _HURRIES: Final = {
     State.QUOTE_INTENT,
     State.QUOTE_SENT,
 }
+# How long a lock lasts counts in these.
+_GUARDED: Final = {State.INVOICED, State.PAYING, *_HURRIES} - {State.ACCEPTED}
 _COMMANDS: Final[dict[str, Callable[[str], Command]]] = {
     "pay it": PayTrade,
     "send": SendTrade,
@@ -134,11 +136,9 @@ class TakerRun(LockRun):
     def _check_payment(self, effect: out.PayInvoice) -> None:
         """It is paid what was agreed, to whom it was agreed, and the intent is on disk first."""
         trade, invoice = self.trades()[0], decode(effect.invoice)
-        agreed = trade.quantity_lots <= self.order.asked[0]
         said = (invoice.amount_msat, invoice.payment_hash, invoice.payee)
-        if not agreed or said != (trade.base_msat, trade.payment_hash, MAKER_NODE):
-            self.broken = "it pays what was not agreed"
-        if trade.base_msat != legs(trade.quantity_lots).base_msat:
+        agreed = (legs(trade.quantity_lots).base_msat, trade.payment_hash, MAKER_NODE)
+        if said != agreed or trade.quantity_lots > self.order.asked[0]:
             self.broken = "it pays what was not agreed"
         if trade.state is not State.PAYING:
             self.broken = "it pays before it has written that down"
@@ -154,9 +154,9 @@ class TakerRun(LockRun):
 
     def actions(self) -> Iterator[Action]:
         """Everything that may happen next."""
+        yield ("crash",)
         if not self.trades():
             yield ("take",)
-            yield ("crash",)
             return
         trade = self.trades()[0]
         if any(label == _CASE for label, _ in self.pending):
@@ -172,7 +172,6 @@ class TakerRun(LockRun):
         yield from self._makers_words(trade)
         yield from self._operators_words(trade)
         yield from self._times(trade)
-        yield ("crash",)
 
     def _answers(self) -> Iterator[Action]:
         yield ("accept", "")
@@ -185,12 +184,9 @@ class TakerRun(LockRun):
 
     def _mishaps(self, call: str) -> tuple[str, ...]:
         """How else a call may end: not made or made, and no answer; or refused for good."""
-        if call in {"PayInvoice", "CreateInvoice", "CreateHoldInvoice"}:
-            return ("lose", "blur", "spurn")
-        return ("lose",)
+        return ("lose", "blur", "spurn") if call in _MOVES else ("lose",)
 
     def _money_moves(self, trade: Trade) -> Iterator[Action]:
-        """What the maker's Lightning node can do."""
         for name, payment_hash in self._hashes().items():
             if self.lightning.payments.get(payment_hash) == "in_flight":
                 yield ("bounce", name)
@@ -217,21 +213,18 @@ class TakerRun(LockRun):
             yield ("hears", "settled")
 
     def _operators_words(self, trade: Trade) -> Iterator[Action]:
-        buys, locks = self.order.side == "buy", trade.settlement == HTLC
-        state = trade.state
-        if not buys and state in {State.ACCEPTED, State.PAYING}:
-            yield ("pay it",)
-        if buys and locks and state in {State.HTLC_ACCEPTED, State.QUOTE_INTENT}:
-            yield ("send",)
-        if buys and state in {State.ACCEPTED, State.HTLC_ACCEPTED, State.QUOTE_INTENT}:
-            yield ("sent",)
-        if buys and locks and state is State.DISPUTED:
-            yield ("sent",)
-        if not buys and state not in TERMINAL | {State.TAKING, State.ACCEPTED}:
-            yield ("received",)
-        if self.order.people and state not in TERMINAL | {State.DISPUTED}:
-            yield ("cancel",)
-            yield ("dispute",)
+        buys, locks, state = self.order.side == "buy", trade.settlement == HTLC, trade.state
+        unsent = {State.HTLC_ACCEPTED, State.QUOTE_INTENT}
+        changes = self.order.people and state not in TERMINAL | {State.DISPUTED}
+        words = {
+            "pay it": not buys and state in {State.ACCEPTED, State.PAYING},
+            "send": buys and locks and state in unsent,
+            "sent": buys and state in {State.ACCEPTED, *unsent, State.DISPUTED},
+            "received": not buys and state not in {*TERMINAL, State.TAKING, State.ACCEPTED},
+            "cancel": changes,
+            "dispute": changes,
+        }
+        yield from ((word,) for word, may in words.items() if may)
         if state is State.DISPUTED:
             yield ("resolve", "settled")
             yield ("resolve", "cancelled")
@@ -247,7 +240,7 @@ class TakerRun(LockRun):
         if trade.settlement == HTLC and self.clock_ms < trade.deadline_ms:
             yield ("deadline",)
         left = [ends - self.height for ends in self._locks()]
-        if any(one >= self._needed for one in left):
+        if trade.state in _GUARDED and any(one >= self._needed for one in left):
             yield ("few blocks",)
         if left:
             yield ("all blocks",)
@@ -369,13 +362,19 @@ class TakerRun(LockRun):
         """Everything that the future depends on, without names and numbers that only count."""
         (row,) = self.journal.orders.values()
         trade = self.trades().get(0)
-        waits = [label for label, _ in self.pending]
-        if trade is None or self._is_over(trade):
-            waits = [label for label in waits if label[0] == "call" and label[2] in _MOVES]
+        waits = self._waiting(trade)
         watched = tuple(sorted(label for label in waits if label[0] == "watched"))
         calls = tuple(label for label in waits if label[0] != "watched")
         own = (row.state, row.taken_lots, row.dropped_lots)
         return (*own, watched, calls, trade and self._key_of(0, trade))
+
+    def _waiting(self, trade: Trade | None) -> list[Label]:
+        """What is on its way and can change anything."""
+        waits = [label for label, _ in self.pending]
+        if trade is None or self._is_over(trade):
+            return [label for label in waits if label[0] == "call" and label[2] in _MOVES]
+        locked = ("watched", 0, "accepted") if trade.state is State.DISPUTED else None
+        return [label for label in waits if label != locked]
 
     def _key_of(self, at: int, trade: Trade) -> tuple[Any, ...]:
         lightning, state, new = self.lightning, trade.state, trade.payment_hash
@@ -389,6 +388,7 @@ class TakerRun(LockRun):
             trade.late,
             trade.counted,
             trade.paid,
+            trade.trade_id in self.journal.archived_trades,
             invoice,
             invoice == "open" and new in self._told_hashes(),
             lightning.payments.get(new),
@@ -419,8 +419,8 @@ class TakerRun(LockRun):
             key in buyer._asked,
             key in buyer._asked and buyer._references.get(key),
             trade.state in _HURRIES and self.clock_ms >= trade.deadline_ms,
-            self._is_locked(trade.payment_hash) and left >= self._needed,
-            known >= self._needed,
+            trade.state in _GUARDED and left >= self._needed,
+            trade.state in _GUARDED and known >= self._needed,
         )
 
     def _words(self) -> Iterator[messages.AnyTradeMessage]:
@@ -493,7 +493,7 @@ class TakerRun(LockRun):
         trade = self.trades().get(0)
         if trade is None:
             return False
-        if self.pending and not self._is_over(trade):
+        if self._waiting(trade) and not self._is_over(trade):
             return False
         paying = trade.state is State.PAYING and trade.settlement == PLAIN
         return trade.state not in _MOVING and not paying

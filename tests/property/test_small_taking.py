@@ -53,7 +53,7 @@ def order(
         only=only,
         settlement=settlement,
         takes=True,
-        repeats=2 if settlement == PLAIN else 1,
+        repeats=2 if settlement == PLAIN or LONG else 1,
     )
 
 
