@@ -410,3 +410,20 @@ def test_evidence_of_a_swap_that_was_not_paid_proves_no_payment() -> None:
     scene.world.run(1_000)
     words = statements(read_evidence(raw(exported(scene.alice, trade_id))), Currencies())
     assert any("there is no preimage in the file" in one for one in words.unproved)
+
+
+def test_one_swap_of_a_taker_at_a_time() -> None:
+    """What is locked for its maker may bind that one's own for hours."""
+    scene = Scene()
+    ledger = grasping(scene)
+    scene.take()
+    scene.world.run(1_000)
+    assert scene.states() == ("paying", "paying")
+    scene.alice.tell(place("buy", LOTS, PRICE, settlements=("swap",)))
+    scene.world.run(1_000)
+    more = place("sell", LOTS, PRICE, settlements=("swap",), time_in_force="ioc")
+    answer = scene.bob.ask(more, within_ms=60_000)
+    assert [one["reason"] for one in answer.result["skipped"]] == ["too_many_holds"]
+    assert ledger.grasp()
+    scene.world.run(60_000)
+    assert len(scene.bob.tell(more)["trades"]) == 1

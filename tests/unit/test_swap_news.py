@@ -13,9 +13,9 @@ from zmqex.adapters.clock import wall_ms
 from zmqex.cli import orders
 from zmqex.kernel import effects as out
 from zmqex.kernel import events as happened
-from zmqex.kernel.commands import CancelTrade, PayTrade
+from zmqex.kernel.commands import CancelTrade, ListTrades, PayTrade
 from zmqex.kernel.records import Trade
-from zmqex.limits import SWAP_PAY_WITHIN_MS
+from zmqex.limits import NEVER_MADE_MS, SWAP_PAY_WITHIN_MS
 from zmqex.protocol.messages import TradeSettled
 from zmqex.reasons import RejectReason
 from zmqex.runtime.outside import LIGHTNING_EFFECTS
@@ -271,6 +271,35 @@ def test_leg_2_is_sent_again_only_where_lightning_has_said_that_it_never_was(wor
     scene.world.wall_ms += 2 * SWAP_PAY_WITHIN_MS
     assert heard(scene, scene.alice, locked(scene, trade, 3_000_001)) == []
     assert scene.states()[0] == "paying"
+
+
+def test_a_lock_that_lightning_does_not_know_of_becomes_its_operators_task() -> None:
+    """A backend that has just started may not know of it yet; a minute after the hold it should.
+
+    It is asked for all the same, and what it then knows is taken.
+    """
+    scene, trade = held()
+    ledger = scene.ledger(scene.alice, scene.leg1)
+    ledger.fail_look = True
+    scene.alice.handle(payment(scene, trade, "succeeded", scene.leg2))
+
+    def turn(state: str) -> str:
+        scene.alice.handle(seen(trade, state, scene.leg1))
+        assert scene.states()[0] == "released"
+        (view,) = scene.alice.tell(ListTrades())["trades"]
+        return str(view["turn"])
+
+    assert turn("unknown") == "lightning"
+    scene.world.wall_ms = trade.hold_expires_ms + NEVER_MADE_MS - 1
+    assert turn("unknown") == "lightning"
+    scene.world.wall_ms += 1
+    assert turn("unknown") == "you"
+    assert turn("open") == "lightning"
+    assert turn("unknown") == "you"
+    ledger.fail_look = False
+    scene.world.run(60_000)
+    assert scene.states()[0] == "settled"
+    assert scene.trade(scene.alice).reason == ""
 
 
 # --- the taker -----------------------------------------------------------------------------------

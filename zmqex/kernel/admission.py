@@ -48,7 +48,7 @@ from zmqex.protocol.identity import digest, short, to_text, trade_id, verify
 from zmqex.protocol.messages import Accept, Take, TradeSaid
 from zmqex.reasons import RejectReason
 from zmqex.trading import swap
-from zmqex.trading.settlement import HTLC, SWAP, amounts, draws_preimage
+from zmqex.trading.settlement import PLAIN, SWAP, amounts, draws_preimage
 from zmqex.trading.states import Claim, Input, State, TradeRole
 
 
@@ -270,18 +270,20 @@ class Admission:
             return RejectReason.WRONG_PAYMENT_HASH
         if self._caps.wait_ms(take.taker):
             return RejectReason.RATE_LIMITED
-        if take.settlement == HTLC and self._has_lock(take.taker):
+        if self._has_lock(take):
             return RejectReason.TOO_MANY_HOLDS
         if self._caps.too_many(take.taker, take.order_id, address):
             return RejectReason.TOO_MANY_HOLDS
         room = self._caps.room_lots(take.taker, take.order_id, order)
         return self._orders.acceptable_lots(take.order_id, take.quantity_lots, room)
 
-    def _has_lock(self, taker: bytes) -> bool:
-        """Whether a taker has an open `htlc` trade with us: each may last for hours."""
+    def _has_lock(self, take: Take) -> bool:
+        """Whether a take by lock is its taker's second one with us: each may last for hours."""
+        if take.settlement == PLAIN:
+            return False
         holding = [one for one in self._trades.running() if one.role is TradeRole.MAKER]
         holding += [reservation.trade for reservation in self._reserving.values()]
-        return any(one.settlement == HTLC and one.taker == taker for one in holding)
+        return (take.settlement, take.taker) in {(one.settlement, one.taker) for one in holding}
 
     def _pay_instructions(self, settlement: str) -> str:
         """How the quote is paid, where people have to do it."""

@@ -132,8 +132,21 @@ class SwapMaker(Maker):
             self._pay_leg2(trade, event)
         elif locked and trade.state is State.PAYING:
             self._pay_leg2_again(trade, event)
+        elif trade.state is State.RELEASED:
+            self._while_released(trade, event)
         elif trade.state in _NOT_PAYING:
             self._arm(trade)
+
+    def _while_released(self, trade: Trade, event: InvoiceSeen) -> None:
+        """A lock that Lightning does not know of, when it should, is our operator's task as well.
+
+        It is asked for until it is taken or has gone back: the backend may have just started.
+        """
+        over = self._core.now.wall_ms >= trade.hold_expires_ms + NEVER_MADE_MS
+        lost = event.state == "unknown" and over
+        reason = RejectReason.LIGHTNING_UNAVAILABLE.value if lost else ""
+        if reason != trade.reason:
+            self._trades.amend(trade, reason=reason)
 
     def _received(self, trade: Trade) -> None:
         if self._trades.can(trade, Input.RECEIVED):

@@ -88,6 +88,10 @@ _NODE_LOST: Final = (
     "disputed: this node was started without the Lightning node that alone knows how its payment "
     "has ended; `trade resolve` it as settled, which frees nothing"
 )
+_LOCK_LOST: Final = (
+    "Lightning does not know of what is locked for us, and we have paid for it: see that the "
+    "Lightning node has all that it had; it is asked again and again"
+)
 _OTHER_NODE: Final = (
     "another Lightning node answers in place of {}, which alone knows how its payment stands; let "
     "that one answer again: until then nothing is paid and nothing believed"
@@ -141,6 +145,8 @@ def trade_view(trades: Trades, trade: Trade, now_ms: int) -> dict[str, Any]:
         turn = "you"
         if trade.reason == RejectReason.LIGHTNING_UNAVAILABLE:
             text = _NODE_LOST
+    if trade.settlement == SWAP and trade.state is _S.RELEASED and trade.reason:
+        turn, text = "you", _LOCK_LOST
     other = trades.other_node(trade)
     if other:
         turn, command, text = "you", "", _OTHER_NODE.format(other[1].hex())
