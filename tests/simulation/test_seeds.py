@@ -48,6 +48,19 @@ def test_a_seed_that_once_failed_passes(seed: int, size: Size) -> None:
     assert not report.failure, report.plan.replay()
 
 
+@pytest.mark.parametrize("number", range(3))
+def test_what_leaves_memory_within_seconds_is_missed_by_nobody(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As soon as no question waits for it any more: later words find it in the journal."""
+    for name in ("ENDED_KEPT_MS", "SETTLED_KEPT_MS", "RECALLED_KEPT_MS"):
+        monkeypatch.setattr(f"zmqex.kernel.archive.{name}", 12_000)
+    network = Simulation(make_plan(secrets.randbelow(10**9)))
+    report = network.run()
+    assert not report.failure, f"run {number}: {report.failure}; {report.plan.replay()}"
+    assert any(machine.journal.archived_orders for machine in network.machines)
+
+
 def simulate(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the script in a process of its own."""
     return subprocess.run(

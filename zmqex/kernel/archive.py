@@ -170,8 +170,9 @@ class Archive:
             self._exports.forget(trade.order_id)
             self._forget_key(key)
 
-    def _order_later(self, key: bytes, after_ms: int = ENDED_KEPT_MS) -> None:
-        self._core.call_after(("archive", key), after_ms, lambda: self._order_due(key))
+    def _order_later(self, key: bytes, after_ms: int = 0) -> None:
+        delay_ms = after_ms or ENDED_KEPT_MS
+        self._core.call_after(("archive", key), delay_ms, lambda: self._order_due(key))
 
     def _order_due(self, key: bytes) -> None:
         if self._trades.of_order(key) or not self._orders.may_leave(key):
