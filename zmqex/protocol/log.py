@@ -9,6 +9,7 @@ Not for: signatures, sockets, or deciding whom to ask for what is missing (`kern
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left
 from collections.abc import Iterable
 from struct import Struct
 from typing import Final
@@ -27,6 +28,7 @@ _FLAGS_UNKNOWN: Final = ~int(OrderFlags.ALL_OR_NONE | OrderFlags.CANCEL_ON_DISCO
 _TOPIC_BYTES: Final = 8
 _decode_order: Final = decoder(Order).decode  # whoever brings one has looked at its size
 _ROW: Final = Struct(">32sQQ")  # id, remaining and held lots, as bucket digests are made of them
+_BEHIND: Final = bytes([255] * 16)  # after an id: behind its row, whose numbers are less
 _pack_row: Final = _ROW.pack
 
 
@@ -148,7 +150,7 @@ class Fold:
         if not self._root:
             for number, known in enumerate(self._digests):
                 if not known:
-                    self._digests[number] = _packed_digest(self._packed(number))
+                    self._digests[number] = _digest(self._packed(number))
             self._root = root_of(b"".join(self._digests))
         return self._root
 
@@ -159,8 +161,7 @@ class Fold:
 
     def bucket(self, number: int) -> list[tuple[bytes, Row]]:
         """The open orders whose ids start with that byte, in order of id."""
-        packed = _sorted_rows(self._packed(number))
-        return [(key, self.orders[key]) for key, _, _ in map(_ROW.unpack, packed)]
+        return [(key, self.orders[key]) for key, _, _ in map(_ROW.unpack, self._packed(number))]
 
     def read_order(self, raw: bytes) -> Order | RejectReason:
         """The terms of an order of this log, or why they cannot be."""
@@ -187,35 +188,37 @@ class Fold:
         self.order_bytes = 0  # of the open orders' terms
         self.frozen: list[Frozen] = []
         self._buckets = [bytearray() for _ in range(BUCKETS)]  # packed rows, in any order
-        self._unpacked = [0] * BUCKETS  # how many changes these rows do not show yet
+        self._changed: dict[int, list[bytes]] = {}  # by bucket, whose rows are not so any more
         self._digests = [EMPTY_BUCKET] * BUCKETS  # b"" where a bucket has changed since
         self._root = _EMPTY_ROOT  # b"" where any has
 
     def _change(self, key: bytes, row: Row | None) -> None:
         """Put another row, or none, in the place of an open order's.
 
-        Its bucket is packed anew when its digest is wanted, or when half of it is out of date: so
-        no change costs more because ids start alike, which their maker can bring about.
+        The row itself waits until the digest of its bucket is wanted, or half of them wait: so no
+        change costs more because ids start alike, which their maker can bring about.
         """
         if row is None:
             self.order_bytes -= len(self.orders.pop(key).raw)
         else:
             self.orders[key] = row
         number = key[0]
-        self._unpacked[number] = changes = self._unpacked[number] + 1
-        if 2 * changes * _ROW.size > len(self._buckets[number]):
+        changed = self._changed.setdefault(number, [])
+        changed.append(key)
+        if 2 * len(changed) * _ROW.size > len(self._buckets[number]):
             self._packed(number)
 
-    def _packed(self, number: int) -> bytearray:
-        """The packed rows of a bucket as its orders are now, in any order."""
-        if self._unpacked[number]:
-            orders = self.orders
-            # One that was closed and came back is there twice.
-            keys = dict.fromkeys([key for key, _, _ in _ROW.iter_unpack(self._buckets[number])])
-            rows = [(key, orders[key]) for key in keys if key in orders]
-            self._buckets[number] = bytearray(_pack_rows(rows))
-            self._unpacked[number] = 0
-        return self._buckets[number]
+    def _packed(self, number: int) -> list[bytes]:
+        """The packed rows of a bucket as its orders are now, in order of id."""
+        whole, size = bytes(self._buckets[number]), _ROW.size
+        rows = sorted([whole[start : start + size] for start in range(0, len(whole), size)])
+        if number in self._changed:
+            for key in self._changed.pop(number):
+                now = [(key, self.orders[key])] if key in self.orders else []
+                # More than one where it was closed and came back.
+                rows[bisect_left(rows, key) : bisect_left(rows, key + _BEHIND)] = _pack_rows(now)
+            self._buckets[number] = bytearray(b"".join(rows))
+        return rows
 
     def _fill(self, plan: Plan, batch: Batch) -> RejectReason | None:
         """Put into a plan what a batch makes of each order that it speaks of, or say why not."""
@@ -327,22 +330,15 @@ class Frozen:
 
 def bucket_digest(rows: Iterable[tuple[bytes, Row]]) -> bytes:
     """The digest of a bucket's rows, which come in any order."""
-    return _packed_digest(_pack_rows(rows))
+    return _digest(sorted(_pack_rows(rows)))
 
 
-def _pack_rows(rows: Iterable[tuple[bytes, Row]]) -> bytes:
-    return b"".join([_pack_row(key, row.remaining_lots, row.held_lots) for key, row in rows])
+def _pack_rows(rows: Iterable[tuple[bytes, Row]]) -> list[bytes]:
+    return [_pack_row(key, row.remaining_lots, row.held_lots) for key, row in rows]
 
 
-def _packed_digest(packed: bytes | bytearray) -> bytes:
-    joined = b"".join(_sorted_rows(packed))
-    return hashlib.blake2b(joined, digest_size=32, person=b"zmqex bucket").digest()
-
-
-def _sorted_rows(packed: bytes | bytearray) -> list[bytes]:
-    """The rows in order of their ids, with which they start."""
-    whole, size = bytes(packed), _ROW.size
-    return sorted([whole[start : start + size] for start in range(0, len(whole), size)])
+def _digest(packed: list[bytes]) -> bytes:
+    return hashlib.blake2b(b"".join(packed), digest_size=32, person=b"zmqex bucket").digest()
 
 
 def root_of(digests: bytes) -> bytes:
