@@ -189,6 +189,22 @@ def test_a_head_stays_frozen_while_it_is_read() -> None:
     assert len(log_of(host, maker).fold.frozen) == 1
 
 
+def test_a_log_whose_orders_were_dropped_serves_none_of_its_heads() -> None:
+    """Its rows would be of no root, and whoever asked would blame the honest node for them."""
+    _, host, maker = scene()
+    maker.say(host, maker.topic, maker.publish(maker.new(0)[1]))
+    head = maker.fold.head()
+    maker.say(host, b"h", maker.beat())
+    assert maker.ask(host, "snapshot", asked_for(maker)).kind == "snapshot"
+    for start in (1, 51):
+        places = [maker.new(number)[1] for number in range(start, start + 50)]
+        maker.say(host, maker.topic, maker.publish(*places))
+    assert log_of(host, maker).state == "head_only"
+    assert maker.refused(host, "snapshot", asked_for(maker)).reason == "sequence_gap"
+    rows = RowsRequest(maker.identity, MARKET, head.head_hash, bytes(range(256)), b"")
+    assert maker.refused(host, "rows", rows).reason == "log_too_old"
+
+
 def test_so_many_heads_of_one_log_are_frozen() -> None:
     """The oldest goes, however lately it was read."""
     _, host, maker = scene()

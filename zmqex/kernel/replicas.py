@@ -384,6 +384,7 @@ class Replicas:
         """Keep following the chain, but keep no orders: better none than some of them."""
         self.hide(log)
         log.fold.forget_orders()
+        log.anchors = []  # what was frozen went with the orders
         self._core.count("head_only_logs")
         self._core.log(
             "warning", "log_head_only", maker=short(log.fold.maker), market=log.fold.market
