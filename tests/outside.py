@@ -32,6 +32,8 @@ class MemoryJournal:
         self.trades: dict[bytes, records.Trade] = {}
         self.claims: dict[bytes, int] = {}
         self.hashes: dict[bytes, bytes] = {}
+        self.attempts: dict[bytes, int] = {}  # payment hash -> at paying the base of its trade
+        self.rollovers: dict[tuple[bytes, int], bytes] = {}  # (trade, attempt) -> payment hash
         self.fences: dict[int, bytes] = {}
         self.batches: dict[tuple[str, int, int], records.OwnBatch] = {}
         self.checkpoints: dict[str, records.OwnCheckpoint] = {}
@@ -180,6 +182,11 @@ class MemoryJournal:
         if trade.payment_hash:
             owner = self.hashes.setdefault(trade.payment_hash, trade.trade_id)
             _unique(owner == trade.trade_id, "payment hash")
+            attempt = self.attempts.setdefault(trade.payment_hash, trade.attempt)
+            _unique(attempt == trade.attempt, "payment hash of another attempt")
+            key = (trade.trade_id, attempt)
+            only = attempt == 1 or self.rollovers.setdefault(key, trade.payment_hash)
+            _unique(only in {True, trade.payment_hash}, "attempt")
         self.claims[trade.trade_id] = claimed
         if claimed:
             total = sum(

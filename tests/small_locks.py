@@ -284,7 +284,7 @@ class LockRun(Run):
                 trade.payment_hash
             ) in {"in_flight", "succeeded"}:
                 return f"trade {at} is cancelled, and its payment is not"
-            if invoice == "settled" and not self._has_released(at):
+            if invoice == "settled" and trade.attempt == 1 and not self._has_released(at):
                 return f"trade {at} was settled before the seller had released it"
             if trade.state is State.RELEASED and not trade.preimage:
                 return f"trade {at} is released without a preimage"
@@ -292,13 +292,18 @@ class LockRun(Run):
 
     def _has_released(self, at: int) -> bool:
         """Whether the seller's own signed word with the preimage is on disk."""
+        return bool(self._released(at))
+
+    def _released(self, at: int) -> bytes:
+        """The preimage in the seller's own signed word, or b""."""
         seller = TAKERS[at] if self.order.side == "buy" else MAKER
         said = (
             decode_trade_message(decode_envelope(line.envelope).body)
             for line in self.journal.lines.values()
             if line.trade_id == IDS[at] and line.sender == seller.public_key
         )
-        return any(isinstance(one, TradeReleased) for one in said)
+        given = (one.payment_preimage for one in said if isinstance(one, TradeReleased))
+        return next(given, b"")
 
     def is_quiet(self) -> bool:
         """Whether no trade waits for anything but a person or a deadline."""

@@ -15,6 +15,7 @@ import msgspec
 from tests.outside import MemoryJournal
 from tests.small_locks import LockRun
 from tests.small_model import MARKET, PRICE, START_MS, Action, Run
+from tests.small_rollovers import RolloverRun, Rollovers
 from tests.small_state import Lightning, Order, Saved
 from tests.small_taking import TakerRun
 from zmqex.errors import ZmqexError
@@ -43,17 +44,19 @@ def start(order: Order, saved: Saved) -> Run:
     """A node, from what is on disk."""
     if order.takes:
         return TakerRun(order, saved)
+    if isinstance(order, Rollovers):
+        return RolloverRun(order, saved)
     return LockRun(order, saved) if order.settlement == "htlc" else Run(order, saved)
 
 
 def begin(order: Order) -> Saved:
-    """The order rests in the book."""
+    """The order rests in the book; what a rollover needs has happened before."""
     empty = Saved(MemoryJournal(), Lightning(), frozenset(), START_MS)
     run = start(order, empty)
     settlements = (order.settlement,)
     command = PlaceOrder(MARKET, order.side, order.lots, PRICE, settlements=settlements)
     run._poke(lambda: run.kernel.desk.place(b"cli", 1, command))
-    return run.saved()
+    return run.prepare() if isinstance(run, RolloverRun) else run.saved()
 
 
 def walk(order: Order, states_max: int = 1_000_000) -> Walk:

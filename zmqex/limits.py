@@ -119,6 +119,10 @@ TAKE_RETRIES_MAX: Final = 4
 INVOICE_EXPIRY_S: Final = 3_600
 # The quote leg has a day to be confirmed by hand; then the trade is disputed.
 CONFIRM_MAX_MS: Final = DAY_MS
+# A rollover: its invoice lives for as long as people may take to look for the quote; and how often
+# the base of one trade may be asked for, the lock counted, since each is kept for good.
+ROLLOVER_MS: Final = DAY_MS
+ATTEMPTS_MAX: Final = 16
 # Repeats of messages and look-ups: 1, 2, 4 ... 30 seconds apart.
 RETRY_FIRST_MS: Final = SECOND_MS
 RETRY_LAST_MS: Final = 30 * SECOND_MS

@@ -18,11 +18,12 @@ from tests.stories import (
     revive,
 )
 from tests.world import SimNode, World
-from zmqex.kernel.commands import Command, ReceivedTrade, SendTrade, SentTrade
+from zmqex.kernel.commands import Command, ReceivedTrade, RolloverTrade, SendTrade, SentTrade
 from zmqex.trading.settlement import HTLC, PLAIN
 from zmqex.trading.states import State
 
 DAY = 24 * 60 * MINUTE
+ROLLOVER = "rollover"  # by `htlc`, and the lock is lost once the quote was sent
 
 
 def tell_story(
@@ -36,7 +37,7 @@ def tell_story(
         world.nodes[name].crash_at = (when, number)
     other = "sell" if side == "buy" else "buy"
     acknowledged = []
-    ways = (settlement,)
+    ways = (HTLC if settlement == ROLLOVER else settlement,)
     world.mine(0)
     answer = insist(world, alice, place(side, BTC, key="k1", settlements=ways))
     assert answer.ok
@@ -54,16 +55,28 @@ def tell_story(
         (buyer, SentTrade),
         (seller, ReceivedTrade),
     ]
-    if settlement == HTLC:
+    if settlement != PLAIN:
         steps.insert(0, (buyer, SendTrade))
+    if settlement == ROLLOVER:
+        steps.insert(2, (buyer, RolloverTrade))
     for node, command in steps:
+        if command is RolloverTrade:
+            lose(world, buyer)
         for trade_id in running(node):
             insist(world, node, command(trade_id))
-        world.run(2_000)
+        world.run(10_000 if command is RolloverTrade else 2_000)
         revive(world)
         check_always(world)
     world.run(40_000)
     return world, acknowledged
+
+
+def lose(world: World, buyer: SimNode) -> None:
+    """Every lock of the buyer goes back to its seller, and both hear of it."""
+    for trade in buyer.journal.trades.values():
+        buyer.ledger.cancel(trade.payment_hash)
+    world.run(40_000)
+    revive(world)
 
 
 def running(node: SimNode) -> list[str]:
@@ -84,7 +97,7 @@ def commits(side: str, name: str, settlement: str) -> int:
 
 CASES = [
     pytest.param(settlement, side, name, when, id=f"{settlement}-maker-{side}s-{name}-{when}")
-    for settlement in (PLAIN, HTLC)
+    for settlement in (PLAIN, HTLC, ROLLOVER)
     for side in ("buy", "sell")
     for name in ("alice", "bob")
     for when in ("before", "after")

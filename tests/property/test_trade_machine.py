@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import msgspec
 from hypothesis import HealthCheck, event, settings
 from hypothesis import strategies as st
@@ -16,6 +18,7 @@ from tests.stories import (
     check_quiet,
     place,
     revive,
+    signed,
     sleep,
 )
 from tests.world import SimNode, World
@@ -29,14 +32,16 @@ from zmqex.kernel.commands import (
     PayTrade,
     ReceivedTrade,
     ResolveTrade,
+    RolloverTrade,
     SendTrade,
     SentTrade,
 )
-from zmqex.limits import HTLC_CONFIRM_MS
+from zmqex.kernel.records import Trade
+from zmqex.limits import HTLC_CONFIRM_MS, ROLLOVER_MS
 from zmqex.protocol.codec import decode, decode_envelope, decode_frame, decode_trade_message
-from zmqex.protocol.messages import TradeSaid
+from zmqex.protocol.messages import TradeRollover, TradeSaid
 from zmqex.trading.evidence import read_evidence
-from zmqex.trading.states import TERMINAL, State
+from zmqex.trading.states import TERMINAL, State, TradeRole
 
 NAMES = ("alice", "bob", "carol")
 who = st.sampled_from(NAMES)
@@ -44,6 +49,11 @@ sides = st.sampled_from(["buy", "sell"])
 ways = st.sampled_from([("plain",), ("htlc",), ("htlc", "plain")])
 # What may still become a dispute: a claim of "quote sent" that comes after the hold.
 _LATE = (State.CANCELLED, State.DISPUTED)
+
+
+def _is_bought(trade: Trade) -> bool:
+    """Whether whoever has it in its journal buys the base."""
+    return (trade.role is TradeRole.MAKER) == (trade.side == "buy")
 
 
 class ThreeNodes(RuleBasedStateMachine):
@@ -129,7 +139,9 @@ class ThreeNodes(RuleBasedStateMachine):
 
     @rule(
         name=who,
-        what=st.sampled_from([PayTrade, SendTrade, SentTrade, ReceivedTrade, CancelTrade]),
+        what=st.sampled_from(
+            [PayTrade, SendTrade, SentTrade, ReceivedTrade, CancelTrade, RolloverTrade]
+        ),
         number=st.integers(0, 5),
     )
     def speak(self, name: str, what: type, number: int) -> None:
@@ -138,7 +150,7 @@ class ThreeNodes(RuleBasedStateMachine):
         if trades:
             self.give(name, what(trades[-1 - number % len(trades)].trade_id.hex()))
 
-    @rule(what=st.sampled_from([SentTrade, ReceivedTrade, PayTrade]))
+    @rule(what=st.sampled_from([SentTrade, ReceivedTrade, PayTrade, RolloverTrade]))
     def be_diligent(self, what: type) -> None:
         """Everybody says the same of every trade that has not ended."""
         for name, node in self.world.nodes.items():
@@ -159,6 +171,62 @@ class ThreeNodes(RuleBasedStateMachine):
             self.by_hand.add(trade_id)
             text = trade_id.hex()
             self.give(name, ResolveTrade(text, outcome) if outcome else DisputeTrade(text))
+
+    @rule(
+        maker=who,
+        side=sides,
+        released=st.booleans(),
+        after=st.sampled_from([(), (RolloverTrade,), (RolloverTrade, ReceivedTrade)]),
+    )
+    def lose_a_lock(self, maker: str, side: str, released: bool, after: tuple[type, ...]) -> None:  # noqa: FBT001
+        """A trade by lock up to the quote, or a release in vain; then the lock is lost."""
+        other = NAMES[NAMES.index(maker) - 1]
+        self.give(maker, place(side, BTC, settlements=("htlc",)))
+        self.world.run(500)
+        taking = "sell" if side == "buy" else "buy"
+        self.give(other, place(taking, BTC, settlements=("htlc",), time_in_force="ioc"))
+        self.world.run(500)
+        buyer, seller = (maker, other) if side == "buy" else (other, maker)
+        for trade in list(self.node(buyer).journal.trades.values()):
+            if trade.state is State.HTLC_ACCEPTED:
+                self.give(buyer, SendTrade(trade.trade_id.hex()))
+                self.give(buyer, SentTrade(trade.trade_id.hex()))
+                self.world.run(2_000)
+                self.node(buyer).ledger.cancel(trade.payment_hash)
+                if released:
+                    self.give(seller, ReceivedTrade(trade.trade_id.hex()))
+                self.world.run(MINUTE)
+                for what in after:
+                    name = buyer if what is RolloverTrade else seller
+                    self.give(name, what(trade.trade_id.hex()))
+                    self.world.run(5_000)
+
+    @rule(name=who, number=st.integers(0, 5), attempt=st.integers(2, 4), old=st.booleans())
+    def lie_about_a_rollover(self, name: str, number: int, attempt: int, old: bool) -> None:  # noqa: FBT001
+        """A changed program asks to be paid anew, whatever is locked, by any invoice of its own."""
+        self.start(name)
+        node, trades = self.node(name), self.world.nodes[name].journal.trades
+        mine = [one for one in trades.values() if one.quantity_lots and _is_bought(one)]
+        if not mine or node.paused is not None:
+            return
+        trade = mine[-1 - number % len(mine)]
+        if old and trade.invoice:
+            text = trade.invoice
+        else:
+            preimage = self.world.random.randbytes(32)
+            hash_ = hashlib.sha256(preimage).digest()
+            call = (trade.trade_id, hash_, preimage, max(trade.base_msat, 1_000), "", 3_600)
+            text = node.ledger.create(out.CreateInvoice(*call))
+        self.by_hand.add(trade.trade_id)
+        head = (trade.trade_id, trade.last_digest, self.world.wall_ms)
+        said = TradeRollover(*head, attempt, text, node.ledger.node)
+        peer = trade.taker if trade.role is TradeRole.MAKER else trade.maker
+        node.k.core.begin(self.world.now())
+        node.k.sessions.request(peer, "trade", signed(node, said), lambda _: None)
+        for effect in node.k.core.finish():
+            self.world.carry_out(node, effect)
+        self.world.arm(node)
+        self.world.run(50)
 
     @rule(name=who)
     def heal(self, name: str) -> None:
@@ -328,9 +396,13 @@ class ThreeNodes(RuleBasedStateMachine):
         self.world.mine(LONGEST_LOCK)
         sleep(self.world, HTLC_CONFIRM_MS)
         self.world.run(3 * MINUTE)
+        sleep(self.world, ROLLOVER_MS)
+        self.world.run(3 * MINUTE)
         for node in self.world.nodes.values():
             for trade in node.journal.trades.values():
                 event(f"a trade ends {trade.role} {trade.state}")
+                if trade.attempt > 1:
+                    event(f"a rollover ends {trade.state}")
         self.ends_absorb_and_revisions_grow()
         check_quiet(self.world, frozenset(self.by_hand))
         self.check_evidence()

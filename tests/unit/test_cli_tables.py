@@ -55,6 +55,7 @@ def trade(**changes: object) -> dict[str, Any]:
         "hold_expires_ms": 0,
         "hold_left_ms": 0,
         "payment_hash": "",
+        "attempt": 1,
         "invoice": "lnbcrt1",
         "taker_invoice": "",
         "lightning_nodes": ["02ab"],
@@ -140,6 +141,14 @@ def test_a_swap_shows_both_legs_and_an_order_how_it_is_settled(capsys: Captured)
     assert "lnbcrt2" in shown
     tables.show_orders([order(), order(settlements=["swap", "htlc"])])
     assert "open, by swap or htlc" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_trade_whose_lock_was_lost_says_so(capsys: Captured) -> None:
+    """Which attempt it is; the first one is nothing special."""
+    tables.show_trade(trade(attempt=2), [])
+    assert "2, after a lost lock" in capsys.readouterr().out
+    tables.show_trade(trade(), [])
+    assert "Attempt" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

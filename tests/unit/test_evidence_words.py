@@ -8,11 +8,15 @@ from typing import get_args, get_type_hints
 import msgspec
 import pytest
 
-from tests.evidence_files import Told, raw, resealed, sealed, settled
+from tests.evidence_files import Told, exported, raw, resealed, sealed, settled
+from tests.unit.rollover_stories import rolled
 from zmqex.errors import EvidenceError
+from zmqex.kernel.commands import CancelTrade
+from zmqex.market.instruments import Currencies
 from zmqex.protocol.identity import ZERO_DIGEST, digest
 from zmqex.protocol.messages import AnyTradeMessage
 from zmqex.trading.evidence import FIELDS, Evidence, read_evidence
+from zmqex.trading.statements import statements
 
 SIDES = ("buy", "sell")
 PARTIES = ("alice", "bob")  # the maker and the taker
@@ -70,6 +74,7 @@ def speakers(kind: str, side: str) -> tuple[str, ...]:
         "quote_confirmed": (seller,),
         "trade_released": (seller,),
         "trade_invoice": ("bob",),
+        "trade_rollover": (buyer,),
         "invoice_failed": ("alice",),
         "trade_cancel": ("bob",),
         "trade_cancelled": ("alice",),
@@ -109,6 +114,27 @@ def test_an_accept_may_be_of_less_but_never_of_more_than_was_asked_for() -> None
         values = plain(accept)
         values[1 + FIELDS["accept"].index("quantity_lots")] = lots
         assert verdict(told, take, said_by(told, "alice", values)) == expected
+
+
+@pytest.mark.parametrize("maker", SIDES)
+def test_a_rollover_is_in_the_evidence_of_both(maker: str) -> None:
+    """With the invoice that was paid, and the seller's word of the one that was not."""
+    story = rolled(maker)
+    story.buyer.tell(CancelTrade(story.trade))
+    story.world.run(100)
+    assert story.release().ok
+    story.world.run(2_000)
+    story.roll()
+    assert story.release().ok
+    story.world.run(2_000)
+    for node in (story.buyer, story.seller):
+        file = exported(node, story.trade)
+        said = [one.kind for one in read_evidence(raw(file)).said]
+        assert (said.count("trade_rollover"), said.count("trade_settled")) == (2, 2)
+        assert file.preimage == story.of(node).preimage.hex()
+    found = read_evidence(raw(exported(story.seller, story.trade)))
+    assert [one.by for one in found.said if one.kind == "trade_rollover"] == [found.buyer] * 2
+    assert any("was paid: the file has" in one for one in statements(found, Currencies()).proved)
 
 
 # --- the chain -----------------------------------------------------------------------------------

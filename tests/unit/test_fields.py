@@ -8,9 +8,10 @@ import msgpack
 import msgspec
 import pytest
 
-from zmqex.limits import FRAME_BYTES_MAX, INTEGER_MAX
+from zmqex.limits import ATTEMPTS_MAX, FRAME_BYTES_MAX, INTEGER_MAX
 from zmqex.protocol import fields
 from zmqex.protocol.fields import (
+    Attempt,
     Blob,
     Count,
     Digest,
@@ -45,6 +46,7 @@ BOUNDS: list[tuple[str, Any, list[object], list[object]]] = [
     ("Milliseconds", Milliseconds, [0, 2**53], [-1, 2**53 + 1]),
     ("Port", Port, [1, 65_535], [0, 65_536]),
     ("SmallCount", SmallCount, [0, 1_000], [-1, 1_001]),
+    ("Attempt", Attempt, [2, ATTEMPTS_MAX], [1, ATTEMPTS_MAX + 1, True]),
     (
         "Symbol",
         Symbol,

@@ -194,9 +194,11 @@ def test_only_a_trade_of_no_quantity_is_forgotten(why_not: str) -> None:
 
 # --- what contradicts is not kept ------------------------------------------------------------
 
+ROLLED = trade(3, attempt=2)
 BEFORE: tuple[Write, ...] = (
     PutOrder(ORDER),
     PutTrade(TRADE, 10, 15),
+    PutTrade(ROLLED, 0, 10),
     PutBatch(OwnBatch("BTC/USD", 1, 1, b"d" * 32, b"e")),
     PutOutbox(OutboxLine(TRADE.trade_id, b"d" * 32, b"p" * 32, "trade", b"e")),
     PutCommand("key", b"o" * 32),
@@ -215,6 +217,8 @@ BEFORE: tuple[Write, ...] = (
         (PutTrade(trade(1, revision=2), 0, 10), "what comes before trade"),
         (PutTrade(trade(1, take_id=TRADE.take_id), 0, 10), "contradicts"),
         (PutTrade(trade(1, payment_hash=TRADE.payment_hash), 0, 10), "belongs to another trade"),
+        (PutTrade(later(TRADE, revision=2, attempt=2), 0, 10), "another trade or attempt"),
+        (PutTrade(later(ROLLED, revision=2, payment_hash=b"z" * 32), 0, 10), "contradicts"),
         (PutTrade(trade(1, fence=TRADE.fence), 0, 10), "contradicts"),
         (PutTrade(trade(1, quantity_lots=6), 6, 15), "16 lots are claimed, it has 15"),
         (PutTrade(later(TRADE, revision=2), 10, 9), "10 lots are claimed, it has 9"),

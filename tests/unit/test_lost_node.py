@@ -25,6 +25,7 @@ from tests.stories import (
 from tests.swaps import Scene
 from tests.unit.lock_stories import locked, release, sent, sold_and_sent, states
 from tests.unit.maker_stories import DAY, confirmed_without_funds, scene
+from tests.unit.rollover_stories import paying, rolled
 from tests.world import SimNode, World
 from zmqex.config import Config
 from zmqex.errors import ConfigError
@@ -96,6 +97,18 @@ def lock_seller() -> Story:
     return world, alice, trade
 
 
+def rollover_buyer() -> Story:
+    """Alice has lost her lock, and waits for the payment of a fresh invoice."""
+    told = rolled("buy")
+    return told.world, told.buyer, told.trade
+
+
+def rollover_seller() -> Story:
+    """Alice has the quote, and her payment in place of a lost lock is under way."""
+    told = paying("sell")
+    return told.world, told.seller, told.trade
+
+
 def swapping(name: str, *, state: State) -> Callable[[], Story]:
     """A swap that stands still when a node has come to this state."""
 
@@ -126,6 +139,8 @@ STORIES = {
     "a buying taker": invoiced_taker,
     "a buyer by lock": lock_buyer,
     "a seller by lock": lock_seller,
+    "a buyer with a rollover": rollover_buyer,
+    "a seller of a rollover": rollover_seller,
     "a swapping maker": swapping("alice", state=State.PAYING),
     "a swapping taker": swapping("bob", state=State.PAYING),
 }

@@ -131,6 +131,10 @@ def unproved(file: Evidence) -> list[str]:
         ),
         (said("trade_invoice", TAKER), f"{T} asks to be paid with an invoice"),
         (
+            said("trade_rollover", MAKER, attempt=2),
+            f"{M} says that the lock is lost, and asks to be paid anew (2)",
+        ),
+        (
             said("invoice_failed", MAKER, reason="no_route"),
             f"{M} says that it will never pay that invoice ('no_route')",
         ),
@@ -283,6 +287,33 @@ def test_a_release_in_a_plain_trade_is_no_release() -> None:
     file = evidence("buy", accept(invoice=invoice()), word)
     assert RELEASED not in proved(file)
     assert paid(M) in proved(file)
+
+
+FRESH = b"\x0d" * 32
+ROLLED = said("trade_rollover", MAKER, attempt=2, invoice=invoice(FRESH), lightning_node=NODE)
+
+
+def test_the_payer_of_a_fresh_invoice_proves_its_payment() -> None:
+    """There the buyer draws the preimage; what was said of the lock stays said."""
+    word = said("trade_released", TAKER, payment_preimage=PREIMAGE)
+    messages = (BY_LOCK, accept(invoice=invoice()), word, ROLLED)
+    file = evidence("buy", said=messages, preimage=FRESH)
+    assert proved(file) == [SIGNED, PUBLISHED, agreed(T, M), RELEASED, paid(M)]
+    assert unproved(file) == [MOVED, CLOCKS, later(T), PEOPLE]
+    other = msgspec.structs.replace(file, sealed_by=MAKER)
+    assert proved(other) == [SIGNED, PUBLISHED, agreed(T, M), RELEASED]
+    assert unproved(other) == [MOVED, CLOCKS, later(M), PEOPLE, drawn(M)]
+    for preimage in (None, PREIMAGE):
+        unpaid = msgspec.structs.replace(file, preimage=preimage)
+        assert paid(M) not in proved(unpaid)
+        assert NO_PREIMAGE in unproved(unpaid)
+
+
+def test_a_fresh_invoice_in_a_plain_trade_is_none() -> None:
+    """No lock was there to be lost."""
+    file = evidence("buy", accept(invoice=invoice()), ROLLED)
+    assert paid(M) in proved(file)
+    assert paid(M) not in proved(msgspec.structs.replace(file, preimage=FRESH))
 
 
 # --- by one hash ----------------------------------------------------------------------------------

@@ -46,6 +46,7 @@ def test_a_buyer_by_lock_is_told_that_it_gives_the_lock_up(text: str) -> None:
         ("sent", "htlc", True),
         ("sent", "plain", True),
         ("received", "plain", True),
+        ("rollover", "htlc", True),
         ("send", "plain", False),
         ("sent", "swap", False),
         ("received", "swap", False),
@@ -60,3 +61,12 @@ def test_what_a_node_refuses_anyway_is_not_asked_about(
 ) -> None:
     """A swap has no quote leg to say a word of, and no lock of a plain trade is asked for."""
     assert bool(said(command, settlement, "maker", "buy")) is asked
+
+
+def test_a_rollover_says_that_nothing_can_make_the_seller_pay() -> None:
+    """And that it is no way to ask for what was never paid for."""
+    words = said("rollover", "htlc", "taker", "buy")
+    assert "you have sent 5.00 USD" in words
+    assert "a fresh invoice over 1 BTC" in words
+    assert "Nothing can make it pay" in words
+    assert "If you have sent nothing, do not ask" in words

@@ -233,6 +233,7 @@ def show_trade(trade: dict[str, Any], messages: list[dict[str, Any]]) -> None:
         "Reason": plain(trade["reason"]),
         "Reference": plain(trade["reference"]),
         "How to pay": plain(trade["pay_instructions"]),
+        "Attempt": f"{trade['attempt']}, after a lost lock" if trade["attempt"] > 1 else "",
         "Invoice": plain(trade["invoice"]),
         "Taker's": plain(trade["taker_invoice"]),
         "Our nodes": ", ".join(trade["lightning_nodes"]),

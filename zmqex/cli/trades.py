@@ -21,6 +21,7 @@ from zmqex.kernel.commands import (
     PayTrade,
     ReceivedTrade,
     ResolveTrade,
+    RolloverTrade,
     SendTrade,
     SentTrade,
     ShowTrade,
@@ -82,6 +83,10 @@ _BEFORE: Final = {
     ): "You are about to send {total}.  Wait for the answer; if you may, send it once, and at "
     "once.  From now on this trade counts as if you had: it ends with the seller's release or in "
     "a dispute.  {lost}",
+    ("rollover", "htlc"): "You say that you have sent {total}, and that what was locked for you is "
+    "lost.  The seller gets a fresh invoice over {base}.  Nothing can make it pay: if it does not, "
+    "you have lost what you sent.  If you have sent nothing, do not ask: who is paid for nothing "
+    "owes it.  Until it is paid, `trade cancel` takes the invoice back.",
     ("received", "plain"): "You say that {total} has arrived.  This cannot be taken back.",
     ("received", "htlc"): "You say that {total} has arrived, and give {base} away for good: if it "
     "has not arrived, you lose them.  This cannot be taken back.",
@@ -161,16 +166,25 @@ def received(trade_id: TradeId, *, yes: Yes = False, as_json: Json = False) -> N
 
 @app.command("release")
 def release(trade_id: TradeId, *, yes: Yes = False, as_json: Json = False) -> None:
-    """Say that the quote has arrived, and release the locked base: this cannot be taken back."""
+    """Say that the quote has arrived, and release the base: this cannot be taken back."""
     _check_locks(trade_id, "trade received")
     if not yes:
         _confirm(trade_id, "received")
     _do(ReceivedTrade(trade_id), as_json=as_json)
 
 
+@app.command("rollover")
+def rollover(trade_id: TradeId, *, yes: Yes = False, as_json: Json = False) -> None:
+    """Ask to be paid anew: you have sent the quote, and your lock is lost."""
+    _check_locks(trade_id, "trade dispute")
+    if not yes:
+        _confirm(trade_id, "rollover")
+    _do(RolloverTrade(trade_id), as_json=as_json)
+
+
 @app.command("cancel")
 def cancel(trade_id: TradeId, *, as_json: Json = False) -> None:
-    """End a trade in which nothing has moved yet."""
+    """End a trade in which nothing has moved yet, or take a rollover back."""
     _do(CancelTrade(trade_id), as_json=as_json)
 
 

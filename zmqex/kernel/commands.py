@@ -173,6 +173,7 @@ class ListTrades(CommandBase, frozen=True, tag="list_trades"):
     "turn": "you|them|lightning|nobody",
     "next_command": "trade sent ID" or "", "next_text", "hold_expires_ms", "hold_left_ms",
     "htlc_expiry_height", "deadline_ms": of an `htlc` trade's lock and of our state,
+    "attempt": at paying the base, 1 or, after a rollover, more,
     "payment_hash", "invoice", "taker_invoice": of leg 2 of a swap, or "", "pay_mode",
     "lightning_nodes": [keys of ours that have issued its invoice or pay],
     "pay_instructions", "reference", "created_ms", "updated_ms"}`.
@@ -219,13 +220,26 @@ class SentTrade(CommandBase, frozen=True, tag="sent_trade"):
 
 
 class ReceivedTrade(CommandBase, frozen=True, tag="received_trade"):
-    """The quote has arrived with us: `{"trade": TRADE}`; an `htlc` trade is released with it."""
+    """The quote has arrived with us: `{"trade": TRADE}`.
+
+    An `htlc` trade is released with it, and after a rollover the fresh invoice is paid.
+    """
+
+    trade_id: Text
+
+
+class RolloverTrade(CommandBase, frozen=True, tag="rollover_trade"):
+    """We have sent the quote and our lock is lost: ask to be paid anew.  `{"trade": TRADE}`.
+
+    Answered once a fresh invoice is on its way to the seller; refused unless Lightning says that
+    the last one is cancelled for good.
+    """
 
     trade_id: Text
 
 
 class CancelTrade(CommandBase, frozen=True, tag="cancel_trade"):
-    """Ask to end a trade in which nothing has moved: `{"trade": TRADE}`."""
+    """End a trade in which nothing has moved, or take a rollover back: `{"trade": TRADE}`."""
 
     trade_id: Text
 
@@ -343,6 +357,7 @@ Command = (
     | SendTrade
     | SentTrade
     | ReceivedTrade
+    | RolloverTrade
     | CancelTrade
     | DisputeTrade
     | ResolveTrade

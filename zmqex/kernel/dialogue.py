@@ -7,6 +7,7 @@ nothing; the acknowledgement is our state and our last signed message of the tra
 from __future__ import annotations
 
 from functools import partial
+from typing import get_args
 
 from zmqex.kernel.core import Core
 from zmqex.kernel.records import Trade
@@ -24,6 +25,7 @@ from zmqex.protocol.messages import (
     TradeCancelled,
     TradeInvoice,
     TradeReleased,
+    TradeRollover,
     TradeSaid,
     TradeSettled,
     TradeStatus,
@@ -33,8 +35,8 @@ from zmqex.reasons import RejectReason
 from zmqex.trading.settlement import HTLC
 from zmqex.trading.states import State, TradeRole
 
-OfLocks = QuoteSent | TradeReleased | TradeCancelled | TradeInvoice
-_OF_LOCKS = (QuoteSent, TradeReleased, TradeCancelled, TradeInvoice)
+OfLocks = QuoteSent | TradeReleased | TradeCancelled | TradeInvoice | TradeRollover | InvoiceFailed
+_OF_LOCKS = get_args(OfLocks)
 
 
 class Dialogue:
@@ -98,6 +100,10 @@ class Dialogue:
                 return self._lock_seller.on_quote_sent(trade, message, raw)
             case TradeInvoice() if not buys and role is TradeRole.MAKER:
                 return self._lock_seller.on_trade_invoice(trade, message, raw)
+            case TradeRollover() if not buys:
+                return self._sides.rollover_seller.on_rollover(trade, message, raw)
+            case InvoiceFailed() if buys:
+                return self._sides.rollover_buyer.on_invoice_failed(trade, message, raw)
             case _:
                 return RejectReason.WRONG_PARTY
 
@@ -110,6 +116,8 @@ class Dialogue:
         sold = trade.settlement == HTLC and self._trades.our_side(trade) == "sell"
         if sold and trade.state is State.RELEASED:
             self._lock_seller.look(trade.trade_id)  # it says that our payment has gone over
+        elif sold and trade.state is State.ROLLOVER_PAYING:
+            self._sides.rollover_seller.look(trade.trade_id)
         return None
 
     def _to_maker(

@@ -1,6 +1,7 @@
 """The effects that make and pay the invoice of a trade, with their limits and words.
 
-`plain`: an ordinary invoice on our own preimage.  `htlc`: a hold invoice on the seller's hash.
+`plain`, and a rollover: an ordinary invoice on our own preimage.  `htlc`: a hold invoice on the
+seller's hash.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def create_invoice(core: Core, trade: Trade, expiry_s: int) -> CreateInvoice | C
     """Ask our Lightning node for the invoice of a trade in which we buy the base, maybe again."""
     key, payment_hash, amount_msat = trade.trade_id, trade.payment_hash, trade.base_msat
     memo = memo_of(core, trade)
-    if trade.settlement == HTLC:
+    if trade.settlement == HTLC and trade.attempt == 1:
         blocks = lock_blocks(core.settings.auto_cancel_blocks)
         return CreateHoldInvoice(key, payment_hash, amount_msat, memo, expiry_s, blocks)
     return CreateInvoice(key, payment_hash, trade.preimage, amount_msat, memo, expiry_s)

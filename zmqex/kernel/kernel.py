@@ -80,12 +80,12 @@ from zmqex.kernel.trades import Trades
 from zmqex.market.instruments import BASE, Currencies
 from zmqex.protocol.identity import Signer
 from zmqex.reasons import RejectReason
-from zmqex.trading.settlement import SWAP
+from zmqex.trading.settlement import HTLC, SWAP
 from zmqex.trading.states import State
 from zmqex.trading.swap import quote_of
 
 # Recovery takes the trades with money in flight first.
-_FIRST = {State.RELEASED: 0, State.PAYING: 1, State.CANCELLING: 2}
+_FIRST = {State.RELEASED: 0, State.PAYING: 1, State.ROLLOVER_PAYING: 1, State.CANCELLING: 2}
 
 
 class Kernel:
@@ -287,6 +287,9 @@ class Kernel:
         asking = self.sides.lock_seller.is_asking(trade)
         if trade.state is State.DISPUTED and trade.settlement != SWAP and not asking:
             self.disputes.on_lightning(trade, event)
+            trade = self.trades.by_id[trade.trade_id]
+            if trade.state is State.DISPUTED and trade.settlement == HTLC:
+                self.sides.rollover(trade).while_disputed(trade, event)
             return
         side = self.sides.of(trade)
         match event:

@@ -328,7 +328,7 @@ class LockBuyer:
         self, trade: Trade, message: TradeReleased, envelope: bytes
     ) -> RejectReason | None:
         """The seller has the quote and gives the preimage away: the base is ours to take."""
-        if not self._trades.can(trade, Input.PREIMAGE):
+        if not self._trades.can(trade, Input.PREIMAGE) or trade.attempt > 1:
             # The word can be faster than Lightning: the seller says it again.
             early = self._trades.can(trade, Input.BASE_LOCKED)
             return RejectReason.UNAVAILABLE if early else RejectReason.WRONG_STATE

@@ -51,7 +51,7 @@ class LockSeller:
 
     def is_asking(self, trade: Trade) -> bool:
         """Whether Lightning's next word of a trade is for our operator's release."""
-        return trade.trade_id in self._asked
+        return trade.attempt == 1 and trade.trade_id in self._asked
 
     # --- what Lightning says -------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from zmqex.kernel.commands import (
     ListTrades,
     PayTrade,
     ReceivedTrade,
+    RolloverTrade,
     SendTrade,
     SentTrade,
     ShowOrder,
@@ -84,6 +85,7 @@ class Operator:
             SendTrade: self._send,
             SentTrade: self._sent,
             ReceivedTrade: self._received,
+            RolloverTrade: self._rollover,
             CancelTrade: self._cancel,
         }
         trades.on_moved.append(self._moved)
@@ -261,13 +263,24 @@ class Operator:
         if self._trades.our_side(trade) != "sell":
             self._refuse(client, request_id, trade, RejectReason.WRONG_PARTY)
         elif trade.settlement == HTLC:
-            if not self._lock_seller.release(client, request_id, trade):
+            seller = self._lock_seller if trade.attempt == 1 else self._sides.rollover_seller
+            if not seller.release(client, request_id, trade):
                 self._refuse(client, request_id, trade, RejectReason.WRONG_STATE)
         elif not self._trades.can(trade, Input.QUOTE_CONFIRMED):
             self._refuse(client, request_id, trade, RejectReason.WRONG_STATE)
         else:
             trade = self._sides.party(trade).say_received(trade)
             self._core.answer(client, request_id, {"trade": self._view(trade)})
+
+    def _rollover(self, client: bytes, request_id: int, command: RolloverTrade) -> None:
+        trade = self._find(client, request_id, command.trade_id)
+        if trade is None:
+            return
+        buyer = self._sides.rollover_buyer
+        if self._trades.our_side(trade) != "buy":
+            self._refuse(client, request_id, trade, RejectReason.WRONG_PARTY)
+        elif not buyer.ask(client, request_id, trade):
+            self._refuse(client, request_id, trade, RejectReason.WRONG_STATE)
 
     def _cancel(self, client: bytes, request_id: int, command: CancelTrade) -> None:
         trade = self._find(client, request_id, command.trade_id)
@@ -284,6 +297,8 @@ class Operator:
             trade = self._trades.by_id[trade.trade_id]
         elif self._may_ask_back(trade):
             trade = self._lock_seller.ask_back(trade)
+        elif trade.state is State.ROLLOVER and self._trades.our_side(trade) == "buy":
+            trade = self._sides.rollover_buyer.call_off(trade, RejectReason.CANCELLED)
         else:
             self._refuse(client, request_id, trade, RejectReason.WRONG_STATE)
             return

@@ -17,7 +17,11 @@ from zmqex.trading.states import Input
 from zmqex.trading.swap import quote_of
 from zmqex.trading.tables import hangs_on_lightning
 
-_FIELDS: Final = {Input.INVOICE_MADE: "invoice_node", Input.PAY_STARTED: "paying_node"}
+_FIELDS: Final = {
+    Input.INVOICE_MADE: "invoice_node",
+    Input.PAY_STARTED: "paying_node",
+    Input.PAY_AGAIN: "paying_node",
+}
 
 
 def written_down(core: Core, trade: Trade, our_side: str, happened: Input) -> dict[str, bytes]:

@@ -58,6 +58,8 @@ class Trade(Record, frozen=True):
     # Unix ms at which a buyer's state ends by itself.
     htlc_expiry_height: int = 0
     deadline_ms: int = 0
+    attempt: int = 1  # at paying the base: the first, or the lock, and then a rollover each
+    lock_hash: bytes = b""  # payer: of the lock that was lost, once another invoice took its place
     taker_invoice: str = ""  # swap: of leg 2; `invoice` is the maker's, of leg 1
     pay_begun_ms: int = 0  # swap: when the maker last decided to pay leg 2
     # Our own Lightning nodes (`Backend.identity`): what issued our invoice, what pays theirs.

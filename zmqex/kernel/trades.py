@@ -85,6 +85,8 @@ class Trades:
         self.archived = Names()
         self.friends: set[bytes] = set()
         self.recall: Callable[[str, bytes, Callable[[], None]], bool] = lambda *_: False
+        # A message of ours was refused for good, or built on such a one.
+        self.on_refused: list[Callable[[Trade, TradeMessage, RejectReason], None]] = []
         sessions.on_live.append(self._peer_is_live)
 
     @property
@@ -357,16 +359,19 @@ class Trades:
 
         What waits behind it and builds on it already is not sent any more.
         """
-        trade, gone = self.by_id[line.trade_id], {line.digest}
+        trade, gone = self.by_id[line.trade_id], {line.digest: line}
         self._log(trade, "message_refused", reason=answer.reason.value)
         waiting = self._outbox[line.trade_id]
         for later in list(waiting.values()):
-            if _previous(later) in gone:
-                gone.add(later.digest)
+            if _message(later).previous in gone:
+                gone[later.digest] = later
                 del waiting[later.digest]
                 self._core.persist(DropOutbox(later.trade_id, later.digest))
         if trade.last_digest in gone:
-            self.amend(trade, last_digest=_previous(line))
+            self.amend(trade, last_digest=_message(line).previous)
+        for one in gone.values():
+            for call in self.on_refused:
+                call(self.by_id[line.trade_id], _message(one), answer.reason)
 
     def _peer_is_live(self, peer: bytes) -> None:
         for trade_id, waiting in list(self._outbox.items()):
@@ -435,9 +440,9 @@ class Trades:
         )
 
 
-def _previous(line: OutboxLine) -> bytes:
-    """What a message of ours builds on."""
-    return decode_trade_message(decode_envelope(line.envelope).body).previous
+def _message(line: OutboxLine) -> TradeMessage:
+    """What we say with a line of the outbox."""
+    return decode_trade_message(decode_envelope(line.envelope).body)
 
 
 def other_side(side: str) -> str:

@@ -66,6 +66,13 @@ _NEXT_HTLC: Final[Mapping[tuple[str, State], tuple[str, str, str]]] = {
         "check that the quote arrived, and only then release the base",
     ),
     ("sell", _S.RELEASED): ("them", "", "the buyer takes the base"),
+    ("buy", _S.ROLLOVER): ("them", "", "the seller checks the quote, then pays our fresh invoice"),
+    ("sell", _S.ROLLOVER): (
+        "you",
+        "trade release",
+        "the buyer says that it paid, and its lock ran out: check the quote, then pay its invoice",
+    ),
+    ("sell", _S.ROLLOVER_PAYING): ("lightning", "", "our payment is on its way"),
 }
 # Settlement `swap`: (role, state) -> the same; nobody has anything to confirm by hand.
 _NEXT_SWAP: Final[Mapping[tuple[TradeRole, State], tuple[str, str, str]]] = {
@@ -107,6 +114,10 @@ _ENDED: Final = {
     _S.DISPUTED: "disputed: the quantity stays committed until `trade resolve` ends it",
 }
 
+_ROLL: Final = (
+    "the lock is lost: if you have sent the quote, ask to be paid anew; or `trade resolve` ends it"
+)
+
 
 def order_view(trades: Trades, row: OwnOrder) -> dict[str, Any]:
     """ORDER of commands.py for an own order."""
@@ -143,7 +154,9 @@ def trade_view(trades: Trades, trade: Trade, now_ms: int) -> dict[str, Any]:
         turn, command, text = "you", "trade pay", "the payment failed; pay again"
     if trade.state is _S.DISPUTED:
         turn = "you"
-        if trade.reason == RejectReason.LIGHTNING_UNAVAILABLE:
+        if _may_roll(trade, side) and not trades.lost_node(trade):
+            command, text = "trade rollover", _ROLL
+        elif trade.reason == RejectReason.LIGHTNING_UNAVAILABLE:
             text = _NODE_LOST
     if trade.settlement == SWAP and trade.state is _S.RELEASED and trade.reason:
         turn, text = "you", _LOCK_LOST
@@ -175,6 +188,7 @@ def trade_view(trades: Trades, trade: Trade, now_ms: int) -> dict[str, Any]:
         "hold_left_ms": max(trade.hold_expires_ms - now_ms, 0) if holds else 0,
         "htlc_expiry_height": trade.htlc_expiry_height,
         "deadline_ms": trade.deadline_ms,
+        "attempt": trade.attempt,
         "payment_hash": trade.payment_hash.hex(),
         "invoice": trade.invoice,
         "taker_invoice": trade.taker_invoice,
@@ -185,6 +199,12 @@ def trade_view(trades: Trades, trade: Trade, now_ms: int) -> dict[str, Any]:
         "created_ms": trade.created_ms,
         "updated_ms": trade.updated_ms,
     }
+
+
+def _may_roll(trade: Trade, side: str) -> bool:
+    """Whether a buyer's lock is lost, as far as we know: it can ask to be paid anew."""
+    lost = trade.attempt > 1 or trade.reason == RejectReason.PAYMENT_FAILED
+    return trade.settlement == HTLC and side == "buy" and lost
 
 
 def _next(trade: Trade, side: str) -> tuple[str, str, str]:

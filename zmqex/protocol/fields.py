@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
-from zmqex.limits import FRAME_BYTES_MAX, INTEGER_MAX
+from zmqex.limits import ATTEMPTS_MAX, FRAME_BYTES_MAX, INTEGER_MAX
 
 PROTOCOL_VERSION: Final = 1
 
@@ -27,6 +27,7 @@ Positive = Annotated[int, Meta(ge=1, le=INTEGER_MAX)]
 Milliseconds = Annotated[int, Meta(ge=0, le=2**53)]
 Port = Annotated[int, Meta(ge=1, le=65_535)]
 SmallCount = Annotated[int, Meta(ge=0, le=1_000)]
+Attempt = Annotated[int, Meta(ge=2, le=ATTEMPTS_MAX)]
 
 Symbol = Annotated[str, Meta(pattern=r"^[A-Z0-9]{2,12}/[A-Z0-9]{2,12}\Z")]
 NetworkName = Annotated[str, Meta(pattern=r"^[a-z0-9]{1,16}\Z")]

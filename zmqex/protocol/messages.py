@@ -23,6 +23,7 @@ from zmqex.limits import (
 )
 from zmqex.market.orders import Side
 from zmqex.protocol.fields import (
+    Attempt,
     Blob,
     Count,
     Digest,
@@ -272,10 +273,7 @@ class LogRequest(Message, frozen=True):
 
 
 class LogPage(Message, frozen=True):
-    """Batches, verbatim and in order; empty when there are none that new.
-
-    `left_bytes` is the size of the later ones that the answerer has.
-    """
+    """Batches in order, verbatim; none if none is that new.  Later ones are `left_bytes` long."""
 
     batches: Annotated[list[Blob], Meta(max_length=LOG_PAGE_BATCHES_MAX)]
     left_bytes: Count
@@ -434,8 +432,16 @@ class TradeInvoice(TradeMessage, frozen=True, tag="trade_invoice"):
     lightning_node: NodeKey
 
 
+class TradeRollover(TradeMessage, frozen=True, tag="trade_rollover"):
+    """The buyer of a base whose lock is lost says: pay this ordinary invoice in its place."""
+
+    attempt: Attempt
+    invoice: Annotated[str, Meta(max_length=2_000)]
+    lightning_node: NodeKey
+
+
 class InvoiceFailed(TradeMessage, frozen=True, tag="invoice_failed"):
-    """The paying maker says: this invoice will never be paid by me; send a fresh one."""
+    """The payer of the base says: this invoice will never be paid by me; send a fresh one."""
 
     payment_hash: Digest
     reason: Word
@@ -466,6 +472,7 @@ AnyTradeMessage = (
     | QuoteConfirmed
     | TradeReleased
     | TradeInvoice
+    | TradeRollover
     | InvoiceFailed
     | TradeCancel
     | TradeCancelled

@@ -19,6 +19,7 @@ import msgspec
 from zmqex.errors import EvidenceError
 from zmqex.protocol.identity import ZERO_DIGEST, digest, from_text, order_id, trade_id, verify
 from zmqex.protocol.messages import Envelope
+from zmqex.trading.settlement import HTLC
 
 FORMAT: Final = "zmqex evidence 1"
 SEAL_KIND: Final = "evidence"
@@ -66,6 +67,7 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "quote_confirmed": _HEAD,
     "trade_released": (*_HEAD, "payment_preimage"),
     "trade_invoice": (*_HEAD, "invoice", "lightning_node"),
+    "trade_rollover": (*_HEAD, "attempt", "invoice", "lightning_node"),
     "invoice_failed": (*_HEAD, "payment_hash", "reason"),
     "trade_cancel": (*_HEAD, "take_id", "taker", "reason"),
     "trade_cancelled": (*_HEAD, "reason"),
@@ -73,7 +75,7 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 _ORDER: Final = ("market", "side", "price_ticks")
 _ORDER_FIELDS: Final = 11
-_INTEGERS: Final = ("_ms", "_lots", "_msat", "_ticks", "_units", "fence")
+_INTEGERS: Final = ("_ms", "_lots", "_msat", "_ticks", "_units", "fence", "attempt")
 _TEXTS: Final = frozenset(
     {
         "invoice",
@@ -293,6 +295,7 @@ class _Reading:
         buyer, seller = self._maker, self._taker
         if side != "buy":
             buyer, seller = seller, buyer
+        by_lock = bool(said) and said[0].fields.get("settlement") == HTLC
         speakers = {
             "take": self._taker,
             "accept": self._maker,
@@ -300,7 +303,8 @@ class _Reading:
             "quote_confirmed": seller,
             "trade_released": seller,
             "trade_invoice": self._taker,
-            "invoice_failed": self._maker,
+            "trade_rollover": buyer,
+            "invoice_failed": seller if by_lock else self._maker,
             "trade_cancel": self._taker,
             "trade_cancelled": self._maker,
         }

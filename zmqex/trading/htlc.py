@@ -5,6 +5,9 @@ the base is locked for the buyer and cannot be sold twice, but is not the buyer'
 sends the quote; the seller confirms it by giving the preimage away, with which the buyer takes the
 base.  Without that the lock runs out and the base is the seller's again.
 
+A lock that is lost after the quote has gone makes a dispute.  From there the buyer may ask for a
+**rollover**, an ordinary invoice in place of the lock, and the seller's operator may pay it.
+
 Only our own release lets a buyer settle.  So where Lightning has settled before this table thinks
 so (a journal that was restored from before the release), Lightning is right, from any state.
 A missing row means that the input is illegal in that state: nothing changes.
@@ -44,6 +47,10 @@ _LOCKED: Final[Table] = {
     # The seller releases after all; if the lock is gone by then, it is disputed again.
     (_S.DISPUTED, _I.PREIMAGE): _S.RELEASED,
     (_S.DISPUTED, _I.BASE_SETTLED): _S.SETTLED,
+    (_S.DISPUTED, _I.ROLLED): _S.ROLLOVER,
+    (_S.ROLLOVER, _I.INVOICE_MADE): _S.ROLLOVER,
+    (_S.ROLLOVER, _I.BASE_SETTLED): _S.SETTLED,
+    (_S.ROLLOVER, _I.BASE_NEGATIVE): _S.DISPUTED,
     **RESOLVE_UNPAID,
 }
 
@@ -64,6 +71,15 @@ _PAYS: Final[Table] = {
     (_S.DISPUTED, _I.PAY_SUCCEEDED): _S.SETTLED,
     # A claim after the lock has come back: a dispute of zero quantity.
     (_S.CANCELLED, _I.QUOTE_SAID): _S.DISPUTED,
+    (_S.DISPUTED, _I.ROLLED): _S.ROLLOVER,
+    # The buyer has taken that one back, and made another.
+    (_S.ROLLOVER, _I.ROLLED): _S.ROLLOVER,
+    (_S.ROLLOVER, _I.PAY_AGAIN): _S.ROLLOVER_PAYING,
+    (_S.ROLLOVER, _I.PAY_SUCCEEDED): _S.SETTLED,
+    (_S.ROLLOVER, _I.INVOICE_TIME): _S.DISPUTED,
+    (_S.ROLLOVER, _I.DISPUTE): _S.DISPUTED,
+    (_S.ROLLOVER_PAYING, _I.PAY_SUCCEEDED): _S.SETTLED,
+    (_S.ROLLOVER_PAYING, _I.PAY_FAILED): _S.DISPUTED,
     **RESOLVE_UNPAID,
 }
 

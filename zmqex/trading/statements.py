@@ -21,6 +21,9 @@ from zmqex.trading.settlement import HTLC, SWAP, amounts, proves_payment
 from zmqex.trading.swap import legs
 
 _MSAT_DECIMALS: Final = 11
+# What carries an invoice: at first, and in place of a lock that is lost.
+_FIRST: Final = frozenset({"accept", "trade_invoice"})
+_FRESH: Final = frozenset({"trade_rollover"})
 
 
 _SENTENCES: Final[Mapping[str, str]] = {
@@ -30,6 +33,7 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "quote_confirmed": "{who} says that the quote has arrived",
     "trade_released": "{who} says that the quote has arrived, and gives the preimage away",
     "trade_invoice": "{who} asks to be paid with an invoice",
+    "trade_rollover": "{who} says that the lock is lost, and asks to be paid anew ({attempt})",
     "invoice_failed": "{who} says that it will never pay that invoice ({reason})",
     "trade_cancel": "{who} wants to end the trade ({reason})",
     "trade_cancelled": "{who} says that the trade is over and nothing was paid ({reason})",
@@ -60,7 +64,10 @@ class _Words:
         self._is_swap = self._settlement == SWAP
         # Who does not draw the preimage, and so learns it by paying.
         self._pays_for_preimage = evidence.maker if self._is_swap else evidence.seller
-        self._invoice = _invoice_of(evidence)
+        self._first_invoice = _invoice_of(evidence, _FIRST)
+        fresh = _invoice_of(evidence, _FRESH) if self._settlement == HTLC else None
+        self._is_rolled = fresh is not None
+        self._invoice = fresh or self._first_invoice
 
     def sentence(self, said: Said) -> str:
         """Say what one message says."""
@@ -90,7 +97,7 @@ class _Words:
                 f"{self._name(evidence.seller)} signed that the quote has arrived, and gave "
                 f"{self._name(evidence.buyer)} the preimage of its invoice over that amount."
             )
-        elif self._is_swap and self._is_paid():
+        if self._is_swap and self._is_paid():
             if evidence.sealed_by == evidence.maker:
                 lines.append(
                     f"The invoice of {self._name(evidence.taker)} was paid: the file has its "
@@ -169,15 +176,15 @@ class _Words:
         )
 
     def _is_locked(self) -> bool:
-        """Whether the seller drew the preimage: a settlement by lock."""
-        return self._settlement == HTLC
+        """Whether the seller drew the preimage: a lock that no fresh invoice has replaced."""
+        return self._settlement == HTLC and not self._is_rolled
 
     def _is_released(self) -> bool:
         """Whether the seller gave away the preimage of the very invoice that locked the base."""
-        said, invoice = self._evidence.first("trade_released"), self._invoice
+        said, invoice = self._evidence.first("trade_released"), self._first_invoice
         preimage = None if said is None else said.fields["payment_preimage"]
         return (
-            self._is_locked()
+            self._settlement == HTLC
             and preimage is not None
             and invoice is not None
             and proves_payment(preimage, invoice.payment_hash)
@@ -213,8 +220,8 @@ def _bitcoin(msat: int) -> str:
     return f"{decimal_text(msat, _MSAT_DECIMALS, trim=True)} BTC"
 
 
-def _invoice_of(evidence: Evidence) -> Invoice | None:
-    """The last invoice that is for this trade: its amount, its signed payee.
+def _invoice_of(evidence: Evidence, kinds: frozenset[str]) -> Invoice | None:
+    """The last invoice in such a message that is for this trade: its amount, its signed payee.
 
     The base buyer's; of a swap the taker's, whose preimage the maker gets.
     """
@@ -228,7 +235,7 @@ def _invoice_of(evidence: Evidence) -> Invoice | None:
         amount_msat = legs(evidence.side, evidence.market, *terms)[1].amount_msat
     for one in reversed(evidence.said):
         text = one.fields.get("invoice")
-        if one.by != payee or not text:
+        if one.by != payee or one.kind not in kinds or not text:
             continue
         try:
             invoice = decode(text)

@@ -40,6 +40,8 @@ class State(enum.StrEnum):
     PAYING = "paying"
     RECEIVED = "received"  # we have our leg; the payment of the other one is on its way
     PAID = "paid"  # the other one is paid; ours must follow
+    ROLLOVER = "rollover"  # the lock is lost; a fresh invoice in its place is not paid yet
+    ROLLOVER_PAYING = "rollover_paying"  # and now it is being paid by us
     SETTLED = "settled"
     DISPUTED = "disputed"
 
@@ -69,6 +71,8 @@ class Input(enum.StrEnum):
     PAY_FAILED = "pay_failed"
     CONFIRM_TIME = "confirm_time"
     INVOICE_TIME = "invoice_time"
+    ROLLED = "rolled"  # a fresh invoice takes the place of the lost lock
+    PAY_AGAIN = "pay_again"  # our operator has the quote, so the fresh invoice is paid
     DISPUTE = "dispute"  # the operator says that it has gone wrong
     NODE_LOST = "node_lost"  # our Lightning node of it is gone; see `tables.step`
     RESOLVE_SETTLED = "resolve_settled"  # the operator has decided

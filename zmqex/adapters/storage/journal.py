@@ -158,6 +158,14 @@ MIGRATIONS: Final = (
     DROP TABLE trade_line;
     ALTER TABLE moved RENAME TO trade_line;
     """,
+    """
+    -- After a lock is lost each attempt at paying the base has one hash, and each hash one attempt.
+    CREATE TABLE rollover (
+        trade_id BLOB NOT NULL REFERENCES trade, attempt INTEGER NOT NULL CHECK (attempt > 1),
+        payment_hash BLOB NOT NULL UNIQUE REFERENCES payment_hash,
+        PRIMARY KEY (trade_id, attempt)
+    ) WITHOUT ROWID;
+    """,
 )
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -328,13 +336,18 @@ def _claim_hash(connection: sqlite3.Connection, trade: Trade) -> None:
         "INSERT INTO payment_hash VALUES (?, ?) ON CONFLICT DO NOTHING",
         (trade.payment_hash, trade.trade_id),
     )
+    row = (trade.trade_id, trade.attempt, trade.payment_hash)
     if added.rowcount == 1:
+        if trade.attempt > 1:
+            _insert(connection, "INSERT INTO rollover VALUES (?, ?, ?)", row)
         return
     (owner,) = connection.execute(
         "SELECT trade_id FROM payment_hash WHERE payment_hash = ?", (trade.payment_hash,)
     ).fetchone()
-    if owner != trade.trade_id:
-        msg = f"payment hash {trade.payment_hash.hex()} belongs to another trade"
+    same = "SELECT 1 FROM rollover WHERE (trade_id, attempt, payment_hash) = (?, ?, ?)"
+    known = trade.attempt == 1 or connection.execute(same, row).fetchone() is not None
+    if owner != trade.trade_id or not known:
+        msg = f"payment hash {trade.payment_hash.hex()} belongs to another trade or attempt"
         raise StorageError(msg)
 
 
