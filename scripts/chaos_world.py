@@ -32,6 +32,14 @@ START_S = 40.0
 CALL_S = 3.0
 _HOLDING = ("reserved", "invoiced", "cancelling")
 
+# `$$` stays the process id of the program, which replaces this shell.  A line on the pipe means that
+# the program has ended already; the end of the pipe means that the chaos run has.
+_GUARD = """
+exec 3<&0 </dev/null
+( read -r ended <&3 || kill -KILL $$ ) >/dev/null 2>&1 &
+exec "$@" 3<&-
+"""
+
 Fault = Callable[[random.Random], None]
 
 
@@ -51,6 +59,7 @@ class WorldOfProcesses:
         self._ports = {name: _free_port() for name in ("redis", "hello", "rpc", "orders")}
         self._redis_url = f"redis://127.0.0.1:{self._ports['redis']}"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._guards: dict[str, int] = {}  # pipes whose end ends their process
         self._groups: dict[str, tuple[int, int]] = {}
         self._environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("ZMQEX_")},
@@ -110,12 +119,13 @@ class WorldOfProcesses:
         self._processes["maker"].wait(START_S)
 
     def kill(self) -> None:
-        """End whatever still runs."""
-        for process in self._processes.values():
-            with suppress(ProcessLookupError):
-                process.send_signal(signal.SIGCONT)
+        """End whatever still runs; who asks for it twice does not keep it from being done once."""
+        asked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+        for name, process in self._processes.items():
             process.kill()
             process.wait()
+            self._dismiss(name)
+        signal.pthread_sigmask(signal.SIG_SETMASK, asked)
 
     # --- faults ------------------------------------------------------------------------------
 
@@ -193,15 +203,27 @@ class WorldOfProcesses:
         self._run(name, [sys.executable, str(SCRIPTS / "chaos_takers.py"), *words], ROOT)
 
     def _run(self, name: str, command: list[str], directory: Path) -> None:
+        """Start a process that ends with this one, however that ends."""
+        self._dismiss(name)
+        waiting, self._guards[name] = os.pipe()
         with (self.folder / f"{name}.out").open("ab") as output:
             self._processes[name] = subprocess.Popen(
-                command,
+                ["/bin/sh", "-c", _GUARD, "chaos", *command],
                 cwd=directory,
                 env=self._environment,
-                stdin=subprocess.DEVNULL,
+                stdin=waiting,
                 stdout=output,
                 stderr=output,
             )
+        os.close(waiting)
+
+    def _dismiss(self, name: str) -> None:
+        """Tell the guard of a process that has ended, so that it kills nobody."""
+        guard = self._guards.pop(name, -1)
+        if guard >= 0:
+            with suppress(BrokenPipeError):
+                os.write(guard, b"ended\n")
+            os.close(guard)
 
     # --- asking the maker --------------------------------------------------------------------
 
