@@ -32,8 +32,8 @@ START_S = 40.0
 CALL_S = 3.0
 _HOLDING = ("reserved", "invoiced", "cancelling")
 
-# `$$` stays the process id of the program, which replaces this shell.  A line on the pipe means that
-# the program has ended already; the end of the pipe means that the chaos run has.
+# `$$` stays the process id of the program, which replaces this shell.  A line on the pipe means
+# that the program has ended already; the end of the pipe means that the chaos run has.
 _GUARD = """
 exec 3<&0 </dev/null
 ( read -r ended <&3 || kill -KILL $$ ) >/dev/null 2>&1 &

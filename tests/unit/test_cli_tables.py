@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from zmqex.cli import book_tables, tables
-from zmqex.cli.context import INVOCATION, show_list
+from zmqex.cli.context import INVOCATION, asks, show_list
 
 Captured = pytest.CaptureFixture[str]
 EVIL = "\x1b[2J[red]x[/red]\n"
@@ -393,6 +394,35 @@ def resting() -> dict[str, Any]:
         "stale": True,
         "all_or_none": True,
     }
+
+
+def test_sentences_are_broken_between_words_on_a_terminal_only(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that no amount is cut in two; a program gets each in one line."""
+    sentence = " ".join(["0.4 BTC"] * 30)
+    tables.show_sentences("Said:", [sentence])
+    assert f"  * {sentence}\n" in capsys.readouterr().out
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    tables.show_sentences("Said:", [sentence])
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert len(lines) > 2
+    assert max(map(len, lines)) <= 80
+    assert " ".join(" ".join(lines).split()) == f"* {sentence}"
+
+
+def test_a_question_is_broken_between_words(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And its answer is typed behind it."""
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("yes\n"))
+    assert asks("You have paid 0.4 BTC; if 0.40 USD never reach you, you have lost it.  Go on?")
+    text = capsys.readouterr().err
+    assert text.endswith("[y/N]: ")
+    assert max(map(len, text.splitlines())) <= 41
+    assert "0.4 BTC" in text.replace("\n", " ")
 
 
 def test_a_closed_order_says_why(capsys: Captured) -> None:

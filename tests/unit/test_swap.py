@@ -64,6 +64,8 @@ def test_the_operator_of_a_taker_pays_or_leaves(side: str) -> None:
     for node in (scene.alice, scene.bob):
         refused = node.ask(SentTrade(trade_id))
         assert refused.result["reason"] in {"wrong_state", "wrong_party"}
+        by_itself = "a swap settles by itself" in refused.result["message"]
+        assert by_itself == (refused.result["reason"] == "wrong_party")
     assert scene.alice.ask(PayTrade(trade_id)).result["reason"] == "wrong_state"
     answer = scene.bob.tell(PayTrade(trade_id))
     assert answer["trade"]["state"] in {"received", "paid", "settled"}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -163,7 +165,11 @@ def note(text: str, *, raw: bool = False) -> None:
 
 def asks(question: str) -> bool:
     """Ask on the terminal; only y or yes is a yes.  The question stands on stderr."""
-    print(f"{question} [y/N]: ", end="", file=sys.stderr, flush=True)  # noqa: T201 - as above
+    # Broken between words: an amount that is cut in two is read wrongly.
+    lines = textwrap.wrap(
+        f"{question} [y/N]:", shutil.get_terminal_size().columns, break_on_hyphens=False
+    )
+    print("\n".join(lines), end=" ", file=sys.stderr, flush=True)  # noqa: T201 - as above
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 

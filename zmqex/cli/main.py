@@ -35,7 +35,7 @@ from zmqex.errors import (
 # Name -> (module, the typer app or the function in it, what the list of commands says).
 _COMMANDS: Final = {
     "serve": ("serve", "serve", "Start a node; it runs until Ctrl-C."),
-    "order": ("orders", "app", "Place, take, list, show and cancel orders."),
+    "order": ("orders", "app", "Place, take, replace, list, show and cancel orders."),
     "book": ("books", "book", "Show bids and asks with their depth."),
     "match": ("books", "match", "List what crosses an order."),
     "trade": ("trades", "app", "See trades, pay, and confirm the quote leg."),

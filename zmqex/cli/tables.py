@@ -41,6 +41,11 @@ def console() -> Console:
     return Console(highlight=False, width=width)
 
 
+def _print(line: str) -> None:
+    """A sentence: broken between words on a terminal, whole for another program."""
+    console().print(line, soft_wrap=not sys.stdout.isatty())
+
+
 def plain(text: object) -> str:
     """Text of a stranger as it may be printed: no control characters, no markup."""
     shown = "".join(one if one.isprintable() else "?" for one in str(text))
@@ -119,7 +124,8 @@ def show_placed(answer: dict[str, Any]) -> None:
     if "replaced" in answer:
         old = answer["replaced"]
         held = format_quantity(old["held_lots"], INVOCATION.instrument(old["market"]))
-        out.print(f"Order {old['order_id'][:ID_CHARS]}: replaced, {held} of it stays held")
+        stays = f", {held} of it stays held" if old["held_lots"] else ""
+        out.print(f"Order {old['order_id'][:ID_CHARS]}: replaced{stays}")
     if "order" in answer:
         order = answer["order"]
         instrument = INVOCATION.instrument(order["market"])
@@ -211,7 +217,7 @@ def show_sentences(title: str, sentences: list[str]) -> None:
     """A list of sentences under a title."""
     console().print(f"\n{title}")
     for sentence in sentences:
-        console().print(f"  * {plain(sentence)}", soft_wrap=True)
+        _print(f"  * {plain(sentence)}")
 
 
 def show_trade(trade: dict[str, Any], messages: list[dict[str, Any]]) -> None:
@@ -335,10 +341,10 @@ def show_findings(findings: list[Finding]) -> None:
     out = console()
     said = ""
     for one in findings:
-        out.print(f"{one.state:<8} {one.check:<12} {plain(one.text)}", soft_wrap=True)
+        _print(f"{one.state:<8} {one.check:<12} {plain(one.text)}")
         if one.fix and one.fix != said:
             said = one.fix
-            out.print(f"{'':<8} {'':<12} {'do: ':<4}{plain(one.fix)}", soft_wrap=True)
+            _print(f"{'':<8} {'':<12} {'do: ':<4}{plain(one.fix)}")
     sick = sum(one.state == "wrong" for one in findings)
     things = "thing is" if sick == 1 else "things are"
     out.print(f"{sick} {things} wrong." if sick else "Nothing is wrong.")

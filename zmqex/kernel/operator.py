@@ -322,7 +322,9 @@ class Operator:
         return trade_view(self._trades, trade, self._core.now.wall_ms)
 
     def _refuse(self, client: bytes, request_id: int, trade: Trade, reason: RejectReason) -> None:
-        if reason is RejectReason.WRONG_PARTY:
+        if reason is RejectReason.WRONG_PARTY and trade.settlement == SWAP:
+            why = "a swap settles by itself: nobody says that anything was sent or has arrived"
+        elif reason is RejectReason.WRONG_PARTY:
             side = "buys" if self._trades.our_side(trade) == "buy" else "sells"
             why = f"that is for the other party to say: this node {side} the base"
         elif reason is RejectReason.WRONG_STATE:
