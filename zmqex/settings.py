@@ -24,7 +24,7 @@ _PORT_MAX: Final = 65_535
 _IDENTITY_BYTES: Final = 32
 _HOST: Final = re.compile(r"[A-Za-z0-9_.:-]{1,255}\Z")
 _HTTPS: Final = re.compile(r"https://[A-Za-z0-9_.:\[\]-]{1,255}/?\Z")
-_NODE_KEY: Final = re.compile(r"[0-9a-f]{66}\Z")
+_NODE_KEY: Final = re.compile(r"[0-9a-f]{66}([0-9a-f]{8})?\Z")
 _GRAPE: Final = re.compile(
     r"https?://([A-Za-z0-9_.-]{1,255}|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?(/[!-~]*)?"
 )
@@ -241,11 +241,11 @@ def read_https(value: object) -> str:
 
 
 def read_node_keys(value: object) -> tuple[bytes, ...]:
-    """Lightning nodes by their keys, as LND and lightningd print them."""
+    """Lightning nodes as `serve` and `trade show` name them: by key, and by the mark behind it."""
     keys = tuple(dict.fromkeys(text.lower() for text in read_list(value)))
     for key in keys:
         if _NODE_KEY.match(key) is None:
-            raise ValueError(f"{shown(key)} is not a Lightning node's key, of 66 hex digits")
+            raise ValueError(f"{shown(key)} is not a Lightning node: 66 or 74 hex digits")
     return tuple(bytes.fromhex(key) for key in keys)
 
 

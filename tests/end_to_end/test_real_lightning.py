@@ -17,7 +17,7 @@ LOTS = 100_000
 MSAT = 1_000
 QUOTE_MSAT = 5_000 * MSAT  # 50.00 USD
 # Around the commits of a swap from the maker's decision to pay leg 2 on.
-CRASHES = tuple(f"journal before {number} self" for number in (5, 6))
+CRASHES = tuple(f"journal before {number} self" for number in (6, 7))
 
 
 @pytest.fixture

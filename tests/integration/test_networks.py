@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.contract.redis_servers import make_certificate
-from tests.lnd_fake import FakeChain, FakeLnd, serving
+from tests.lnd_fake import FakeChain, FakeLnd, GrpcError, serving
 from zmqex.adapters.lightning.play import PlayLightning
 from zmqex.adapters.ports import LightningInfo
 from zmqex.backends import Backend
@@ -117,8 +117,13 @@ def test_a_real_backend_has_to_stay_the_node_that_it_was(tmp_path: Path) -> None
             )
             networks = Networks(config, tmp_path)
             networks.open(None)
+            fake.faults["/v1/invoices"] = GrpcError(7, "permission denied")
+            with pytest.raises(ConfigError, match=r"--lightning lnd: .*permission denied"):
+                await networks.checked()
+            fake.faults.clear()
             before = (await networks.checked())["BTC"]
-            assert (before.node, before.ledger) == (public_key(fake.secret), b"")
+            assert before.node == public_key(fake.secret)
+            assert before.ledger[:33] == before.node
             secret, fake.secret = fake.secret, hashlib.sha256(b"another").digest()
             warnings: list[str] = []
             said = await networks.status(warnings)

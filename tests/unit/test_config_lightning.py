@@ -139,10 +139,11 @@ def test_the_bases_backend_is_one_like_the_others() -> None:
 
 
 def test_a_lost_node_is_named_by_its_key() -> None:
-    """As LND and lightningd print it; each once, however it is written."""
+    """As `serve` prints it, with its mark or without; each once, however it is written."""
     key = "02" + "ab" * 32
     assert load("", {"lost_nodes": [key, key.upper()]}).lost_nodes == (bytes.fromhex(key),)
     assert load(f'lost_nodes = ["{key}"]').lost_nodes == (bytes.fromhex(key),)
+    assert load("", {"lost_nodes": key + "00ff00ff"}).lost_nodes[0][33:] == b"\0\xff\0\xff"
     assert load().lost_nodes == ()
-    with pytest.raises(ConfigError, match=r"--lost-node: .* is not a Lightning node's key"):
+    with pytest.raises(ConfigError, match=r"--lost-node: .* is not a Lightning node: 66"):
         load("", {"lost_nodes": ["alice"]})

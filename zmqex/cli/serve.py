@@ -67,7 +67,7 @@ def serve(  # noqa: PLR0913 - one parameter per setting
         list[str] | None, typer.Option(help="A quote's own network, like XYZ=play; repeat it.")
     ] = None,
     lost_node: Annotated[
-        list[str] | None, typer.Option(help="Key of a Lightning node that is gone for good.")
+        list[str] | None, typer.Option(help="A Lightning node that is gone for good.")
     ] = None,
     lnd_url: Annotated[str | None, typer.Option(help="LND's REST, https://HOST:8080.")] = None,
     lnd_macaroon: Annotated[Path | None, typer.Option(help="A file of mode 600.")] = None,

@@ -9,13 +9,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from zmqex.adapters.lightning.choose import base_backend, checked, open_real
+from zmqex.adapters.lightning.mark import marked
 from zmqex.adapters.lightning.play import PlayLightning
 from zmqex.adapters.lightning.same_node import SameNode
 from zmqex.adapters.ports import Lightning, LightningInfo
 from zmqex.adapters.storage.database import CommitHook
 from zmqex.config import Config
-from zmqex.errors import ConfigError, IndeterminateError, LightningUnavailableError, OtherNodeError
+from zmqex.errors import (
+    ConfigError,
+    IndeterminateError,
+    LightningUnavailableError,
+    OtherNodeError,
+    ZmqexError,
+)
 from zmqex.kernel.core import Backend
 from zmqex.kernel.kernel import Kernel
 from zmqex.market.instruments import BASE
@@ -63,7 +72,15 @@ class Networks:
             infos[asset] = info = await checked(backend, self._config.network, origin)
             if not isinstance(backend, PlayLightning):
                 self._backends[asset] = SameNode(backend, info.node, origin)
+                ledger = await self._mark(asset, info.node, origin)
+                infos[asset] = msgspec.structs.replace(info, ledger=ledger)
         return infos
+
+    async def _mark(self, asset: str, node: bytes, origin: str) -> bytes:
+        try:
+            return await marked(self._backends[asset], node, self._directory)
+        except ZmqexError as error:
+            raise ConfigError(f"{origin}: {error}") from error
 
     def _origin(self, asset: str) -> str:
         if asset == BASE:

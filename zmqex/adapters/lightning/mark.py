@@ -1,0 +1,53 @@
+"""A mark in the database of a Lightning node: its key alone does not say that this is the old one.
+
+A node that was restored from its seed has the same key and knows of none of its payments, so it
+would be asked to make them again.  The mark is an invoice on a preimage that was drawn once and
+that nobody is ever told: where the node does not know it any more, its database is another one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from pathlib import Path
+from typing import Final
+
+from zmqex.adapters.ports import Lightning
+from zmqex.adapters.storage.directory import create_private_file, read_private_file
+
+MEMO: Final = "zmqex: marks this node's database; nobody is to pay it"
+_AMOUNT_MSAT: Final = 1_000
+# A year, the longest that LND allows; what has expired is still known.
+_EXPIRY_S: Final = 31_536_000
+_KEY_CHARS: Final = 16
+_MARK_BYTES: Final = 4
+
+
+async def marked(lightning: Lightning, node: bytes, directory: Path) -> bytes:
+    """What names a node and its database: the node's key and 4 bytes of its mark.
+
+    Where there is no mark, or it is unknown to the node, a new one is made, of which the private
+    `directory` keeps the preimage.  Errors are those of the port.
+    """
+    path = directory / f"lightning-{node.hex()[:_KEY_CHARS]}.mark"
+    preimage = _read(path)
+    known = preimage and (await lightning.invoice(_hash(preimage))).state != "unknown"
+    if not known:
+        preimage = secrets.token_bytes(32)
+        await lightning.create_invoice(
+            preimage, amount_msat=_AMOUNT_MSAT, memo=MEMO, expiry_s=_EXPIRY_S
+        )
+        path.unlink(missing_ok=True)
+        create_private_file(path, preimage)
+    return node + _hash(preimage)[:_MARK_BYTES]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return read_private_file(path)
+    except FileNotFoundError:
+        return b""
+
+
+def _hash(preimage: bytes) -> bytes:
+    return hashlib.sha256(preimage).digest()
