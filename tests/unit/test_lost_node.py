@@ -32,6 +32,7 @@ from zmqex.errors import ConfigError
 from zmqex.kernel import effects as out
 from zmqex.kernel import events as happened
 from zmqex.kernel.commands import (
+    CancelTrade,
     ListTrades,
     PayTrade,
     ReceivedTrade,
@@ -284,6 +285,21 @@ def test_what_lightning_has_ended_hangs_on_no_node() -> None:
     bob.tell(ReceivedTrade(trade))
     world.run(1_000)
     assert state_of(alice, trade) is state_of(bob, trade) is State.SETTLED
+
+
+def test_a_late_claim_hangs_on_no_node() -> None:
+    """Its own node has said for good that nothing was paid, so any other may end it."""
+    world, (alice, bob) = scene()
+    trade = taken(world, alice, bob, "sell")
+    alice.crash()
+    bob.tell(SentTrade(trade))
+    start_with(world, alice, other(world, alice))
+    world.introduce(alice)
+    alice.tell(CancelTrade(trade))
+    world.run(40_000)
+    assert state_of(alice, trade) is State.DISPUTED
+    assert alice.tell(ResolveTrade(trade, "cancelled"))["trade"]["state"] == "cancelled"
+    assert available(alice, "asks") == [BTC]
 
 
 def test_what_has_never_reached_lightning_hangs_on_no_node() -> None:

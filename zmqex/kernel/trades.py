@@ -69,6 +69,8 @@ class Trades:
         self.by_id: dict[bytes, Trade] = {}
         self.lines: dict[bytes, dict[bytes, TradeLine]] = {}
         self._running: dict[bytes, None] = {}
+        # Whose Lightning node was lost while we were down: ours stay the same as long as we run.
+        self._lost: set[bytes] = set()
         self._held: dict[bytes, dict[bytes, int]] = {}  # order -> its trades that hold -> lots
         self._by_order: dict[bytes, dict[bytes, None]] = {}
         self._by_hash: dict[bytes, bytes] = {}
@@ -140,6 +142,8 @@ class Trades:
 
     def lost_node(self, trade: Trade) -> tuple[str, bytes] | None:
         """Asset and identity of a Lightning node that it hangs on and that is not ours any more."""
+        if trade.trade_id not in self._lost:
+            return None
         return own_nodes.missing(self._core, trade, self.our_side(trade))
 
     def other_node(self, trade: Trade) -> tuple[str, bytes] | None:
@@ -307,6 +311,11 @@ class Trades:
             self.lines.setdefault(line.trade_id, {})[line.digest] = line
         for waiting in restored.outbox:
             self._outbox.setdefault(waiting.trade_id, {})[waiting.digest] = waiting
+        self._lost = {
+            one.trade_id
+            for one in self.running()
+            if own_nodes.missing(self._core, one, self.our_side(one))
+        }
 
     def resume(self) -> None:
         """Go on delivering what was not acknowledged before the restart."""
