@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ class WorldOfProcesses:
         self._scheme = scheme
         self._ttl_s = ttl_s
         self._prompt = 0
-        self._ports = {name: _free_port() for name in ("redis", "hello", "rpc", "orders")}
+        self._ports = _free_ports("redis", "hello", "rpc", "orders")
         self._redis_url = f"redis://127.0.0.1:{self._ports['redis']}"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._guards: dict[str, int] = {}  # pipes whose end ends their process
@@ -276,8 +276,10 @@ class WorldOfProcesses:
         return time.monotonic() - begun
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def _free_ports(*names: str) -> dict[str, int]:
+    """A port for each name; all are taken before any is given back, or two could be the same."""
+    with ExitStack() as probes:
+        taken = {name: probes.enter_context(socket.socket()) for name in names}
+        for probe in taken.values():
+            probe.bind(("127.0.0.1", 0))
+        return {name: probe.getsockname()[1] for name, probe in taken.items()}
