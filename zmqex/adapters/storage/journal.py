@@ -144,7 +144,7 @@ MIGRATIONS: Final = (
     ALTER TABLE moved RENAME TO trade;
     CREATE INDEX trade_claims ON trade (order_id, role, claimed_lots) WHERE claimed_lots > 0;
     CREATE UNIQUE INDEX trade_by_fence ON trade (fence) WHERE role = 'maker' AND fence > 0;
-    CREATE INDEX trade_by_archived ON trade (archived, created_ms);
+    CREATE INDEX trade_by_archived ON trade (archived, created_ms, trade_id);
     CREATE INDEX trade_by_own_order ON trade (own_order_id, archived)
         WHERE own_order_id IS NOT NULL;
     CREATE VIEW live_trade AS SELECT * FROM trade WHERE archived = 0;
