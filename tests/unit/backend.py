@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator
 import msgspec
 
 from zmqex.adapters.ports import InvoiceInfo, LightningInfo, PaymentInfo
-from zmqex.errors import ZmqexError
 
 HASH = b"h" * 32
 OWN = LightningInfo("play", "bcrt", b"n" * 33, 0, can_hold=True, balance_msat=1, in_flight_msat=0)
@@ -16,7 +15,7 @@ OWN = LightningInfo("play", "bcrt", b"n" * 33, 0, can_hold=True, balance_msat=1,
 class Lightning:
     """A backend that does as it is told."""
 
-    def __init__(self, error: ZmqexError | None = None, *, only: str = "") -> None:
+    def __init__(self, error: Exception | None = None, *, only: str = "") -> None:
         """With an error: every call ends so, or only the named one."""
         self.asked: list[str] = []
         self._error = error

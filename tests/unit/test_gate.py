@@ -98,6 +98,26 @@ def test_what_fails_on_its_way_out_does_not_take_the_rest_with_it() -> None:
     assert out == [say(2), say(3)]
 
 
+def test_what_fails_at_once_keeps_nothing_else_of_its_event_back() -> None:
+    """A payment whose intent is written down leaves, whatever a dial beside it comes to."""
+    disk, out = Disk(), list[Effect]()
+
+    def carry_out(effect: Effect) -> None:
+        if isinstance(effect, ConnectPeer):
+            raise OSError("too many open files")
+        out.append(effect)
+
+    gate, dial = (
+        Gate(disk.commit, carry_out),
+        ConnectPeer(b"p" * 32, b"k" * 32, ("", 1), ("", 1), ()),
+    )
+    with pytest.raises(OSError, match="open files"):
+        gate.pass_through([Persist(()), dial, say(1), dial, Log("info", "x", {})])
+    assert out == [Log("info", "x", {})]
+    disk.finish()
+    assert out[1:] == [say(1)]
+
+
 @given(
     st.lists(
         st.one_of(
@@ -158,4 +178,4 @@ def test_what_fails_at_once_does_not_keep_an_event_from_the_disk() -> None:
     assert disk.written == [writes]
     disk.finish()
     gate.pass_through([say(2)])
-    assert out == [say(2)]
+    assert out == [say(1), say(2)]

@@ -36,7 +36,7 @@ RESERVE = out.ReserveHold(ORDER, TRADE, 5, 9, 3, 900_000)
 class Holds:
     """A hold server that does as it is told, and remembers what it was asked."""
 
-    def __init__(self, error: ZmqexError | None = None) -> None:
+    def __init__(self, error: Exception | None = None) -> None:
         """With an error, nothing else is ever heard of it."""
         self.asked: list[Any] = []
         self._error = error
@@ -156,6 +156,15 @@ def test_a_reservation_that_fails_is_answered_all_the_same(
     assert events == [happened.HoldFailed(TRADE, retry_after_ms)]
 
 
+def test_a_reservation_that_fails_as_nobody_foresaw_is_answered_and_seen() -> None:
+    """Else what it is about would be held in memory for as long as a hold lasts."""
+    events: list[happened.Event] = []
+    holds = Holds(ValueError("no answer of a script"))
+    with pytest.raises(ValueError, match="of a script"):
+        asyncio.run(hold_calls(holds, events.append).carry_out(RESERVE))
+    assert events == [happened.HoldFailed(TRADE, 1_000)]
+
+
 # --- Lightning -----------------------------------------------------------------------------------
 
 
@@ -213,6 +222,19 @@ def test_each_call_that_fails_is_one_event(
     assert (event.trade_id, event.payment_hash, event.call) == (TRADE, HASH, call)
     assert (event.indeterminate, event.reason) == (indeterminate, reason)
     assert event.why == str(error)
+
+
+@pytest.mark.parametrize(("effect", "call"), LIGHTNING)
+def test_a_call_that_fails_as_nobody_foresaw_is_one_event_and_seen(effect: Any, call: str) -> None:  # noqa: ANN401
+    """A payment of which nothing is heard would have each look-up taken for outdated."""
+    events: list[happened.Event] = []
+    backend = Lightning(ValueError("not hex"), only=call)
+    calls = LightningCalls(backend, events.append, lambda _work: None)
+    with pytest.raises(ValueError, match="not hex"):
+        asyncio.run(calls.carry_out(effect))
+    (event,) = events
+    assert isinstance(event, happened.LightningFailed)
+    assert (event.call, event.indeterminate) == (call, True)
 
 
 def test_a_look_up_after_a_cancel_that_fails_is_one_event() -> None:

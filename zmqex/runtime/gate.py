@@ -7,7 +7,7 @@ first out.  Events that write nothing wait only while something before them does
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from zmqex.kernel.effects import REVEALING, Effect, Persist
 from zmqex.kernel.records import Write
@@ -46,15 +46,17 @@ class Gate:
         The commit is begun last: its thread would only wait for the interpreter until then.
         """
         revealing: deque[Effect] = deque()
+        at_once: list[Effect] = []
         persist: Persist | None = None
+        for effect in effects:
+            if isinstance(effect, Persist):
+                persist = effect
+            elif isinstance(effect, REVEALING):
+                revealing.append(effect)
+            else:
+                at_once.append(effect)
         try:
-            for effect in effects:
-                if isinstance(effect, Persist):
-                    persist = effect
-                elif isinstance(effect, REVEALING):
-                    revealing.append(effect)
-                else:
-                    self._carry_out(effect)
+            self._at_once(iter(at_once))
         finally:
             if persist is not None or revealing:
                 held = _Held(revealing, on_disk=persist is None)
@@ -62,6 +64,15 @@ class Gate:
                 if persist is not None:
                     self._commit(persist.writes, lambda: self._committed(held))
         self._let_out()
+
+    def _at_once(self, effects: Iterator[Effect]) -> None:
+        """One that fails keeps back none of the others: money may wait for them."""
+        try:
+            for effect in effects:
+                self._carry_out(effect)
+        except BaseException:
+            self._at_once(effects)
+            raise
 
     def _committed(self, held: _Held) -> None:
         held.on_disk = True

@@ -86,8 +86,14 @@ class HoldCalls:
         try:
             await self._call(effect)
         except ZmqexError as error:
-            if isinstance(effect, ReserveHold):
-                self._post(HoldFailed(effect.trade_id, _retry_after_ms(error)))
+            self._failed(effect, error)
+        except Exception as error:
+            self._failed(effect, error)
+            raise
+
+    def _failed(self, effect: Effect, error: Exception) -> None:
+        if isinstance(effect, ReserveHold):
+            self._post(HoldFailed(effect.trade_id, _retry_after_ms(error)))
 
     async def _call(self, effect: ReserveHold | ReleaseHold | ExtendHold | RebuildHolds) -> None:
         match effect:
@@ -189,6 +195,11 @@ class LightningCalls:
         except ZmqexError as error:
             reason = RejectReason.LIGHTNING_UNAVAILABLE
             self._failed(effect, error, reason, indeterminate=True)
+        except Exception as error:
+            # A fault of ours says nothing of what the node has done.
+            reason = RejectReason.LIGHTNING_UNAVAILABLE
+            self._failed(effect, error, reason, indeterminate=True)
+            raise
         else:
             self._post(event)
             if isinstance(event, InvoiceCreated):
@@ -317,7 +328,7 @@ class LightningCalls:
     def _failed(
         self,
         effect: LightningEffect,
-        error: ZmqexError,
+        error: Exception,
         reason: RejectReason,
         *,
         indeterminate: bool,
@@ -335,7 +346,7 @@ class LightningCalls:
         )
 
 
-def _retry_after_ms(error: ZmqexError) -> int:
+def _retry_after_ms(error: Exception) -> int:
     return error.retry_after_ms if isinstance(error, UnavailableError) else SECOND_MS
 
 

@@ -117,6 +117,8 @@ class PlayLightning:
         new = self._new(payment_hash, preimage, amount_msat, memo, expiry_s, MIN_FINAL_CLTV_BLOCKS)
         if not first:
             return await self._add(new, memo)
+        if self._database.fault is not None:
+            raise self._database.fault
         if not self._unwritten:
             asyncio.get_running_loop().call_later(_WRITTEN_AFTER_S, self._write_down)
         self._unwritten.append(new)
@@ -124,7 +126,7 @@ class PlayLightning:
         return new.text
 
     def _write_down(self) -> None:
-        """Have the ledger write what was given out; should it fail, the next caller is told."""
+        """Have the ledger write what was given out; should it fail, each later caller is told."""
         new, self._unwritten = self._unwritten, []
         if new:
             self._database.submit(
