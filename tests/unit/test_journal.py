@@ -141,6 +141,22 @@ def test_rows_come_back_in_the_order_in_which_they_count() -> None:
         journal.close()
 
 
+def test_a_start_reads_no_archived_row(tmp_path: Path) -> None:
+    """Their ids come from an index; a trade that is changed is sought by its id."""
+    journal = Journal(tmp_path / "journal.sqlite3")
+
+    def plan(query: str) -> str:
+        return " ".join(row[-1] for row in rows_of(journal, "EXPLAIN QUERY PLAN " + query))
+
+    archived = "SELECT substr(trade_id, 1, 8) FROM trade WHERE archived = 1"
+    assert "USING COVERING INDEX trade_archived" in plan(archived)
+    live = "SELECT record FROM live_trade ORDER BY created_ms, trade_id"
+    assert plan(live) == "SCAN trade USING INDEX trade_live"
+    back = "UPDATE trade SET archived = 0 WHERE trade_id = x'00' AND archived = 1"
+    assert "(trade_id=?)" in plan(back)
+    journal.close()
+
+
 def test_no_more_of_the_archive_is_read_than_may_be_told(tmp_path: Path) -> None:
     """The newest trades of all and of one order; a start loads none of them."""
     journal = Journal(tmp_path / "journal.sqlite3")

@@ -166,6 +166,12 @@ MIGRATIONS: Final = (
         PRIMARY KEY (trade_id, attempt)
     ) WITHOUT ROWID;
     """,
+    """
+    -- A start reads the archived ids from an index alone; changes of a trade leave it as it is.
+    DROP INDEX trade_by_archived;
+    CREATE INDEX trade_archived ON trade (archived, created_ms, trade_id) WHERE archived = 1;
+    CREATE INDEX trade_live ON trade (created_ms, trade_id) WHERE archived = 0;
+    """,
 )
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -296,10 +302,13 @@ def _put_trade(connection: sqlite3.Connection, write: PutTrade) -> None:
     else:
         changed = connection.execute(
             "UPDATE trade SET state = ?, revision = ?, quantity_lots = ?, claimed_lots = ?, "
-            "fence = ?, record = ?, archived = 0 WHERE trade_id = ? AND revision = ?",
+            "fence = ?, record = ? WHERE trade_id = ? AND revision = ?",
             (*values, trade.revision - 1),
         )
         _one_row(changed, f"trade {trade.trade_id.hex()} revision {trade.revision}")
+        connection.execute(
+            "UPDATE trade SET archived = 0 WHERE trade_id = ? AND archived = 1", (trade.trade_id,)
+        )
     if trade.payment_hash:
         _claim_hash(connection, trade)
     if write.claimed_lots:
