@@ -29,7 +29,7 @@ from tests.stories import (
 )
 from tests.unit.lock_stories import taken_by_lock
 from tests.unit.maker_stories import DAY, confirmed_without_funds, reserved, scene
-from tests.world import SimNode
+from tests.world import SimNode, World
 from zmqex.kernel import effects as out
 from zmqex.kernel import events as happened
 from zmqex.kernel.commands import (
@@ -287,6 +287,28 @@ def test_an_invoice_that_lightning_has_lost_in_a_crash_is_made_again() -> None:
     assert pay(bob, trade_id).ok
     world.run(1_000)
     assert state_of(alice, trade_id) is State.BASE_DONE
+
+
+def test_an_invoice_of_real_lightning_that_is_lost_is_not_made_again() -> None:
+    """Core Lightning draws its secret from the preimage, so what was told would pay that as well.
+
+    Nobody could call off by "unknown" what a call may still make.
+    """
+    world = World()
+    alice, bob = (world.add(name, network="regtest") for name in ("alice", "bob"))
+    world.run(3_000)
+    trade_id = taken(world, alice, bob, pay_mode="manual")
+    payment_hash = trade_of(alice, trade_id).payment_hash
+    del alice.ledger.invoices[payment_hash]
+    alice.crash()
+    alice.start()
+    world.introduce(alice)
+    world.run(10_000)
+    assert state_of(alice, trade_id) is State.INVOICED
+    assert alice.ledger.state(payment_hash) == "unknown"
+    world.run(HOLD)
+    assert state_of(alice, trade_id) is State.CANCELLED
+    assert available(alice) == [BTC]
 
 
 def test_an_invoice_that_lightning_has_lost_keeps_nothing_that_is_called_off() -> None:

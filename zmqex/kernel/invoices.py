@@ -28,10 +28,19 @@ def is_made_first(trade: Trade) -> bool:
 def is_lost(trade: Trade, state: InvoiceState) -> bool:
     """Whether Lightning has forgotten an invoice that it made before the trade was written down.
 
-    The call that made it was answered then, and whatever another call makes has a text of its own,
-    which nobody is told; so it stays unpaid, unless it is made again on purpose.
+    The call that made it was answered then, and there is no other but on purpose; see
+    `is_made_again`.
     """
     return state == "unknown" and bool(trade.invoice) and is_made_first(trade)
+
+
+def is_made_again(core: Core, trade: Trade, state: InvoiceState) -> bool:
+    """Whether an invoice that is lost is made once more, so that what its taker has can be paid.
+
+    By play money only: no call to its ledger outlives this process.  LND would draw another secret,
+    and Core Lightning the same one, so that a call under way could still make what was told.
+    """
+    return core.settings.network == "play" and is_lost(trade, state)
 
 
 def first_invoice(core: Core, trade: Trade, expiry_s: int) -> CreateInvoice:

@@ -19,7 +19,13 @@ from zmqex.kernel.effects import (
     ReleaseHold,
 )
 from zmqex.kernel.events import InvoiceCreated, InvoiceSeen, LightningFailed, PaymentSeen
-from zmqex.kernel.invoices import create_invoice, is_lost, log_failure, pay_invoice
+from zmqex.kernel.invoices import (
+    create_invoice,
+    is_lost,
+    is_made_again,
+    log_failure,
+    pay_invoice,
+)
 from zmqex.kernel.orders import OwnOrders
 from zmqex.kernel.records import Trade
 from zmqex.kernel.sessions import Incoming
@@ -135,7 +141,7 @@ class Maker:
         elif trade.trade_id in self._ending and self._trades.can(trade, Input.END_ASKED):
             self.end_now(trade, self._ending.pop(trade.trade_id))
         elif trade.state is State.RESERVED or (
-            trade.state is State.INVOICED and is_lost(trade, event.state)
+            trade.state is State.INVOICED and is_made_again(self._core, trade, event.state)
         ):
             # Looked up because nothing was known: the same preimage gives the same invoice again.
             self._arm(trade)
