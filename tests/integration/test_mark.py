@@ -67,6 +67,28 @@ def test_a_database_without_the_mark_is_another_one(
     play(story)
 
 
+def test_a_database_that_comes_back_has_its_old_name(
+    play: Callable[[Story], None], tmp_path: Path
+) -> None:
+    """A start with the wrong one takes nothing from the right one, whose trades still run."""
+
+    async def story(pair: Pair, nodes: list[FakeLnd]) -> None:
+        node = await pair.payer.node_key()
+        name = await marked(pair.payer, node, tmp_path)
+        invoices = dict(nodes[0].invoices)
+        names = {name}
+        for _ in range(2):
+            nodes[0].invoices.clear()
+            names.add(await marked(pair.payer, node, tmp_path))
+        assert len(names) == 3
+        nodes[0].invoices.clear()
+        nodes[0].invoices.update(invoices)
+        assert await marked(pair.payer, node, tmp_path) == name
+        assert nodes[0].invoices == invoices
+
+    play(story)
+
+
 def test_each_node_has_a_mark_of_its_own(play: Callable[[Story], None], tmp_path: Path) -> None:
     """Who comes back to an older node finds its old name."""
 

@@ -8,7 +8,9 @@ that nobody is ever told: where the node does not know it any more, its database
 from __future__ import annotations
 
 import hashlib
+import itertools
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -26,27 +28,35 @@ _MARK_BYTES: Final = 4
 async def marked(lightning: Lightning, node: bytes, directory: Path) -> bytes:
     """What names a node and its database: the node's key and 4 bytes of its mark.
 
-    Where there is no mark, or it is unknown to the node, a new one is made, of which the private
-    `directory` keeps the preimage.  Errors are those of the port.
+    Where none of the marks in the private `directory` is known to the node, a new one is made, of
+    which the directory keeps the preimage.  The older ones stay: their database may come back, and
+    with it what became of our payments.  Errors are those of the port.
     """
-    path = directory / f"lightning-{node.hex()[:_KEY_CHARS]}.mark"
-    preimage = _read(path)
-    known = preimage and (await lightning.invoice(_hash(preimage))).state != "unknown"
-    if not known:
-        preimage = secrets.token_bytes(32)
-        await lightning.create_invoice(
-            preimage, amount_msat=_AMOUNT_MSAT, memo=MEMO, expiry_s=_EXPIRY_S
-        )
-        path.unlink(missing_ok=True)
-        create_private_file(path, preimage)
+    for path in _paths(directory, node):
+        try:
+            preimage = read_private_file(path)
+        except FileNotFoundError:
+            break
+        if (await lightning.invoice(_hash(preimage))).state != "unknown":
+            return _name(node, preimage)
+    preimage = secrets.token_bytes(32)
+    await lightning.create_invoice(
+        preimage, amount_msat=_AMOUNT_MSAT, memo=MEMO, expiry_s=_EXPIRY_S
+    )
+    create_private_file(path, preimage)
+    return _name(node, preimage)
+
+
+def _paths(directory: Path, node: bytes) -> Iterator[Path]:
+    """Where the marks of the databases of one node are, from the first one on."""
+    stem = f"lightning-{node.hex()[:_KEY_CHARS]}"
+    yield directory / f"{stem}.mark"
+    for number in itertools.count(2):
+        yield directory / f"{stem}-{number}.mark"
+
+
+def _name(node: bytes, preimage: bytes) -> bytes:
     return node + _hash(preimage)[:_MARK_BYTES]
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return read_private_file(path)
-    except FileNotFoundError:
-        return b""
 
 
 def _hash(preimage: bytes) -> bytes:
