@@ -310,6 +310,26 @@ def test_an_invoice_that_cannot_be_made_is_no_rollover() -> None:
     assert story.of(story.buyer).attempt == 3
 
 
+def test_an_invoice_that_is_made_after_it_was_taken_back_is_not_sent() -> None:
+    """Lightning has said that it knows none, and makes it only then: nobody is to pay it."""
+    story = lost("buy")
+    story.buyer.ledger.fail_create = "indeterminate"
+    story.buyer.command(RolloverTrade(story.trade))
+    story.world.run(100)
+    story.buyer.ledger.fail_look = True
+    story.buyer.tell(CancelTrade(story.trade))
+    story.buyer.ledger.fail_look, story.buyer.ledger.fail_create = False, ""
+    row = story.of(story.buyer)
+    text = story.invoice(row.preimage)
+    story.buyer.handle(happened.InvoiceCreated(row.trade_id, row.payment_hash, text))
+    story.buyer.handle(happened.InvoiceSeen(row.payment_hash, "unknown"))
+    story.world.run(3_000)
+    assert story.states() == ("disputed", "disputed")
+    assert story.buyer.ledger.state(row.payment_hash) == "canceled"
+    story.roll()
+    assert story.of(story.buyer).attempt == 3
+
+
 def test_an_invoice_that_was_never_made_can_be_rolled_over() -> None:
     """Refused for good before it was made, so Lightning does not know it."""
     story = lost("buy")

@@ -328,3 +328,24 @@ def test_what_was_refused_takes_along_what_was_built_on_it() -> None:
     world.run(MINUTE)
     assert states(alice, bob, trade) == ("disputed", "cancelled")
     assert not alice.journal.outbox
+
+
+@SIDES
+def test_a_release_ends_with_a_dispute_that_comes_before_lightnings_word(maker: str) -> None:
+    """The operator's last word counts: what it said before it pays no later invoice."""
+    story = rolled(maker)
+    story.seller.ledger.fail_look = True
+    request = story.seller.command(ReceivedTrade(story.trade))
+    story.seller.ledger.fail_look = False
+    story.seller.tell(DisputeTrade(story.trade))
+    story.buyer.tell(CancelTrade(story.trade))
+    story.world.run(100)
+    story.buyer.tell(RolloverTrade(story.trade))
+    story.world.run(3_000)
+    assert story.states() == ("rollover", "rollover")
+    key = bytes.fromhex(story.trade)
+    story.seller.handle(happened.PaymentSeen(key, story.lock, "failed"))
+    story.world.run(100)
+    assert story.states() == ("rollover", "rollover")
+    assert list(story.seller.ledger.payments) == [story.lock]
+    assert story.seller.answers[request].result["reason"] == "wrong_state"

@@ -116,6 +116,10 @@ class RolloverBuyer:
         """Our fresh invoice exists: send it to the seller, once."""
         if event.payment_hash != trade.payment_hash or trade.invoice:
             return
+        if self._is_over(trade):
+            # It was taken back before it was made: nobody knows it.
+            self._core.emit(CancelInvoice(trade.trade_id, trade.payment_hash))
+            return
         trade = self._trades.move(trade, Input.INVOICE_MADE, invoice=event.invoice)
         node = self._core.settings.lightning_node
         trade = self._trades.say(

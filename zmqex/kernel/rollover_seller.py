@@ -40,6 +40,7 @@ class RolloverSeller:
         self._maker = maker
         self._asked = Asked(core, trades, "rollover release")
         self._ended: dict[bytes, bytes] = {}  # trade id -> the hash whose payment has ended badly
+        trades.on_moved.append(self._moved)
 
     # --- what the buyer says -------------------------------------------------------------------
 
@@ -105,6 +106,12 @@ class RolloverSeller:
         self._asked.wait(trade.trade_id, client, request_id)
         self._core.emit(LookupPayment(trade.trade_id, trade.lock_hash))
         return True
+
+    def _moved(self, before: Trade, after: Trade) -> None:
+        """What our operator said of one invoice pays none that comes after a dispute."""
+        if before.state is State.ROLLOVER and after.state is State.DISPUTED:
+            why = "it is disputed again, and nothing was paid"
+            self._asked.refuse(after, RejectReason.WRONG_STATE, why)
 
     def _decide(self, trade: Trade, event: PaymentSeen) -> None:
         if trade.trade_id not in self._asked:
