@@ -59,14 +59,17 @@ def test_answers_come_in_the_order_of_asking() -> None:
     No stream is read until the last one has been answered.
     """
     jobs = [job(number, size) for number, size in enumerate((200, 1, 0, 40, 5, 4, 30, 2))]
+    answers: list[Verified] = []
     holding = False
+    asked = 0
 
     def hold(*, held: bool) -> None:
         nonlocal holding
         holding = held
+        assert held or len(answers) == asked
 
-    async def run() -> list[Verified]:
-        answers: list[Verified] = []
+    async def run() -> None:
+        nonlocal asked
         done = asyncio.Event()
 
         def post(answer: Verified) -> None:
@@ -75,15 +78,15 @@ def test_answers_come_in_the_order_of_asking() -> None:
                 done.set()
 
         verifier = Verifier(NETWORK, post, hold)
-        for effect in jobs:
+        for asked, effect in enumerate(jobs, start=1):
             verifier.submit(effect)
-        assert (answers, holding) == ([], True)
+            assert holding or len(answers) == asked  # on a busy machine the threads may be first
         async with asyncio.timeout(10):
             await done.wait()
         verifier.close()
-        return answers
 
-    assert asyncio.run(run()) == [expected(effect) for effect in jobs]
+    asyncio.run(run())
+    assert answers == [expected(effect) for effect in jobs]
     assert not holding
 
 
