@@ -7,6 +7,7 @@ import pty
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from tests.end_to_end.nodes import Home, Node, wait_for
@@ -21,13 +22,13 @@ def pending(node: Node) -> list[Path]:
     return list((node.directory / "pending").glob("[!.]*"))
 
 
-def begin(home: Home, *words: str) -> subprocess.Popen[str]:
+def begin(home: Home, *words: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
     """Start a command and go on."""
     return subprocess.Popen(
         [*_COMMAND, *words],
         env=home.environment,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -58,6 +59,30 @@ def test_a_command_whose_answer_was_lost_is_not_done_twice(user: Home) -> None:
     assert anew.returncode == 0, anew.stderr
     assert "was given before" not in anew.stderr
     assert len(alice.orders()) == 2
+    assert pending(alice) == []
+
+
+def test_a_command_that_dies_before_its_answer_is_shown_is_not_done_twice(user: Home) -> None:
+    """The answer has come, but what reads it takes no more; given again, there is one order."""
+    alice = user.node("alice").start()
+    words = ("--node", "alice", "order", "buy", "1BTC@1USD", "--json")
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, bytes(4096))
+    os.set_blocking(writer, True)
+    unseen = begin(user, *words, stdout=writer)
+    wait_for("the order is placed", alice.orders)
+    unseen.kill()
+    unseen.communicate(timeout=_END_S)
+    os.close(reader)
+    os.close(writer)
+    again = user.cli(*words)
+
+    assert again.returncode == 0, again.stderr
+    assert "was given before and got no answer" in again.stderr
+    assert len(alice.orders()) == 1
     assert pending(alice) == []
 
 

@@ -222,9 +222,7 @@ def _place(side: str, words: list[str], given: Terms) -> None:
         return
 
     def place() -> dict[str, Any]:
-        answer = _at_this_price(command)
-        _show_placed(answer, mode, as_json=given.as_json)
-        return answer
+        return _give(command, mode, as_json=given.as_json)
 
     if given.cancel_on_disconnect:
         stay(place)
@@ -232,16 +230,20 @@ def _place(side: str, words: list[str], given: Terms) -> None:
         place()
 
 
-def _at_this_price(command: PlaceOrder | ReplaceOrder) -> dict[str, Any]:
-    """Give a command; a price far from the best one needs a yes of the user."""
+def _give(command: PlaceOrder | ReplaceOrder, mode: str, *, as_json: bool) -> dict[str, Any]:
+    """Give a command and show its answer; a price far from the best one needs the user's yes."""
+
+    def show(answer: dict[str, Any]) -> None:
+        _show_placed(answer, mode, as_json=as_json)
+
     try:
-        return once(command)
+        return once(command, show)
     except RefusedError as error:
         if error.reason != RejectReason.OUTSIDE_PRICE_BAND:
             raise
         sentence = str(error)
         confirm(f"{sentence[:1].upper()}{sentence[1:]}. Place it all the same?")
-    return once(msgspec.structs.replace(command, any_price=True))
+    return once(msgspec.structs.replace(command, any_price=True), show)
 
 
 def _show_placed(answer: dict[str, Any], mode: str, *, as_json: bool) -> None:
@@ -411,8 +413,7 @@ def take(
     mode = _pay_mode(_pay_word(pay, yes=yes))
     (settled,) = _settlements([settlement])
     command = TakeOrder(order_id, lots, "manual" if mode == "ask" else mode, settlement=settled)
-    answer = once(command)
-    _show_placed(answer, mode, as_json=as_json)
+    once(command, lambda answer: _show_placed(answer, mode, as_json=as_json))
 
 
 @app.command("replace", context_settings=_WORDS)
@@ -435,7 +436,7 @@ def replace(
         said if word else "",
         any_price=yes,
     )
-    _show_placed(_at_this_price(command), mode, as_json=as_json)
+    _give(command, mode, as_json=as_json)
 
 
 @app.command("list")

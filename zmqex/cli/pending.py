@@ -1,4 +1,4 @@
-"""Commands where money is at stake are given under a key, which waits on disk for their answer.
+"""Commands where money is at stake are given under a key, kept on disk till their answer is shown.
 
 Not for the commands themselves.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from zmqex.errors import RefusedError
 from zmqex.kernel.commands import PlaceOrder, ReplaceOrder, TakeOrder
 
 
-def once(command: PlaceOrder | ReplaceOrder | TakeOrder) -> dict[str, Any]:
-    """Give a command under a key that a repeat after a lost answer uses again."""
+def once(
+    command: PlaceOrder | ReplaceOrder | TakeOrder, show: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Give a command under a key that a repeat after an answer that nobody saw uses again."""
     INVOCATION.check_running()
     path = _pending_path(command)
     try:
@@ -28,7 +31,10 @@ def once(command: PlaceOrder | ReplaceOrder | TakeOrder) -> dict[str, Any]:
     except RefusedError:
         path.unlink(missing_ok=True)
         raise
-    path.unlink(missing_ok=True)
+    try:
+        show(answer)
+    finally:
+        path.unlink(missing_ok=True)
     return answer
 
 
