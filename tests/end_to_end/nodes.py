@@ -251,6 +251,12 @@ class Node:
         return self.process.wait(timeout=READY_S)
 
 
+def pending(node: Node) -> list[Path]:
+    """The commands of this node that still wait for their answer."""
+    # A name that starts with a dot is a file that is still being written.
+    return list((node.directory / "pending").glob("[!.]*"))
+
+
 class Home:
     """One user's data home with its nodes."""
 

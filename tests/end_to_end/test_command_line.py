@@ -8,18 +8,11 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
-from pathlib import Path
 
-from tests.end_to_end.nodes import Home, Node, wait_for
+from tests.end_to_end.nodes import Home, pending, wait_for
 
 _COMMAND = [sys.executable, "-m", "zmqex"]
 _END_S = 20
-
-
-def pending(node: Node) -> list[Path]:
-    """The commands of this node that still wait for their answer."""
-    # A name that starts with a dot is a file that is still being written.
-    return list((node.directory / "pending").glob("[!.]*"))
 
 
 def begin(home: Home, *words: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
