@@ -37,10 +37,10 @@ SYSTEM_PACKAGES = {"redis-server": "redis-server", "ip": "iproute2"}
 SERVICES = ("redis-server",)
 
 PURE = ("market", "trading", "protocol", "dht", "bolt11", "kernel")
-# Tests without sockets and processes of their own: safe side by side, and they alone count for
-# the coverage of the pure packages.
-QUICK_TESTS = ("tests/unit", "tests/property", "tests/contract", "tests/test_house_rules.py")
-SIMULATION_TESTS = ("tests/simulation",)
+# Tests without sockets and processes of their own: safe side by side.  The first count for the
+# coverage of the pure packages; counting would make the others, of many tries, twice as slow.
+QUICK_TESTS = ("tests/unit", "tests/contract", "tests/test_house_rules.py")
+MANY_TRIES = ("tests/property", "tests/simulation")
 SLOW_TESTS = ("tests/integration", "tests/end_to_end")
 
 # Where a long run may leave figures of its own, as JSON, for its evidence.
@@ -100,7 +100,7 @@ def _steps(options: list[str]) -> Iterator[tuple[str, Step]]:
     yield "lint", _command("ruff", "check")
     yield "types", _command("mypy")
     yield "imports", _command("lint-imports", "--no-logo")
-    yield "unit, property and contract tests", _quick_tests
+    yield "unit and contract tests", _quick_tests
     yield (
         "branch coverage of the pure packages",
         _command(
@@ -110,7 +110,7 @@ def _steps(options: list[str]) -> Iterator[tuple[str, Step]]:
             f"--include={_pure_files()}",
         ),
     )
-    yield "simulated networks", _simulation_tests
+    yield "properties, exhaustive walks and simulated networks", _many_tries
     if "--fast" not in options:
         yield "Node.js and its packages", _node_packages
         yield "integration and end-to-end tests", _slow_tests
@@ -179,9 +179,8 @@ def _node_packages(_: Outcome) -> bool:
     return True
 
 
-def _simulation_tests(outcome: Outcome) -> bool:
-    """In one thread each and without sockets; what they reach counts for no coverage."""
-    return _pytest(outcome, *SIMULATION_TESTS, "-n2")
+def _many_tries(outcome: Outcome) -> bool:
+    return _pytest(outcome, *MANY_TRIES, "-n2")
 
 
 def _slow_tests(outcome: Outcome) -> bool:

@@ -57,6 +57,18 @@ def test_a_full_book_refuses_until_an_order_leaves() -> None:
     assert book.place(order(3), 0) is None
 
 
+def test_what_has_ended_or_rests_already_is_refused_and_changes_nothing() -> None:
+    """An order ends at its very millisecond; the one that rests stays as it is."""
+    book = Book()
+    ended = order(1, expires_at_ms=5)
+    assert book.why_not(ended, 5) is book.place(ended, 5) is RejectReason.EXPIRED
+    assert book.why_not(ended, 4) is book.place(ended, 4) is None
+    again = order(1, lots=2)
+    assert book.why_not(again, 4) is book.place(again, 4) is RejectReason.DUPLICATE_ORDER
+    assert book.levels(Side.BUY) == [Level(10, 1, 1, 1)]
+    assert not again.rests
+
+
 def test_of_many_orders_those_that_can_rest_do_and_the_others_are_told() -> None:
     """One call does what many would: in order, each by itself."""
     book, one_by_one = Book(orders_max=3), Book(orders_max=3)
@@ -201,6 +213,15 @@ def test_a_hidden_order_keeps_its_place_and_its_level_is_not_shown() -> None:
     assert book.update(order(2).order_id, 5)
     assert book.levels(Side.BUY) == [Level(11, 5, 5, 1), Level(10, 6, 11, 2)]
     assert [resting.available_lots for resting in book.orders(Side.BUY)] == [5, 5, 1]
+
+
+def test_an_order_that_comes_hidden_is_shown_once_something_can_be_taken_of_it() -> None:
+    """What a maker holds for others when its order is first heard of is no reason to refuse it."""
+    book = Book()
+    assert book.place(order(1, lots=0), 0) is None
+    assert (len(book), book.levels(Side.BUY)) == (1, [])
+    assert book.update(order(1).order_id, 3)
+    assert book.levels(Side.BUY) == [Level(10, 3, 3, 1)]
 
 
 def test_hiding_what_is_hidden_changes_nothing_and_the_lowest_price_is_a_bid_too() -> None:
