@@ -70,6 +70,30 @@ def test_what_waits_for_lightning_is_disputed_when_its_node_is_lost(way: Way) ->
     assert disputed.isdisjoint({State.TAKING, State.ABANDONING, State.BASE_DONE, *TERMINAL})
 
 
+_LOCK = "released quote_sent rollover disputed"
+HANGING = {
+    (PLAIN, MAKER, "buy"): "reserved invoiced cancelling",
+    (PLAIN, MAKER, "sell"): "paying disputed",
+    (PLAIN, TAKER, "buy"): "invoiced confirmed disputed",
+    (PLAIN, TAKER, "sell"): "paying",
+    (HTLC, MAKER, "buy"): (f"reserved invoiced cancelling htlc_accepted quote_intent {_LOCK}"),
+    (HTLC, MAKER, "sell"): f"paying rollover_paying {_LOCK}",
+    (HTLC, TAKER, "buy"): (f"accepted invoiced cancelling htlc_accepted quote_intent {_LOCK}"),
+    (HTLC, TAKER, "sell"): f"paying rollover_paying {_LOCK}",
+    (SWAP, MAKER, "buy"): "reserved invoiced cancelling htlc_accepted released paying",
+    (SWAP, MAKER, "sell"): "reserved invoiced cancelling htlc_accepted released paying",
+    (SWAP, TAKER, "buy"): "accepted invoiced paying received paid",
+    (SWAP, TAKER, "sell"): "accepted invoiced paying received paid",
+}
+
+
+@pytest.mark.parametrize("way", TABLES)
+def test_these_states_and_no_others_hang_on_a_lightning_node(way: Way) -> None:
+    """Written out, since a state that is forgotten here is one whose payment may be made twice."""
+    hanging = {state.value for state in State if hangs_on_lightning(*way, state)}
+    assert hanging == set(HANGING[way].split())
+
+
 def test_an_end_absorbs_everything_but_a_late_claim() -> None:
     """Whatever comes after an end changes nothing; a late claim becomes a dispute."""
     ways_out = [cell for cell in CELLS if cell[3] in TERMINAL and step(*cell) is not None]
